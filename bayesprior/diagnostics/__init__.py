@@ -1,0 +1,1 @@
+"""Diagnostics a person can decide from: calibration, uncertainty, shift, convergence, the prior."""
