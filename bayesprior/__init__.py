@@ -1,0 +1,1 @@
+"""Source posteriors as informative priors."""

@@ -1,0 +1,240 @@
+"""The covariance of `GaussianWeights` without names: a shared block and an independent tail."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.lowrank import LowRankCovariance
+
+__all__ = ["BlockCovariance", "check_finite", "check_positive", "kl_divergence_to"]
+
+
+def check_positive(name: str, value: float | Tensor | None) -> None:
+    """Raise `ConfigError` unless the value is a finite positive number."""
+    if value is None or not 0 < float(value) < math.inf:
+        raise ConfigError(f"{name} must be a positive number, got {value}")
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise `ConfigError` if the tensor holds NaN or infinite values (no temporary is made)."""
+    if tensor.numel():
+        low, high = torch.aminmax(tensor.detach())
+        if not torch.isfinite(low) & torch.isfinite(high):
+            raise ConfigError(f"{name} holds NaN or infinite values")
+
+
+@dataclass(frozen=True, eq=False)
+class BlockCovariance:
+    """s (diag(d) + W W^T) on the first F of D positions, independent variances on the others.
+
+    Attributes
+    ----------
+    shared
+        diag(d) + W W^T, F x F, constant.
+    tail
+        Variances of the other D - F positions, shape (D - F,).
+    scale
+        s, a 0-dim float64 tensor; may require a gradient.
+    """
+
+    shared: LowRankCovariance
+    tail: Float[Tensor, " T"]
+    scale: Float[Tensor, ""]
+
+    @classmethod
+    def from_tensors(
+        cls,
+        diag: Float[Tensor, " D"],
+        factor: Float[Tensor, "F K"] | None,
+        *,
+        dtype: torch.dtype,
+    ) -> "BlockCovariance":
+        """Check and take in a diagonal (D,) and a factor (F, K), F <= D; None means rank 0.
+
+        Raises
+        ------
+        ConfigError
+            If a variance is not positive, anything is not finite, or a tensor wants a gradient.
+        LayoutMismatchError
+            If the factor has more than D rows.
+        """
+        if factor is None:
+            factor = diag.new_zeros((diag.shape[0], 0))
+        if factor.shape[0] > diag.shape[0]:
+            raise LayoutMismatchError(
+                f"cov_factor has {factor.shape[0]} rows but the layout {diag.shape[0]} weights"
+            )
+        if diag.requires_grad or factor.requires_grad:
+            raise ConfigError(
+                "cov_diag and cov_factor of GaussianWeights are constants; detach them, learn the "
+                "width with rescale(cov_scale=tensor), or use pyro's LowRankMultivariateNormal"
+            )
+        check_finite("cov_diag", diag)
+        check_finite("cov_factor", factor)
+        if diag.numel() and not diag.min() > 0:
+            raise ConfigError(f"cov_diag must be positive, its least is {diag.min().item():.3g}")
+        split = factor.shape[0]
+        shared = LowRankCovariance(
+            diag[:split].to(dtype).contiguous(), factor.T.to(dtype).contiguous()
+        )
+        one = torch.ones((), dtype=torch.float64, device=diag.device)
+        return cls(shared, diag[split:].to(dtype), one)
+
+    @property
+    def shared_dim(self) -> int:
+        """F."""
+        return self.shared.diag.shape[0]
+
+    def _cast_scale(self) -> Tensor:
+        return self.scale.to(self.tail.dtype)
+
+    def diagonal(self) -> Float[Tensor, " D"]:
+        """Diagonal part, shape (D,), a new tensor."""
+        return torch.cat([self.shared.diag * self._cast_scale(), self.tail])
+
+    def factor(self) -> Float[Tensor, "D K"]:
+        """Factor padded with zero rows, shape (D, K), a new tensor."""
+        rows = self.shared.rows * self._cast_scale().sqrt()
+        return torch.nn.functional.pad(rows, (0, self.tail.shape[0])).T
+
+    def variance(self) -> Float[Tensor, " D"]:
+        """Marginal variances, shape (D,)."""
+        shared = self.shared.diag.clone()
+        for at in self.shared.tiles():
+            shared[at] += self.shared.rows[:, at].square().sum(0)
+        return torch.cat([shared * self._cast_scale(), self.tail])
+
+    def shared_trace(self) -> float:
+        """Trace of diag(d) + W W^T, without s."""
+        diag = self.shared.diag.sum(dtype=torch.float64)
+        return float(diag + self.shared.gram().trace())
+
+    def spectrum(self) -> Float[Tensor, " K"]:
+        """Eigenvalues of W^T W in float64, ascending."""
+        return torch.linalg.eigvalsh(self.shared.gram()).clamp_min(0)
+
+    def log_det(self) -> Float[Tensor, ""]:
+        """Log-determinant in float64; differentiable in s."""
+        shared = self.shared.log_det + self.shared_dim * self.scale.log()
+        return shared + self.tail.double().log().sum()
+
+    def quadratic(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """r^T Sigma^-1 r in float64; twice differentiable in r and s."""
+        shared, tail = residual[..., : self.shared_dim], residual[..., self.shared_dim :]
+        inner = self.shared.differentiable_quadratic(shared) / self.scale
+        return inner + (tail.double().square() / self.tail.double()).sum(-1)
+
+    def solve(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Sigma^-1 r in r's dtype; not differentiable."""
+        shared, tail = residual[..., : self.shared_dim], residual[..., self.shared_dim :]
+        solved = self.shared.solve(shared).div_(self.scale.to(residual.dtype))
+        return torch.cat([solved, tail / self.tail], -1) if tail.shape[-1] else solved
+
+    def inverse_diagonal(self) -> Float[Tensor, " D"]:
+        """Diagonal of Sigma^-1 in float64, shape (D,)."""
+        shared = self.shared.inverse_diagonal() / self.scale
+        return torch.cat([shared, self.tail.double().reciprocal()])
+
+    def coordinates(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch R"]:
+        """Positions along the factor's own directions, standard normal for r ~ N(0, Sigma)."""
+        values, vectors = self.shared.whitening()
+        projected = self.shared.project(residual[..., : self.shared_dim], exact=True)
+        return (projected @ vectors) / (self.scale * values * (1 + values)).sqrt()
+
+    def color(
+        self, noise: Float[Tensor, "*batch D"], low_rank: Float[Tensor, "*batch K"]
+    ) -> Float[Tensor, "*batch D"]:
+        """Turn standard normals into a draw from N(0, Sigma); differentiable in s."""
+        shared = noise[..., : self.shared_dim] * self.shared.diag.sqrt()
+        if self.shared.rank:
+            shared = shared + low_rank @ self.shared.rows
+        shared = shared * self._cast_scale().sqrt()
+        return torch.cat([shared, noise[..., self.shared_dim :] * self.tail.sqrt()], -1)
+
+    def take(self, slices: Iterable[slice]) -> "BlockCovariance":
+        """Return the covariance of some positions; slices ascend and do not cross F."""
+        slices = list(slices)
+        inside = [s for s in slices if s.start < self.shared_dim]
+        outside = [
+            slice(s.start - self.shared_dim, s.stop - self.shared_dim)
+            for s in slices[len(inside) :]
+        ]
+        shared = LowRankCovariance(_take(self.shared.diag, inside), _take(self.shared.rows, inside))
+        return replace(self, shared=shared, tail=_take(self.tail, outside))
+
+    def append(self, count: int, variance: float) -> "BlockCovariance":
+        """Add ``count`` independent positions at the end."""
+        return replace(self, tail=torch.cat([self.tail, self.tail.new_full((count,), variance)]))
+
+    def isotropic(self) -> "BlockCovariance":
+        """Replace the shared block by a multiple of the identity with equal trace."""
+        variance = self.shared_trace() / max(self.shared_dim, 1)
+        return self._reshaped(torch.full_like(self.shared.diag, variance), self.shared.rows[:0])
+
+    def truncate(self, rank: int) -> "BlockCovariance":
+        """Keep the leading ``rank`` directions of W W^T; the others join the diagonal."""
+        if not 0 <= rank <= self.shared.rank:
+            raise ConfigError(f"rank must be between 0 and {self.shared.rank}, got {rank}")
+        if rank == self.shared.rank:
+            return self
+        vectors = torch.linalg.eigh(self.shared.gram()).eigenvectors.flip(1).to(self.tail.dtype)
+        diag = self.shared.diag.clone()
+        for at in self.shared.tiles():
+            diag[at] += (vectors[:, rank:].T @ self.shared.rows[:, at]).square().sum(0)
+        return self._reshaped(diag, vectors[:, :rank].T @ self.shared.rows)
+
+    def _reshaped(self, diag: Tensor, rows: Tensor) -> "BlockCovariance":
+        return replace(self, shared=LowRankCovariance(diag, rows))
+
+    def to(self, device: str | torch.device | None, dtype: torch.dtype | None) -> "BlockCovariance":
+        """Return the same covariance elsewhere or in another type; s stays float64."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype)
+
+        shared = LowRankCovariance(move(self.shared.diag), move(self.shared.rows))
+        return BlockCovariance(shared, move(self.tail), self.scale.to(device=device))
+
+
+def _take(tensor: Tensor, slices: list[slice]) -> Tensor:
+    parts = [tensor[..., s] for s in slices]
+    return torch.cat(parts, -1) if parts else tensor[..., :0]
+
+
+def kl_divergence_to(
+    shift: Float[Tensor, "*batch D"],
+    diag: Float[Tensor, "*batch D"],
+    factor: Float[Tensor, "*batch D K"],
+    log_det: Tensor | None,
+    target: BlockCovariance,
+) -> Float[Tensor, "*batch"]:
+    """KL(N(m, diag(d) + W W^T) || N(m', target)) in nats, in float64 sums.
+
+    Differentiable in the first law's tensors and the target's width.
+
+    Parameters
+    ----------
+    shift
+        m - m'.
+    diag, factor
+        d and W of the first law.
+    log_det
+        The first law's log-determinant; None to compute it here, differentiably.
+    target
+        Covariance of the second law.
+    """
+    trace = (diag.double() * target.inverse_diagonal()).sum(-1)
+    if factor.shape[-1]:
+        trace = trace + target.quadratic(factor.mT.to(target.tail.dtype)).sum(-1)
+    if log_det is None:
+        wide, variances = factor.double(), diag.double()
+        capacitance = wide.mT @ (wide / variances.unsqueeze(-1))
+        identity = torch.eye(factor.shape[-1]).to(capacitance)
+        log_det = torch.logdet(capacitance + identity) + variances.log().sum(-1)
+    distance = target.quadratic(shift.to(target.tail.dtype))
+    return 0.5 * (target.log_det() - log_det + trace + distance - diag.shape[-1])

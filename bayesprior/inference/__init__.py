@@ -1,0 +1,1 @@
+"""Inference: one loop, samplers as optimizers, collectors that watch the trajectory."""

@@ -1,0 +1,162 @@
+"""Every interface of the inference floor on one page.
+
+Optimizer x prior x collector are orthogonal: whatever meets these protocols combines.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayesprior.layout import ParameterLayout
+
+__all__ = [
+    "Batch",
+    "Collector",
+    "Draw",
+    "LossFn",
+    "Phase",
+    "Posterior",
+    "Schedule",
+    "StepEvent",
+    "WeightDistribution",
+]
+
+Batch = Any
+"""Whatever the loader yields; usually ``(inputs, targets)``. Only the loss looks inside."""
+
+LossFn = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
+"""``loss_fn(module, batch) -> (mean loss per example, named extra scalars)``."""
+
+
+class Phase(NamedTuple):
+    """What a schedule says of one step.
+
+    Both factors multiply what each parameter group carries, so that the head keeps its own
+    learning rate and temperature under any schedule.
+
+    Attributes
+    ----------
+    lr_factor
+        Multiplies the group's ``lr``.
+    temperature_factor
+        Multiplies the group's ``temperature`` (0 while a cyclical schedule explores).
+    collect
+        Whether collectors see the weights after this step.
+    """
+
+    lr_factor: float
+    temperature_factor: float
+    collect: bool
+
+
+Schedule = Callable[[int], Phase]
+"""A pure function of the 0-based step: a resumed run needs a counter, not a scheduler object."""
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """What collectors see after a step.
+
+    Attributes
+    ----------
+    step
+        Number of completed steps (1 after the first).
+    phase
+        The schedule's word on the step that was just made.
+    module
+        The unwrapped module, at its new weights.
+    layout
+        The layout of the weights.
+    stats
+        Scalars of the step: loss, log_prior, lr, temperature and what the sampler adds.
+    """
+
+    step: int
+    phase: Phase
+    module: nn.Module
+    layout: ParameterLayout
+    stats: Mapping[str, float] = field(default_factory=dict)
+
+    def weights(self) -> Float[Tensor, " D"]:
+        """Copy the current weights into a flat vector of shape (D,)."""
+        return self.layout.flatten(self.module)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Copy the module's buffers (BatchNorm statistics) by name."""
+        return {name: b.detach().clone() for name, b in self.module.named_buffers()}
+
+
+class Collector(Protocol):
+    """Learns something from a trajectory: SWAG moments, stored draws, traces."""
+
+    def update(self, event: StepEvent) -> None:
+        """Take in the weights after a step whose phase says ``collect``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and primitives only; the checkpoint is loaded with ``weights_only``."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of the weights.
+
+    Attributes
+    ----------
+    chain, index
+        ArviZ's coordinates of the draw.
+    weights
+        Shape (D,).
+    buffers
+        BatchNorm statistics that belong to the draw; empty if the module's own are to be used.
+    """
+
+    chain: int
+    index: int
+    weights: Float[Tensor, " D"]
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """Whatever yields draws of a module's weights."""
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """The layout of every draw's weights."""
+
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[Draw]:
+        """Yield draws.
+
+        Parameters
+        ----------
+        num_draws
+            How many; None means all that are stored (or a documented default where draws are
+            made on demand).
+        seed
+            Decides which, where there is a choice.
+        """
+
+
+class WeightDistribution(Protocol):
+    """What the engine needs of a prior; `GaussianWeights` is the one we ship."""
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Names <-> positions of the D weights."""
+
+    def score(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Gradient of the log density."""
+
+    def score_and_log_prob(
+        self, value: Float[Tensor, "*batch D"]
+    ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
+        """Return the score and the float64 log density in one pass."""
+
+    def max_precision(self) -> Float[Tensor, " D"]:
+        """Return per weight an upper bound on the curvature of the potential: 1 / cov_diag."""

@@ -1,0 +1,214 @@
+"""The matrix diag(d) + W W^T of a million rows and a few columns: products and solves.
+
+Everything K-dimensional and every sum over the rows is accumulated in float64, tile by tile, so
+that nothing of the factor's size is ever allocated. The capacitance I + W^T D^-1 W is kept by its
+eigendecomposition rather than a Cholesky factor: it exists for collinear columns as well.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+
+__all__ = ["LowRankCovariance"]
+
+_TILE = {"cpu": 1 << 18, "cuda": 1 << 24}  # rows a tile; measured in benchmarks/prior_gradient.py
+
+
+class LowRankCovariance:
+    """diag(d) + W W^T with constant d and W; the Woodbury identity, cached.
+
+    Parameters
+    ----------
+    diag
+        d, shape (F,), positive.
+    rows
+        W^T, shape (K, F): the columns of the factor as contiguous rows, which halves the time of
+        the products on a CPU.
+
+    Notes
+    -----
+    Solving costs two passes over W. In float32 the products inside a tile are float32 and the
+    sums over tiles float64; along the factor's own directions the difference r/d - V V^T r
+    cancels, and the result there loses as many digits as the factor's variance exceeds the
+    diagonal's (every form of the Woodbury identity does). `quadratic` and float64 input run
+    in float64 throughout.
+    """
+
+    def __init__(self, diag: Float[Tensor, " F"], rows: Float[Tensor, "K F"]) -> None:
+        self.diag = diag
+        self.rows = rows
+
+    @property
+    def rank(self) -> int:
+        """K."""
+        return self.rows.shape[0]
+
+    def tiles(self, step: int | None = None) -> Iterator[slice]:
+        """Cut the F rows into slices that fit the cache."""
+        size, total = step or _TILE.get(self.diag.device.type, 1 << 24), self.diag.shape[0]
+        for start in range(0, total, size):
+            yield slice(start, min(start + size, total))
+
+    def _fine(self) -> Iterator[slice]:
+        """Smaller tiles for passes that convert the factor to float64."""
+        return self.tiles(1 << 15 if self.diag.device.type == "cpu" else 1 << 21)
+
+    @functools.cached_property
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues s^2 (descending) and vectors R of W^T D^-1 W, float64 on the device."""
+        gram = self.rows.new_zeros((self.rank, self.rank), dtype=torch.float64)
+        for at in self._fine():
+            tile = self.rows[:, at].double()
+            gram += (tile / self.diag[at].double()) @ tile.T
+        values, vectors = torch.linalg.eigh(gram)
+        return values.clamp_min(0.0).flip(0), vectors.flip(1)
+
+    @functools.cached_property
+    def log_det(self) -> Float[Tensor, ""]:
+        """log|diag(d) + W W^T|, float64."""
+        total = torch.log1p(self._eigen[0]).sum()
+        for at in self._fine():
+            total = total + self.diag[at].double().log().sum()
+        return total
+
+    @functools.cached_property
+    def capacitance_tril(self) -> Float[Tensor, "K K"]:
+        """Cholesky factor of I + W^T D^-1 W, float64, as torch's own class keeps it."""
+        values, vectors = self._eigen
+        upper = torch.linalg.qr((1 + values).sqrt()[:, None] * vectors.T).R
+        sign = torch.where(upper.diagonal() < 0, -1.0, 1.0).to(upper.dtype)
+        return (sign[:, None] * upper).T
+
+    def project(self, residual: Tensor, *, exact: bool = False) -> Tensor:
+        """Return W^T D^-1 r in float64, shape (..., K), for r of shape (..., F)."""
+        out = residual.new_zeros((*residual.shape[:-1], self.rank), dtype=torch.float64)
+        for at in self._fine() if exact else self.tiles():
+            rows, diag, part = self.rows[:, at], self.diag[at], residual[..., at]
+            if exact:
+                rows, diag, part = rows.double(), diag.double(), part.double()
+            out += torch.matmul(part / diag, rows.T)
+        return out
+
+    def _capacitance_solve(self, projected: Tensor) -> Tensor:
+        values, vectors = self._eigen
+        return ((projected @ vectors) / (1 + values)) @ vectors.T
+
+    def solve(self, residual: Tensor) -> Tensor:
+        """Return (diag(d) + W W^T)^-1 r, shape (..., F), in r's dtype. Not differentiable."""
+        if self.rank == 0:
+            return residual / self.diag
+        exact = residual.dtype == torch.float64
+        inner = self._capacitance_solve(self.project(residual, exact=exact)).to(residual.dtype)
+        out = torch.empty_like(residual)
+        for at in self.tiles():
+            rows = self.rows[:, at].to(residual.dtype)
+            if residual.dim() == 1:
+                part = torch.addmv(residual[at], rows.T, inner, alpha=-1)
+            else:
+                part = residual[..., at] - inner @ rows
+            torch.div(part, self.diag[at], out=out[..., at])
+        return out
+
+    def quadratic(self, residual: Tensor) -> Tensor:
+        """Return r^T (diag(d) + W W^T)^-1 r in float64, shape (...). Not differentiable."""
+        lead = residual.shape[:-1]
+        total = residual.new_zeros(lead, dtype=torch.float64)
+        projected = residual.new_zeros((*lead, self.rank), dtype=torch.float64)
+        for at in self._fine():
+            part = residual[..., at].double()
+            whitened = part / self.diag[at].double()
+            total += (part * whitened).sum(-1)
+            if self.rank:
+                projected += torch.matmul(whitened, self.rows[:, at].double().T)
+        return total - (projected * self._capacitance_solve(projected)).sum(-1)
+
+    def inverse_diagonal(self) -> Float[Tensor, " F"]:
+        """Return the diagonal of the inverse in float64, shape (F,)."""
+        out = self.diag.double().reciprocal()
+        values, vectors = self._eigen
+        root = vectors / (1 + values).sqrt()
+        for at in self._fine():
+            scaled = root.T @ (self.rows[:, at].double() / self.diag[at].double())
+            out[at] -= scaled.square().sum(0)
+        return out
+
+    def whitening(self) -> tuple[Tensor, Tensor]:
+        """Return s^2 (descending, K' of them) and R (K, K') of the directions that are not null.
+
+        With r ~ N(0, diag(d) + W W^T), the K' numbers ``R^T W^T D^-1 r / sqrt(s^2 (1 + s^2))``
+        are independent standard normals: positions along the factor's own directions.
+        """
+        values, vectors = self._eigen
+        kept = values > values.amax().clamp_min(1e-30) * 1e-12 if self.rank else values > 0
+        return values[kept], vectors[:, kept]
+
+    def gram(self) -> Float[Tensor, "K K"]:
+        """Return W^T W in float64."""
+        out = self.rows.new_zeros((self.rank, self.rank), dtype=torch.float64)
+        for at in self._fine():
+            tile = self.rows[:, at].double()
+            out += tile @ tile.T
+        return out
+
+    def differentiable_quadratic(self, residual: Tensor) -> Tensor:
+        """Like `quadratic`, with first and second derivatives (also under ``torch.func``)."""
+        return _Quadratic.apply(residual, self)
+
+
+class _Solve(Function):
+    """r -> Sigma^-1 r, its own adjoint."""
+
+    @staticmethod
+    def forward(residual: Tensor, cov: LowRankCovariance) -> Tensor:
+        return cov.solve(residual)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, LowRankCovariance], output: Tensor) -> None:
+        ctx.cov = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _Solve.apply(grads[0], ctx.cov), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _Solve.apply(tangents[0], ctx.cov)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, residual: Tensor, cov: LowRankCovariance) -> Any:
+        return _Solve.apply(residual.movedim(in_dims[0], 0), cov), 0
+
+
+class _Quadratic(Function):
+    """r -> r^T Sigma^-1 r in float64; the gradient is 2 Sigma^-1 r."""
+
+    @staticmethod
+    def forward(residual: Tensor, cov: LowRankCovariance) -> Tensor:
+        return cov.quadratic(residual)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, LowRankCovariance], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
+        ctx.cov = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (residual,) = ctx.saved_tensors
+        solved = _Solve.apply(residual, ctx.cov)
+        return 2 * grads[0].to(residual.dtype).unsqueeze(-1) * solved, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (residual,) = ctx.saved_tensors
+        solved = _Solve.apply(residual, ctx.cov)
+        return 2 * (solved * tangents[0]).sum(-1, dtype=torch.float64)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, residual: Tensor, cov: LowRankCovariance) -> Any:
+        return _Quadratic.apply(residual.movedim(in_dims[0], 0), cov), 0

@@ -1,0 +1,181 @@
+"""Files: safetensors written atomically, checked on the way in; names inside a run folder."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bayesprior.errors import PriorFileError, StorageError
+
+__all__ = [
+    "CHECKPOINT",
+    "TRACE",
+    "atomic_path",
+    "chain_dir",
+    "draw_path",
+    "load_tensors",
+    "read_header",
+    "save_tensors",
+]
+
+CHECKPOINT = "checkpoint.pt"
+TRACE = "trace.csv"
+
+
+def chain_dir(run_dir: str | Path, chain: int) -> Path:
+    """Return the folder of one chain inside a run folder."""
+    return Path(run_dir) / f"chain-{chain:02d}"
+
+
+def draw_path(folder: str | Path, index: int) -> Path:
+    """Return the file of one stored draw inside a chain's folder."""
+    return Path(folder) / f"draw-{index:04d}.safetensors"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and rename it there when the block succeeds.
+
+    Whatever fails inside (a full disk, a kill), the file that was at ``path`` stays as it was.
+
+    Raises
+    ------
+    StorageError
+        If the operating system refuses the write; the message says that the old file survives.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, StorageError):
+            raise
+        kept = "; the file that was there is unchanged" if path.is_file() else ""
+        raise StorageError(f"could not write {path}: {error}{kept}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
+) -> None:
+    """Write tensors and a header of strings to a safetensors file, atomically.
+
+    Parameters
+    ----------
+    path
+        Where; missing folders are made.
+    tensors
+        Any devices; written from the CPU, each contiguous and on its own.
+    header
+        Strings only; ``header["format"]`` names format and version, such as
+        ``"bayesprior.draw/1"``. A SHA-256 of the tensors is added as ``checksum``.
+
+    Raises
+    ------
+    StorageError
+        If the file cannot be written; an older one stays.
+    """
+    seen: set[int] = set()
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.data_ptr() in seen and tensor.numel():  # safetensors refuses shared memory
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
+        plain[name] = tensor
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary, metadata={**header, "checksum": _checksum(plain)})
+
+
+def read_header(path: str | Path, *, format: str) -> dict[str, str]:
+    """Read the header of a file without its tensors.
+
+    Raises
+    ------
+    PriorFileError
+        If the file is missing, is no safetensors file or is of another format or version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PriorFileError(f"no such file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PriorFileError(
+            f"{path} is no readable safetensors file (truncated or foreign?): {error}"
+        ) from error
+    found = header.get("format", "")
+    if found != format:
+        name, _, version = format.partition("/")
+        if found.partition("/")[0] == name:
+            raise PriorFileError(
+                f"{path} has format {found!r}; this version of bayesprior reads {version!r} only: "
+                "upgrade bayesprior or write the file again"
+            )
+        raise PriorFileError(
+            f"{path} is a safetensors file but not a {name!r} file (its format is {found!r})"
+        )
+    return header
+
+
+def load_tensors(
+    path: str | Path, *, format: str, device: str | torch.device = "cpu", verify: bool = True
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `save_tensors` wrote.
+
+    Parameters
+    ----------
+    path, format
+        The file and the format it must have.
+    device
+        Where the tensors go.
+    verify
+        Compare the stored checksum (reads every byte once).
+
+    Returns
+    -------
+    tensors, header
+
+    Raises
+    ------
+    PriorFileError
+        If the file is missing, truncated, corrupt, foreign or of another version.
+    """
+    header = read_header(path, format=format)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise PriorFileError(f"{path} is truncated or corrupt: {error}") from error
+    if verify and header.get("checksum") != _checksum(tensors):
+        raise PriorFileError(f"{path} is corrupt: its tensors do not match its checksum")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, header
