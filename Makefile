@@ -1,0 +1,61 @@
+# Every target sets up what it needs: a .venv built from pyproject.toml, and rebuilt when the
+# metadata changed or PYTHON names another version. Without PYTHON the existing .venv is kept.
+#
+#   make test PYTHON=python3.12
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell $(BIN)/python -c '' 2>/dev/null && echo $(BIN)/python || echo python3)
+EXTRAS := test
+STAMP = $(VENV)/.installed-$(EXTRAS)
+VERSION := import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))
+
+# Two processes of one thread each beat one process of two threads: most tests are small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv test lint types unit demo docs bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+venv:  ## build or refresh .venv (PYTHON=python3.12 picks the interpreter, 3.11 or newer)
+	@set -e; \
+	fail() { echo "error: PYTHON=$(PYTHON) $$1; name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }; \
+	want=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || \
+	  if [ "$$want" ]; then fail "is Python $$want, older than 3.11"; else fail "does not run"; fi; \
+	have=$$($(BIN)/python -c '$(VERSION)' 2>/dev/null) || true; \
+	if [ "$$have" != "$$want" ]; then rm -rf $(VENV); fi; \
+	if [ -e $(STAMP) ] && [ $(STAMP) -nt pyproject.toml ] && [ $(STAMP) -nt setup.cfg ]; then exit 0; fi; \
+	echo "installing bayesprior[$(EXTRAS)] for Python $$want into $(VENV) (first time: some minutes, 6 GB)"; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EXTRAS)]'; \
+	touch $(STAMP)
+
+test: lint types unit  ## everything CI runs: lint, types, tests
+
+lint: venv  ## ruff: rules and format
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+types: venv  ## mypy on the package
+	$(BIN)/python -m mypy
+
+unit: venv  ## the tests and the docstrings' examples (not those marked slow)
+	$(PYTEST)
+
+demo: venv  ## the embedded example, offline; report in demo/
+	$(BIN)/bayesprior demo --out demo
+
+docs: EXTRAS := docs
+docs: venv  ## the documentation in docs/_build
+	$(BIN)/python -m sphinx -q docs docs/_build
+	@echo "docs/_build/index.html"
+
+bench: venv  ## every benchmark script, one after the other
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:  ## remove caches and build products (.venv stays)
+	rm -rf build dist *.egg-info docs/_build docs/api .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find bayesprior tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
