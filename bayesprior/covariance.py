@@ -11,12 +11,14 @@ from torch import Tensor
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.lowrank import LowRankCovariance
 
-__all__ = ["BlockCovariance", "check_finite", "check_positive", "kl_divergence_to"]
+__all__ = ["BlockCovariance", "check_finite", "check_positive"]
 
 
 def check_positive(name: str, value: float | Tensor | None) -> None:
     """Raise `ConfigError` unless the value is a finite positive number."""
-    if value is None or not 0 < float(value) < math.inf:
+    if isinstance(value, Tensor):
+        value = value.detach().item() if value.numel() == 1 else None
+    if value is None or not 0 < value < math.inf:
         raise ConfigError(f"{name} must be a positive number, got {value}")
 
 
@@ -53,8 +55,9 @@ class BlockCovariance:
         factor: Float[Tensor, "F K"] | None,
         *,
         dtype: torch.dtype,
+        scale: float = 1.0,
     ) -> "BlockCovariance":
-        """Check and take in a diagonal (D,) and a factor (F, K), F <= D; None means rank 0.
+        """Check and take in a diagonal (D,), a factor (F, K), F <= D (None: rank 0) and s.
 
         Raises
         ------
@@ -82,8 +85,9 @@ class BlockCovariance:
         shared = LowRankCovariance(
             diag[:split].to(dtype).contiguous(), factor.T.to(dtype).contiguous()
         )
-        one = torch.ones((), dtype=torch.float64, device=diag.device)
-        return cls(shared, diag[split:].to(dtype), one)
+        check_positive("cov_scale", scale)
+        width = torch.tensor(scale, dtype=torch.float64, device=diag.device)
+        return cls(shared, diag[split:].to(dtype), width)
 
     @property
     def shared_dim(self) -> int:
@@ -108,15 +112,6 @@ class BlockCovariance:
         for at in self.shared.tiles():
             shared[at] += self.shared.rows[:, at].square().sum(0)
         return torch.cat([shared * self._cast_scale(), self.tail])
-
-    def shared_trace(self) -> float:
-        """Trace of diag(d) + W W^T, without s."""
-        diag = self.shared.diag.sum(dtype=torch.float64)
-        return float(diag + self.shared.gram().trace())
-
-    def spectrum(self) -> Float[Tensor, " K"]:
-        """Eigenvalues of W^T W in float64, ascending."""
-        return torch.linalg.eigvalsh(self.shared.gram()).clamp_min(0)
 
     def log_det(self) -> Float[Tensor, ""]:
         """Log-determinant in float64; differentiable in s."""
@@ -167,13 +162,26 @@ class BlockCovariance:
         shared = LowRankCovariance(_take(self.shared.diag, inside), _take(self.shared.rows, inside))
         return replace(self, shared=shared, tail=_take(self.tail, outside))
 
+    def rescale(
+        self, cov_scale: float | Tensor | None = None, rms_std: float | Tensor | None = None
+    ) -> "BlockCovariance":
+        """Multiply the shared block, or set sqrt(trace / F) of it; exactly one of the two."""
+        if (cov_scale is None) == (rms_std is None):
+            raise ConfigError("rescale takes exactly one of cov_scale and rms_std")
+        name, given = ("cov_scale", cov_scale) if rms_std is None else ("rms_std", rms_std)
+        check_positive(name, given)
+        factor = torch.as_tensor(given).to(self.scale).reshape(())
+        if rms_std is None:
+            return replace(self, scale=self.scale * factor)
+        return replace(self, scale=factor.square() * self.shared_dim / self.shared.trace)
+
     def append(self, count: int, variance: float) -> "BlockCovariance":
         """Add ``count`` independent positions at the end."""
         return replace(self, tail=torch.cat([self.tail, self.tail.new_full((count,), variance)]))
 
     def isotropic(self) -> "BlockCovariance":
         """Replace the shared block by a multiple of the identity with equal trace."""
-        variance = self.shared_trace() / max(self.shared_dim, 1)
+        variance = self.shared.trace / max(self.shared_dim, 1)
         return self._reshaped(torch.full_like(self.shared.diag, variance), self.shared.rows[:0])
 
     def truncate(self, rank: int) -> "BlockCovariance":
@@ -200,41 +208,29 @@ class BlockCovariance:
         shared = LowRankCovariance(move(self.shared.diag), move(self.shared.rows))
         return BlockCovariance(shared, move(self.tail), self.scale.to(device=device))
 
+    def kl_divergence_from(
+        self,
+        shift: Float[Tensor, "*batch D"],
+        diag: Float[Tensor, "*batch D"],
+        factor: Float[Tensor, "*batch D K"],
+        log_det: Tensor | None = None,
+    ) -> Float[Tensor, "*batch"]:
+        """KL(N(m + shift, diag(d) + W W^T) || N(m, Sigma)) in nats, in float64 sums.
+
+        Differentiable in the first law's tensors and this one's width. ``log_det`` is the first
+        law's log-determinant; None to compute it here, differentiably.
+        """
+        trace = (diag.double() * self.inverse_diagonal()).sum(-1)
+        if factor.shape[-1]:
+            trace = trace + self.quadratic(factor.mT).sum(-1)
+        if log_det is None:
+            wide, variances = factor.double(), diag.double()
+            capacitance = wide.mT @ (wide / variances.unsqueeze(-1))
+            identity = torch.eye(factor.shape[-1]).to(capacitance)
+            log_det = torch.logdet(capacitance + identity) + variances.log().sum(-1)
+        return 0.5 * (self.log_det() - log_det + trace + self.quadratic(shift) - shift.shape[-1])
+
 
 def _take(tensor: Tensor, slices: list[slice]) -> Tensor:
     parts = [tensor[..., s] for s in slices]
     return torch.cat(parts, -1) if parts else tensor[..., :0]
-
-
-def kl_divergence_to(
-    shift: Float[Tensor, "*batch D"],
-    diag: Float[Tensor, "*batch D"],
-    factor: Float[Tensor, "*batch D K"],
-    log_det: Tensor | None,
-    target: BlockCovariance,
-) -> Float[Tensor, "*batch"]:
-    """KL(N(m, diag(d) + W W^T) || N(m', target)) in nats, in float64 sums.
-
-    Differentiable in the first law's tensors and the target's width.
-
-    Parameters
-    ----------
-    shift
-        m - m'.
-    diag, factor
-        d and W of the first law.
-    log_det
-        The first law's log-determinant; None to compute it here, differentiably.
-    target
-        Covariance of the second law.
-    """
-    trace = (diag.double() * target.inverse_diagonal()).sum(-1)
-    if factor.shape[-1]:
-        trace = trace + target.quadratic(factor.mT.to(target.tail.dtype)).sum(-1)
-    if log_det is None:
-        wide, variances = factor.double(), diag.double()
-        capacitance = wide.mT @ (wide / variances.unsqueeze(-1))
-        identity = torch.eye(factor.shape[-1]).to(capacitance)
-        log_det = torch.logdet(capacitance + identity) + variances.log().sum(-1)
-    distance = target.quadratic(shift.to(target.tail.dtype))
-    return 0.5 * (target.log_det() - log_det + trace + distance - diag.shape[-1])

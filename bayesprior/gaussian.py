@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
-from bayesprior.covariance import (
-    BlockCovariance,
-    check_finite,
-    check_positive,
-    kl_divergence_to,
-)
-from bayesprior.errors import ConfigError, LayoutMismatchError, PriorFileError
+from bayesprior.covariance import BlockCovariance, check_finite, check_positive
 from bayesprior.gaussian_file import read, write
 from bayesprior.inference.protocols import Draw
 from bayesprior.layout import ParameterLayout
 
 __all__ = ["GaussianWeights"]
-
-_LOG_2PI = math.log(2 * math.pi)
 
 
 class GaussianWeights(dist.LowRankMultivariateNormal):
@@ -63,7 +54,7 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
     It is a `pyro.distributions.LowRankMultivariateNormal` with event shape (D,). The log density
     and its gradient are closed-form and accumulated in float64 (`bayesprior.lowrank`): at
     D = 1e6 the stock class is off by tens to a million nats in float32. Memory stays near the
-    size of the tensors. `covariance_matrix` and `precision_matrix` are D x D: small D only.
+    tensors' size. `covariance_matrix` and `precision_matrix` are D x D: small D only.
 
     References
     ----------
@@ -93,32 +84,18 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         layout.check_dim(loc)
         layout.check_dim(cov_diag)
         check_finite("loc", loc)
-        cov = BlockCovariance.from_tensors(cov_diag, cov_factor, dtype=loc.dtype)
-        self._set(layout, loc, cov, dict(buffers or {}), dict(provenance or {}))
-
-    def _set(
-        self,
-        layout: ParameterLayout,
-        loc: Tensor,
-        cov: BlockCovariance,
-        buffers: dict[str, Tensor],
-        provenance: dict[str, Any],
-    ) -> "GaussianWeights":
-        self.layout, self.loc, self._cov = layout, loc, cov
-        self.buffers, self.provenance = buffers, provenance
-        Distribution.__init__(self, torch.Size(), loc.shape[-1:], validate_args=False)
-        return self
+        self.layout, self.loc = layout, loc
+        self._cov = BlockCovariance.from_tensors(cov_diag, cov_factor, dtype=loc.dtype)
+        self.buffers, self.provenance = dict(buffers or {}), dict(provenance or {})
+        Distribution.__init__(self, torch.Size(), loc.shape, validate_args=False)
 
     def _with(self, **changes: Any) -> "GaussianWeights":
-        """Make a copy that shares every tensor not in ``changes``."""
-        state = {
-            "layout": self.layout,
-            "loc": self.loc,
-            "cov": self._cov,
-            "buffers": self.buffers,
-            "provenance": self.provenance,
-        }
-        return object.__new__(GaussianWeights)._set(**(state | changes))
+        """Make a copy that shares every tensor not in ``changes``, and nothing torch cached."""
+        new = object.__new__(GaussianWeights)
+        for name in ("layout", "loc", "_cov", "buffers", "provenance", "_batch_shape"):
+            setattr(new, name, changes.get(name, getattr(self, name)))
+        Distribution.__init__(new, new._batch_shape, new.loc.shape, validate_args=False)
+        return new
 
     @classmethod
     def point(
@@ -130,28 +107,17 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         buffers: Mapping[str, Tensor] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> "GaussianWeights":
-        """Make the isotropic prior around given weights (L2-SP); ``std`` in weight units.
+        """Make the isotropic prior around given weights; ``std`` in weight units.
 
-        References
-        ----------
-        Li et al., Explicit Inductive Bias for Transfer Learning, arXiv:1802.01483.
+        L2-SP: Li et al., Explicit Inductive Bias for Transfer Learning, arXiv:1802.01483.
         """
         check_positive("std", std)
-        return cls(
-            layout,
-            loc,
-            torch.full_like(loc, std**2, requires_grad=False),
-            buffers=buffers,
-            provenance=provenance,
-        )
-
-    # ------------------------------------------------------------------ shape and moments
+        diag = torch.full_like(loc, std**2, requires_grad=False)
+        return cls(layout, loc, diag, buffers=buffers, provenance=provenance)
 
     def __repr__(self) -> str:
-        return (
-            f"GaussianWeights(dim={self.dim}, shared_dim={self.shared_dim}, rank={self.rank}, "
-            f"rms_std={self.rms_std:.4g}, device={self.loc.device})"
-        )
+        sizes = f"dim={self.dim}, shared_dim={self.shared_dim}, rank={self.rank}"
+        return f"GaussianWeights({sizes}, rms_std={self.rms_std:.4g}, device={self.loc.device})"
 
     @property
     def dim(self) -> int:
@@ -196,8 +162,6 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         """``loc``, expanded to the batch shape."""
         return self.loc.expand(self._extended_shape())
 
-    mode = mean
-
     @property
     def variance(self) -> Float[Tensor, "*batch D"]:
         """Marginal variances, diagonal plus factor."""
@@ -206,7 +170,7 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
     @property
     def rms_std(self) -> float:
         """sqrt(trace of the shared block's covariance / F), in weight units."""
-        return math.sqrt(self.cov_scale * self._cov.shared_trace() / max(self.shared_dim, 1))
+        return math.sqrt(self.cov_scale * self._cov.shared.trace / max(self.shared_dim, 1))
 
     def block_rms_std(self) -> dict[str, float]:
         """Return per parameter sqrt(mean marginal variance)."""
@@ -215,27 +179,21 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
 
     @property
     def effective_rank(self) -> float:
-        """(sum of e)^2 / sum of e^2 over the eigenvalues e of W W^T; 0 at rank 0."""
-        values = self._cov.spectrum()
-        total = values.sum()
-        return float(total.square() / values.square().sum()) if total > 0 else 0.0
+        """1 / sum of p^2 over the shares p of W W^T's trace by direction; 0 without a factor."""
+        shares = self._cov.shared.shares()
+        return 1 / float(shares.square().sum()) if len(shares) else 0.0
 
     @property
     def drift_share(self) -> float:
-        """Share of the factor's variance in its first direction; near 1 means one drift."""
-        values = self._cov.spectrum()
-        total = values.sum()
-        return float(values[-1] / total) if total > 0 else 0.0
+        """Largest of those shares; near 1 the trajectory was one drift, not a sampling chain."""
+        shares = self._cov.shared.shares()
+        return float(shares[0]) if len(shares) else 0.0
 
     def expand(
         self, batch_shape: Iterable[int], _instance: "GaussianWeights | None" = None
     ) -> "GaussianWeights":
         """Return the same law with a batch shape; no tensor is copied."""
-        new = self._with()
-        new._batch_shape = torch.Size(batch_shape)
-        return new
-
-    # ------------------------------------------------------------------ densities
+        return self._with(_batch_shape=torch.Size(batch_shape))
 
     def _residual(self, value: Tensor) -> Tensor:
         self.layout.check_dim(value)
@@ -243,7 +201,7 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
 
     def log_normalizer(self) -> Float[Tensor, ""]:
         """Return log|Sigma| + D log 2 pi in float64; differentiable in the width."""
-        return self._cov.log_det() + self.dim * _LOG_2PI
+        return self._cov.log_det() + self.dim * math.log(2 * math.pi)
 
     def mahalanobis(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """Return (w - loc)^T Sigma^-1 (w - loc) in float64; chi-square(D) under this law."""
@@ -252,20 +210,14 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
     def log_prob(
         self, value: Float[Tensor, "*batch D"], dtype: torch.dtype | None = None
     ) -> Float[Tensor, "*out"]:
-        """Return the log density in nats, shape (...).
+        """Return the log density in nats, shape (...), at weights of shape (..., D).
 
-        Parameters
-        ----------
-        value
-            Weights, shape (..., D).
-        dtype
-            Of the result: value's own by default, as Pyro's HMC needs; float64 for energies and
-            evidence, since at D = 1e7 one float32 ulp is about a nat.
+        It has value's ``dtype``, as Pyro's HMC needs, unless told otherwise: energies and
+        evidence want float64, since at D = 1e7 one float32 ulp is about a nat.
         """
         out = -0.5 * (self.mahalanobis(value) + self.log_normalizer())
-        return out.to(dtype or value.dtype).expand(
-            torch.broadcast_shapes(out.shape, self._batch_shape)
-        )
+        shape = torch.broadcast_shapes(out.shape, self._batch_shape)
+        return out.to(dtype or value.dtype).expand(shape)
 
     @torch.no_grad()
     def score(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
@@ -276,10 +228,9 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
     def score_and_log_prob(
         self, value: Float[Tensor, "*batch D"]
     ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
-        """Return the score and the float64 log density for the cost of the score.
+        """Return the score and the log density (float64) for the cost of the score.
 
-        The quadratic form is taken from the score (its float32 rounding included); for an exact
-        one call ``log_prob(value, dtype=torch.float64)``.
+        The quadratic form is the score's, its rounding included; `log_prob` has an exact one.
         """
         residual = self._residual(value)
         score = self._cov.solve(residual).neg_()
@@ -304,28 +255,27 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         """Return the differential entropy in nats, float64."""
         return (0.5 * (self.dim + self.log_normalizer())).expand(self._batch_shape)
 
-    # ------------------------------------------------------------------ draws
-
     def rsample(
         self, sample_shape: Iterable[int] = (), generator: torch.Generator | None = None
     ) -> Float[Tensor, "*batch D"]:
         """Draw, differentiably in ``loc`` and the width, from ``generator`` or the global one."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        like = {"dtype": self.loc.dtype, "device": self.loc.device, "generator": generator}
-        noise, low_rank = torch.randn(shape, **like), torch.randn((*shape[:-1], self.rank), **like)
-        return self.loc + self._cov.color(noise, low_rank)
 
+        def normal(*size: int) -> Tensor:
+            loc = self.loc
+            return torch.randn(size, generator=generator, dtype=loc.dtype, device=loc.device)
+
+        return self.loc + self._cov.color(normal(*shape), normal(*shape[:-1], self.rank))
+
+    @torch.no_grad()
     def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[Draw]:
         """Yield draws one at a time from an own generator; 30 if ``num_draws`` is None."""
         count = 30 if num_draws is None else num_draws
         check_positive("num_draws", count)
         generator = torch.Generator(self.loc.device).manual_seed(seed)
         for index in range(count):
-            with torch.no_grad():
-                weights = self.rsample(generator=generator)
+            weights = self.rsample(generator=generator)
             yield Draw(chain=0, index=index, weights=weights, buffers=self.buffers)
-
-    # ------------------------------------------------------------------ algebra
 
     def rescale(
         self, *, cov_scale: float | Tensor | None = None, rms_std: float | Tensor | None = None
@@ -337,24 +287,15 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         cov_scale
             Multiplies the covariance (so the factor by its square root).
         rms_std
-            Sets sqrt(trace / F), so that priors of different shape are equally wide on average.
-            Either may be a 0-dim tensor that requires a gradient.
+            Sets sqrt(trace / F): priors of any shape become equally wide on average. Either may
+            be a 0-dim tensor that requires a gradient.
 
         Raises
         ------
         ConfigError
             Unless exactly one of the two is given and it is positive.
         """
-        if (cov_scale is None) == (rms_std is None):
-            raise ConfigError("rescale takes exactly one of cov_scale and rms_std")
-        given = cov_scale if cov_scale is not None else rms_std
-        check_positive("cov_scale" if cov_scale is not None else "rms_std", given)
-        factor = torch.as_tensor(given, dtype=torch.float64, device=self.loc.device).reshape(())
-        if rms_std is None:
-            factor = self._cov.scale * factor
-        else:
-            factor = factor.square() * self.shared_dim / self._cov.shared_trace()
-        return self._with(cov=replace(self._cov, scale=factor))
+        return self._with(_cov=self._cov.rescale(cov_scale, rms_std))
 
     def marginal(self, names: Iterable[str]) -> "GaussianWeights":
         """Return the law of some parameters, in this layout's order."""
@@ -362,17 +303,12 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         views = self.layout.unflatten(self.loc)
         loc = torch.cat([views[n].reshape(-1) for n in layout.names] or [self.loc[:0]])
         cov = self._cov.take(self.layout.slice(n) for n in layout.names)
-        return self._with(layout=layout, loc=loc, cov=cov)
+        return self._with(layout=layout, loc=loc, _cov=cov)
 
     def extend(self, layout: ParameterLayout, *, std: float) -> "GaussianWeights":
-        """Add independent zero-mean weights for the parameters this law lacks (a new head).
+        """Add independent N(0, std^2) weights for what ``layout`` has and this law lacks.
 
-        Parameters
-        ----------
-        layout
-            Must contain every parameter of this law; the new ones come last, in its order.
-        std
-            Standard deviation of each new weight.
+        The new ones (a head, say) come last, in the order of ``layout``.
 
         Raises
         ------
@@ -380,28 +316,20 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
             If ``layout`` lacks one of this law's parameters or has it in another shape.
         """
         check_positive("std", std)
-        diff = self.layout.compare(layout)
-        if diff.only_here or diff.shape_conflicts:
-            what = diff._replace(only_there=()).describe()
-            raise LayoutMismatchError(f"cannot extend: {what}; take the marginal first")
-        new = layout.select(diff.only_there)
-        return self._with(
-            layout=ParameterLayout(self.layout.names + new.names, self.layout.shapes + new.shapes),
-            loc=torch.cat([self.loc, self.loc.new_zeros(new.dim)]),
-            cov=self._cov.append(new.dim, std**2),
-        )
+        full = self.layout.extend(layout)
+        loc = torch.cat([self.loc, self.loc.new_zeros(full.dim - self.dim)])
+        cov = self._cov.append(full.dim - self.dim, std**2)
+        return self._with(layout=full, loc=loc, _cov=cov)
 
     def rename(self, mapping: Mapping[str, str] | Callable[[str], str]) -> "GaussianWeights":
         """Return the same law under other parameter (and buffer) names."""
         to = mapping if callable(mapping) else lambda name: mapping.get(name, name)
-        return self._with(
-            layout=self.layout.rename(mapping),
-            buffers={to(name): buffer for name, buffer in self.buffers.items()},
-        )
+        buffers = {to(name): buffer for name, buffer in self.buffers.items()}
+        return self._with(layout=self.layout.rename(mapping), buffers=buffers)
 
     def isotropic(self) -> "GaussianWeights":
         """Return the law of equal mean and rms_std whose shared block is isotropic."""
-        return self._with(cov=self._cov.isotropic())
+        return self._with(_cov=self._cov.isotropic())
 
     def diagonal(self) -> "GaussianWeights":
         """Return the diagonal law of equal mean and equal marginal variances."""
@@ -412,7 +340,7 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
 
         Marginal variances stay, so ``truncate(0)`` is `diagonal`.
         """
-        return self._with(cov=self._cov.truncate(rank))
+        return self._with(_cov=self._cov.truncate(rank))
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
@@ -420,7 +348,7 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         """Return the same law on another device or in another floating-point type."""
         return self._with(
             loc=self.loc.to(device=device, dtype=dtype),
-            cov=self._cov.to(device, dtype),
+            _cov=self._cov.to(device, dtype),
             buffers={name: b.to(device=device) for name, b in self.buffers.items()},
         )
 
@@ -429,23 +357,9 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         factor = self.cov_factor if self.rank else self.loc.new_zeros((self.dim, 1))
         return dist.LowRankMultivariateNormal(self.loc, factor, self.cov_diag)
 
-    # ------------------------------------------------------------------ files
-
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, atomically (format: `bayesprior.gaussian_file`).
-
-        Raises
-        ------
-        StorageError
-            If the file cannot be written; an older one stays.
-        """
-        tensors = {
-            "loc": self.loc,
-            "cov_diag": torch.cat([self._cov.shared.diag, self._cov.tail]),
-            "cov_rows": self._cov.shared.rows,
-            "cov_scale": self._cov.scale,
-        }
-        write(path, self.layout, tensors, self.buffers, self.provenance)
+        """Write a safetensors file (`bayesprior.gaussian_file`); a failure leaves an older one."""
+        write(path, self.layout, self.loc, self._cov, self.buffers, self.provenance)
 
     @classmethod
     def load(
@@ -457,40 +371,30 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         ------
         PriorFileError
             If the file is missing, truncated, corrupt, foreign or inconsistent.
-        ConfigError
-            If ``rank`` is larger than the file's.
         """
-        layout, tensors, buffers, provenance = read(path, device)
-        try:
-            loaded = cls(
-                layout,
-                tensors["loc"],
-                tensors["cov_diag"],
-                tensors["cov_rows"].T,
-                buffers=buffers,
-                provenance=provenance,
-            )
-        except (ConfigError, LayoutMismatchError) as error:
-            raise PriorFileError(f"{path} is no valid prior file: {error}") from error
-        loaded._cov = replace(loaded._cov, scale=tensors["cov_scale"].double())
-        return loaded if rank is None else loaded.truncate(rank)
+        new = object.__new__(cls)
+        new.layout, new.loc, new._cov, new.buffers, new.provenance = read(path, device)
+        Distribution.__init__(new, torch.Size(), new.loc.shape, validate_args=False)
+        return new if rank is None else new.truncate(rank)
 
 
 @register_kl(GaussianWeights, GaussianWeights)
-@register_kl(dist.LowRankMultivariateNormal, GaussianWeights)
 @register_kl(torch.distributions.LowRankMultivariateNormal, GaussianWeights)
 def _kl_to(p: torch.distributions.LowRankMultivariateNormal, q: GaussianWeights) -> Tensor:
-    if p.event_shape != q.event_shape:
-        raise LayoutMismatchError(f"no KL between D = {p.event_shape[0]} and {q.dim} weights")
     log_det = p._cov.log_det() if isinstance(p, GaussianWeights) else None
-    return kl_divergence_to(p.loc - q.loc, p.cov_diag, p.cov_factor, log_det, q._cov)
+    return q._cov.kl_divergence_from(q._residual(p.loc), p.cov_diag, p.cov_factor, log_det)
 
 
-@register_kl(GaussianWeights, dist.LowRankMultivariateNormal)
+@register_kl(torch.distributions.Independent, GaussianWeights)
+def _kl_independent_to(p: dist.Independent, q: GaussianWeights) -> Tensor:
+    if not isinstance(p.base_dist, torch.distributions.Normal):
+        raise NotImplementedError
+    no_factor = p.variance.new_zeros((*p.variance.shape, 0))
+    return q._cov.kl_divergence_from(q._residual(p.mean), p.variance, no_factor)
+
+
 @register_kl(GaussianWeights, torch.distributions.LowRankMultivariateNormal)
 def _kl_from(p: GaussianWeights, q: torch.distributions.LowRankMultivariateNormal) -> Tensor:
-    def double(law: torch.distributions.LowRankMultivariateNormal) -> Distribution:
-        moments = (law.loc.double(), law.cov_factor.double(), law.cov_diag.double())
-        return torch.distributions.LowRankMultivariateNormal(*moments, validate_args=False)
-
-    return torch.distributions.kl_divergence(double(p.to_pyro()), double(q))
+    moments = (q.loc.double(), q.cov_factor.double(), q.cov_diag.double())
+    wide = dist.LowRankMultivariateNormal(*moments, validate_args=False)
+    return torch.distributions.kl_divergence(p.to(dtype=torch.float64).to_pyro(), wide)

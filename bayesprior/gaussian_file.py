@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprior.covariance import BlockCovariance, check_finite
 from bayesprior.errors import PriorFileError
 from bayesprior.layout import ParameterLayout
 from bayesprior.storage import load_tensors, save_tensors
@@ -28,16 +29,23 @@ _BUFFER = "buffer."
 def write(
     path: str | Path,
     layout: ParameterLayout,
-    tensors: Mapping[str, Tensor],
+    loc: Tensor,
+    cov: BlockCovariance,
     buffers: Mapping[str, Tensor],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the file atomically; ``tensors`` are those named in `TENSORS`."""
+    """Write the file atomically."""
     header = {
         "format": FORMAT,
         "layout": layout.to_json(),
         "digest": layout.digest(),
         "provenance": json.dumps(provenance),
+    }
+    tensors = {
+        "loc": loc,
+        "cov_diag": torch.cat([cov.shared.diag, cov.tail]),
+        "cov_rows": cov.shared.rows,
+        "cov_scale": cov.scale,
     }
     prefixed = {_BUFFER + name: buffer for name, buffer in buffers.items()}
     save_tensors(path, {**tensors, **prefixed}, header)
@@ -45,22 +53,28 @@ def write(
 
 def read(
     path: str | Path, device: str | torch.device = "cpu"
-) -> tuple[ParameterLayout, dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Read layout, tensors, buffers and provenance.
+) -> tuple[ParameterLayout, Tensor, BlockCovariance, dict[str, Tensor], dict[str, Any]]:
+    """Read layout, mean, covariance, buffers and provenance.
 
     Raises
     ------
     PriorFileError
-        If the file is missing, truncated, corrupt, foreign or lacks a part.
+        If the file is missing, truncated, corrupt, foreign or inconsistent.
     """
     found, header = load_tensors(path, format=FORMAT, device=device)
+    buffers = {n.removeprefix(_BUFFER): t for n, t in found.items() if n.startswith(_BUFFER)}
     try:
         layout = ParameterLayout.from_json(header["layout"])
-        tensors = {name: found.pop(name) for name in TENSORS}
         provenance = json.loads(header["provenance"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise PriorFileError(f"{path} is no valid prior file: {error} is missing or off") from error
-    if header.get("digest") != layout.digest():
-        raise PriorFileError(f"{path} is corrupt: its layout does not match its digest")
-    buffers = {name.removeprefix(_BUFFER): tensor for name, tensor in found.items()}
-    return layout, tensors, buffers, provenance
+        loc, diag, rows, scale = (found[name] for name in TENSORS)
+        if header.get("digest") != layout.digest():
+            raise PriorFileError("its layout does not match its digest")
+        for tensor in (loc, diag):
+            layout.check_dim(tensor)
+        check_finite("loc", loc)
+        cov = BlockCovariance.from_tensors(diag, rows.mT, dtype=loc.dtype, scale=scale.item())
+    except KeyError as error:
+        raise PriorFileError(f"{path} is no valid prior file: it lacks {error}") from error
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise PriorFileError(f"{path} is no valid prior file: {error}") from error
+    return layout, loc, cov, buffers, provenance

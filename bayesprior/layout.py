@@ -250,6 +250,24 @@ class ParameterLayout:
         rename = mapping if callable(mapping) else lambda name: mapping.get(name, name)
         return ParameterLayout(tuple(rename(n) for n in self.names), self.shapes)
 
+    def extend(self, other: "ParameterLayout") -> "ParameterLayout":
+        """Return this layout followed by the parameters that only ``other`` has, in its order.
+
+        Raises
+        ------
+        LayoutMismatchError
+            If ``other`` lacks one of this layout's parameters or has it in another shape.
+        """
+        diff = self.compare(other)
+        if diff.only_here or diff.shape_conflicts:
+            hints = [n + nearest_name(n, diff.only_there) for n in diff.only_here[:3]]
+            missing = f"missing there: {', '.join(hints)}; " if hints else ""
+            conflicts = diff._replace(only_here=(), only_there=()).describe()
+            what = missing + ("" if conflicts == "equal" else conflicts)
+            raise LayoutMismatchError(f"cannot extend: {what}".rstrip("; "))
+        new = other.select(diff.only_there)
+        return ParameterLayout(self.names + new.names, self.shapes + new.shapes)
+
     def compare(self, other: "ParameterLayout") -> LayoutDiff:
         """Compare by name and shape; the order does not matter."""
         here = dict(zip(self.names, self.shapes, strict=True))

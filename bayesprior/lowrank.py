@@ -155,6 +155,19 @@ class LowRankCovariance:
             out += tile @ tile.T
         return out
 
+    @functools.cached_property
+    def trace(self) -> float:
+        """Trace of diag(d) + W W^T."""
+        total = self.diag.sum(dtype=torch.float64)
+        for at in self._fine():
+            total = total + self.rows[:, at].double().square().sum()
+        return float(total)
+
+    def shares(self) -> Float[Tensor, " R"]:
+        """Return the eigenvalues of W W^T, descending, divided by their sum; empty if W = 0."""
+        values = torch.linalg.eigvalsh(self.gram()).clamp_min(0).flip(0)
+        return values / values.sum() if values.sum() > 0 else values[:0]
+
     def differentiable_quadratic(self, residual: Tensor) -> Tensor:
         """Like `quadratic`, with first and second derivatives (also under ``torch.func``)."""
         return _Quadratic.apply(residual, self)
