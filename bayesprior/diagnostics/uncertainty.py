@@ -1,0 +1,257 @@
+"""What the uncertainty is made of and whether it is useful: rejection and detection.
+
+Scores of uncertainty are larger where the model is less sure. Ties never depend on the order of
+the points: equal scores are accepted or rejected together, at their mean risk.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import entr, logsumexp
+
+from bayesprior.diagnostics.checks import Probs, check_probs
+from bayesprior.errors import DataError
+
+__all__ = [
+    "Detection",
+    "EntropySplit",
+    "RiskCoverage",
+    "detection",
+    "entropy",
+    "ood_scores",
+    "risk_coverage",
+    "sharpness",
+    "split_entropy",
+]
+
+Points = Float[np.ndarray, " N"]
+
+
+class EntropySplit(NamedTuple):
+    """Uncertainty of each point in nats: ``total = aleatoric + epistemic``.
+
+    Attributes
+    ----------
+    total
+        Entropy of the averaged prediction.
+    aleatoric
+        Mean entropy of the draws' predictions: noise that more data cannot remove.
+    epistemic
+        Mutual information of label and weights: what the draws disagree about.
+    """
+
+    total: Points
+    aleatoric: Points
+    epistemic: Points
+
+
+class Detection(NamedTuple):
+    """How well a score tells further data (positive) from the data of the task (negative).
+
+    Attributes
+    ----------
+    auroc
+        Probability that a further point scores higher than a point of the task; 0.5 is chance.
+    aupr
+        Average precision; chance is the share of further points.
+    fpr95
+        Share of the task's points flagged when 95 % of the further ones are.
+    """
+
+    auroc: float
+    aupr: float
+    fpr95: float
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Risk among the points kept when the least certain ones are rejected.
+
+    Attributes
+    ----------
+    coverage
+        Share of points kept, 1/N .. 1.
+    risk
+        Mean loss among them.
+    """
+
+    coverage: Points
+    risk: Points
+
+    @property
+    def aurc(self) -> float:
+        """Area under the curve, the mean risk over all coverages; smaller is better.
+
+        References
+        ----------
+        Y. Geifman et al., Bias-reduced uncertainty estimation for deep neural classifiers,
+        arXiv:1805.08206
+        """
+        return float(self.risk.mean())
+
+    def risk_at(self, coverage: float) -> float:
+        """Return the risk when at least this share of the points is kept."""
+        return float(self.risk[np.searchsorted(self.coverage, coverage - 1e-12)])
+
+    def coverage_at(self, risk: float) -> float:
+        """Return the largest share of points that can be kept at no more than this risk, or 0."""
+        kept = np.flatnonzero(self.risk <= risk + 1e-12)
+        return float(self.coverage[kept[-1]]) if kept.size else 0.0
+
+
+def entropy(probs: Float[np.ndarray, "*s C"]) -> Float[np.ndarray, "*s"]:
+    """Return the entropy of the last axis, in nats (0 log 0 = 0)."""
+    return entr(probs).sum(axis=-1)
+
+
+def split_entropy(draws: Iterable[Probs] | Float[np.ndarray, "S N C"]) -> EntropySplit:
+    """Split the uncertainty into an aleatoric and an epistemic part.
+
+    Parameters
+    ----------
+    draws
+        The draws' probabilities, each (N, C); a generator is streamed in constant memory.
+
+    Raises
+    ------
+    DataError
+        If there is no draw, or shapes or values are wrong.
+
+    References
+    ----------
+    S. Depeweg et al., Decomposition of uncertainty in Bayesian deep learning, arXiv:1710.07283
+
+    Examples
+    --------
+    >>> agree = split_entropy(np.full((2, 1, 2), 0.5))
+    >>> disagree = split_entropy(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]))
+    >>> float(agree.epistemic[0]), float(disagree.aleatoric[0])
+    (0.0, 0.0)
+    """
+    mean = aleatoric = np.zeros(())
+    count = 0
+    for probs in draws:
+        probs, _ = check_probs(probs)
+        mean, aleatoric, count = mean + probs, aleatoric + entropy(probs), count + 1
+    if not count:
+        raise DataError("no draws to split the uncertainty of")
+    total, aleatoric = entropy(mean / count), aleatoric / count
+    return EntropySplit(total, aleatoric, np.maximum(total - aleatoric, 0))
+
+
+def sharpness(probs: Probs) -> float:
+    """Return 1 - mean entropy / log C: 1 is always certain, 0 always uniform.
+
+    Says nothing about being right; among calibrated models the sharper one is better.
+    """
+    probs, _ = check_probs(probs)
+    if probs.shape[1] == 1:
+        return 1.0
+    return float(1 - entropy(probs).mean() / np.log(probs.shape[1]))
+
+
+def risk_coverage(uncertainty: Points, loss: Points) -> RiskCoverage:
+    """Return the risk-coverage curve.
+
+    Parameters
+    ----------
+    uncertainty
+        Larger is less certain, shape (N,).
+    loss
+        Any loss of each point, shape (N,); 0 for a right and 1 for a wrong answer, say.
+
+    Raises
+    ------
+    DataError
+        If the shapes differ, there is no point, or an uncertainty is NaN.
+
+    Examples
+    --------
+    >>> curve = risk_coverage(np.array([0.1, 0.9, 0.5]), np.array([0.0, 1.0, 0.0]))
+    >>> curve.coverage_at(0.0), round(curve.aurc, 4)
+    (0.6666666666666666, 0.1111)
+    """
+    if uncertainty.shape != loss.shape or not loss.size or np.isnan(uncertainty).any():
+        raise DataError(
+            f"selective prediction needs one finite uncertainty per loss, got shapes "
+            f"{uncertainty.shape} and {loss.shape}, {int(np.isnan(uncertainty).sum())} NaN"
+        )
+    _, group, size = np.unique(uncertainty, return_inverse=True, return_counts=True)
+    level = np.bincount(group, loss) / size
+    kept = np.arange(1, len(loss) + 1)
+    return RiskCoverage(kept / len(loss), np.repeat(level, size).cumsum() / kept)
+
+
+def ood_scores(
+    probs: Probs,
+    *,
+    mutual_information: Points | None = None,
+    logits: Float[np.ndarray, "N C"] | None = None,
+) -> dict[str, Points]:
+    """Return the usual scores of being out of distribution; larger means further out.
+
+    Parameters
+    ----------
+    probs
+        Averaged probabilities, shape (N, C).
+    mutual_information
+        Epistemic part in nats, if there were several draws.
+    logits
+        Logits, or log probabilities averaged over draws, for the energy.
+
+    Returns
+    -------
+    dict
+        ``max_probability`` (1 - max p), ``entropy``, and where given ``mutual_information`` and
+        ``energy`` (-logsumexp of the logits).
+
+    References
+    ----------
+    D. Hendrycks and K. Gimpel, arXiv:1610.02136; W. Liu et al., Energy-based out-of-distribution
+    detection, arXiv:2010.03759
+    """
+    probs, _ = check_probs(probs)
+    scores = {"max_probability": 1 - probs.max(axis=1), "entropy": entropy(probs)}
+    if mutual_information is not None:
+        scores["mutual_information"] = np.asarray(mutual_information, dtype=float)
+    if logits is not None:
+        scores["energy"] = -logsumexp(np.asarray(logits, dtype=float), axis=1)
+    return scores
+
+
+def detection(inside: Points, outside: Float[np.ndarray, " M"]) -> Detection:
+    """Score the separation of further data from the task's own.
+
+    Parameters
+    ----------
+    inside, outside
+        One kind of score for the task's test points (N,) and for the further points (M,).
+
+    Raises
+    ------
+    DataError
+        If either is empty or holds NaN.
+
+    Examples
+    --------
+    >>> detection(np.array([0.1, 0.2]), np.array([0.8, 0.9]))
+    Detection(auroc=1.0, aupr=1.0, fpr95=0.0)
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if not (len(inside) and len(outside)):
+        raise DataError("detection needs points on both sides; one of the sets is empty")
+    scores = np.concatenate([inside, outside]).astype(float)
+    if np.isnan(scores).any():
+        raise DataError(f"{int(np.isnan(scores).sum())} out-of-distribution scores are NaN")
+    labels = np.repeat([0, 1], [len(inside), len(outside)])
+    # the highest threshold that still flags 95 % of the further points
+    threshold = np.sort(outside)[len(outside) - int(np.ceil(0.95 * len(outside)))]
+    return Detection(
+        float(roc_auc_score(labels, scores)),
+        float(average_precision_score(labels, scores)),
+        float((inside >= threshold).mean()),
+    )

@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from scipy.stats import entropy as scipy_entropy
+from sklearn.metrics import roc_curve
+
+from bayesprior.diagnostics.uncertainty import (
+    detection,
+    ood_scores,
+    risk_coverage,
+    sharpness,
+    split_entropy,
+)
+from bayesprior.errors import DataError
+
+
+def test_entropy_split_equals_the_definition(rng):
+    draws = rng.dirichlet(np.ones(4), (6, 30))
+    total, aleatoric, epistemic = split_entropy(draws)
+    mean = draws.mean(0)
+    np.testing.assert_allclose(total, scipy_entropy(mean, axis=1))
+    np.testing.assert_allclose(aleatoric, scipy_entropy(draws, axis=2).mean(0))
+    divergence = (draws * np.log(draws / mean)).sum(2).mean(0)
+    np.testing.assert_allclose(epistemic, divergence)
+
+
+def test_entropy_split_streams(rng):
+    draws = rng.dirichlet(np.ones(3), (5, 8))
+    for streamed, stacked in zip(
+        split_entropy(d for d in draws), split_entropy(draws), strict=True
+    ):
+        np.testing.assert_array_equal(streamed, stacked)
+
+
+def test_entropy_split_at_zero_and_one():
+    split = split_entropy(np.array([np.eye(3), np.eye(3)]))
+    np.testing.assert_array_equal(np.stack(split), 0)
+
+
+def test_no_draws_are_refused():
+    with pytest.raises(DataError, match="no draws"):
+        split_entropy([])
+
+
+def test_sharpness_ends():
+    assert sharpness(np.eye(5)) == 1
+    assert sharpness(np.full((2, 5), 0.2)) == pytest.approx(0)
+    assert sharpness(np.ones((2, 1))) == 1
+
+
+def test_risk_coverage_equals_the_definition(rng):
+    uncertainty, loss = rng.permutation(40).astype(float), rng.random(40)
+    curve = risk_coverage(uncertainty, loss)
+    for k in range(1, 41):
+        kept = uncertainty.argsort()[:k]
+        assert curve.risk[k - 1] == pytest.approx(loss[kept].mean())
+    assert curve.aurc == pytest.approx(curve.risk.mean())
+    assert curve.risk_at(0.5) == pytest.approx(loss[uncertainty < 20].mean())
+
+
+def test_tied_points_share_their_mean_risk(rng):
+    """The curve is the expectation over random orders of the tied points."""
+    uncertainty = rng.integers(0, 4, 60).astype(float)
+    loss = (rng.random(60) < 0.4).astype(float)
+    curve = risk_coverage(uncertainty, loss)
+    orders = []
+    for _ in range(3000):
+        order = np.lexsort([rng.random(60), uncertainty])
+        orders.append(loss[order].cumsum() / np.arange(1, 61))
+    error = np.std(orders, axis=0) / np.sqrt(len(orders)) + 1e-12
+    assert np.abs((np.mean(orders, axis=0) - curve.risk) / error).max() < 6
+    order = rng.permutation(60)
+    np.testing.assert_allclose(risk_coverage(uncertainty[order], loss[order]).risk, curve.risk)
+
+
+def test_coverage_at_risk():
+    curve = risk_coverage(np.arange(4.0), np.array([0.0, 0.0, 1.0, 1.0]))
+    assert curve.coverage_at(0.0) == 0.5
+    assert curve.coverage_at(1 / 3) == 0.75
+    assert curve.coverage_at(1.0) == 1.0
+    assert risk_coverage(np.zeros(2), np.ones(2)).coverage_at(0.1) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("uncertainty", "loss"),
+    [(np.zeros(0), np.zeros(0)), (np.array([np.nan]), np.ones(1))],
+)
+def test_unusable_uncertainty_is_refused(uncertainty, loss):
+    with pytest.raises(DataError, match="one finite uncertainty per loss"):
+        risk_coverage(uncertainty, loss)
+
+
+def test_ood_scores(case, rng):
+    probs, targets = case
+    logits = rng.normal(size=probs.shape)
+    information = rng.random(len(probs))
+    scores = ood_scores(probs, mutual_information=information, logits=logits)
+    np.testing.assert_allclose(scores["max_probability"], 1 - probs.max(1))
+    np.testing.assert_allclose(scores["entropy"], scipy_entropy(probs, axis=1), atol=1e-12)
+    np.testing.assert_array_equal(scores["mutual_information"], information)
+    np.testing.assert_allclose(scores["energy"], -np.log(np.exp(logits).sum(1)))
+    assert set(ood_scores(probs)) == {"max_probability", "entropy"}
+
+
+@pytest.mark.parametrize("decimals", [10, 1, 0])
+def test_detection_equals_its_definitions_with_and_without_ties(rng, decimals):
+    inside = rng.normal(0, 1, 211).round(decimals)
+    outside = rng.normal(1, 1, 97).round(decimals)
+    auroc, aupr, fpr95 = detection(inside, outside)
+    pairs = outside[:, None] - inside
+    assert auroc == pytest.approx((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
+    labels = np.repeat([0, 1], [211, 97])
+    fpr, tpr, _ = roc_curve(labels, np.concatenate([inside, outside]), drop_intermediate=False)
+    assert fpr95 == pytest.approx(fpr[np.argmax(tpr >= 0.95)])
+    recall_steps = 0.0
+    last = 0.0
+    for t in np.unique(np.concatenate([inside, outside]))[::-1]:
+        recall = (outside >= t).mean()
+        precision = (outside >= t).sum() / ((outside >= t).sum() + (inside >= t).sum())
+        recall_steps, last = recall_steps + (recall - last) * precision, recall
+    assert aupr == pytest.approx(recall_steps)
+
+
+def test_detection_of_constant_scores_is_chance():
+    assert detection(np.zeros(30), np.zeros(10)) == (0.5, 0.25, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "message"),
+    [([], [1.0], "empty"), ([1.0], [], "empty"), ([np.nan], [1.0], "1 out-of-distribution")],
+)
+def test_unusable_scores_are_refused(inside, outside, message):
+    with pytest.raises(DataError, match=message):
+        detection(np.array(inside, float), np.array(outside, float))
