@@ -1,0 +1,1 @@
+"""What watches a trajectory and learns from it."""

@@ -1,0 +1,358 @@
+"""Likelihoods: how a network's outputs speak about targets.
+
+A likelihood is a plain value with the methods of `Likelihood`; nothing else in the package
+branches on the task. Outputs are what the network returns for a batch of B examples.
+
+==========================  =========================  ======================
+likelihood                  outputs                    targets
+==========================  =========================  ======================
+`Categorical`               logits (B, C)              labels (B,)
+`PixelCategorical`          logits (B, C, H, W)        labels (B, H, W)
+`Normal`                    mean (B, P)                (B, P)
+`HeteroscedasticNormal`     mean, log variance (B, 2P) (B, P)
+==========================  =========================  ======================
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+from torch.nn import functional as F
+
+from bayesprior.errors import ConfigError, DataError
+
+__all__ = [
+    "Categorical",
+    "HeteroscedasticNormal",
+    "Likelihood",
+    "Moments",
+    "Normal",
+    "PixelCategorical",
+    "Predictive",
+]
+
+
+class Moments(NamedTuple):
+    """Mean and variance of a predictive law of continuous targets, each of shape (B, P)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+Predictive = Tensor | Moments
+"""Class probabilities with the classes on axis 1, or `Moments`."""
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """What training, prediction and Pyro models ask of a task.
+
+    ``bayesprior.testing`` has the contract that every implementation passes.
+    """
+
+    def validate(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise `DataError` if the targets do not fit the outputs (shape, type, range, NaN)."""
+
+    def log_prob(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, " B"]:
+        """Log likelihood of each example in nats, shape (B,)."""
+
+    def predictive(self, outputs: Tensor) -> Predictive:
+        """Predictive law of each example under one draw of the weights."""
+
+    def average(
+        self, predictions: Iterable[Predictive], counts: Sequence[int] | None = None
+    ) -> Predictive:
+        """Average predictive laws over draws.
+
+        Parameters
+        ----------
+        predictions
+            One for each draw (a tensor stacked along a leading axis of draws will do).
+        counts
+            How many draws each one stands for (1 by default), so that averages can be averaged.
+        """
+
+    def entropy(self, prediction: Predictive) -> Tensor:
+        """Entropy in nats of each law: (B,), or (B, H, W) for pixels."""
+
+    def distribution(self, outputs: Tensor) -> Any:
+        """Pyro distribution of the targets: batch shape (B,), event shape of one target."""
+
+    def monitor(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Scalars worth watching while training, such as the accuracy; may be empty."""
+
+
+class _ClassProbabilities:
+    """What both categorical likelihoods share: classes on axis 1 of the outputs."""
+
+    def predictive(self, outputs: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B C *grid"]:
+        """Class probabilities: softmax over axis 1."""
+        return outputs.softmax(1)
+
+    def average(
+        self, predictions: Iterable[Tensor], counts: Sequence[int] | None = None
+    ) -> Float[Tensor, "B C *grid"]:
+        """Mean of the probabilities, the model average."""
+        return _mean(list(predictions), counts)
+
+    def entropy(self, prediction: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B *grid"]:
+        """-sum p log p in nats over the classes."""
+        return torch.special.entr(prediction).sum(1)
+
+
+@dataclass(frozen=True)
+class Categorical(_ClassProbabilities):
+    """One label among C classes; the outputs are logits of shape (B, C).
+
+    log p(y | f) = f_y - logsumexp(f)
+
+    Examples
+    --------
+    >>> likelihood = Categorical()
+    >>> logits = torch.tensor([[0.0, 0.0]])
+    >>> likelihood.log_prob(logits, torch.tensor([1])).exp()
+    tensor([0.5000])
+    >>> likelihood.validate(logits, torch.tensor([2]))
+    Traceback (most recent call last):
+    bayesprior.errors.DataError: labels must be in 0 ... 1 (the outputs have 2 classes), got 2
+    """
+
+    def validate(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise `DataError` unless logits are (B, C) and targets integers (B,) below C."""
+        if outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
+            raise _shape_error("logits (B, C) and labels (B,)", outputs, targets)
+        _check_labels(targets, outputs.shape[1])
+
+    def log_prob(
+        self, outputs: Float[Tensor, "B C"], targets: Integer[Tensor, " B"]
+    ) -> Float[Tensor, " B"]:
+        """Log probability of each label."""
+        return -F.cross_entropy(outputs, targets.long(), reduction="none")
+
+    def distribution(self, outputs: Float[Tensor, "B C"]) -> dist.Distribution:
+        """``Categorical(logits)``, batch shape (B,)."""
+        return dist.Categorical(logits=outputs)
+
+    def monitor(
+        self, outputs: Float[Tensor, "B C"], targets: Integer[Tensor, " B"]
+    ) -> dict[str, Tensor]:
+        """Give the batch's ``accuracy``."""
+        return {"accuracy": (outputs.argmax(1) == targets).float().mean()}
+
+
+@dataclass(frozen=True)
+class PixelCategorical(_ClassProbabilities):
+    """One label for each pixel; the outputs are logits of shape (B, C, H, W).
+
+    Pixels are independent given the weights, so an image's log likelihood is the sum over its
+    labeled pixels, and ``num_data`` counts images.
+
+    Parameters
+    ----------
+    ignore_index
+        The label of pixels that do not count (255 in most data sets).
+    """
+
+    ignore_index: int = 255
+
+    def validate(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise `DataError` unless targets are integers (B, H, W) below C or `ignore_index`."""
+        if outputs.dim() != 4 or targets.shape != outputs[:, 0].shape:
+            raise _shape_error("logits (B, C, H, W) and labels (B, H, W)", outputs, targets)
+        _check_labels(targets, outputs.shape[1], self.ignore_index)
+
+    def log_prob(
+        self, outputs: Float[Tensor, "B C H W"], targets: Integer[Tensor, "B H W"]
+    ) -> Float[Tensor, " B"]:
+        """Log probability of each image's labeled pixels."""
+        loss = F.cross_entropy(
+            outputs, targets.long(), ignore_index=self.ignore_index, reduction="none"
+        )
+        return -loss.sum((1, 2))
+
+    def distribution(self, outputs: Float[Tensor, "B C H W"]) -> dist.Distribution:
+        """Batch shape (B,), event shape (H, W); ignored pixels have log probability 0."""
+        return _IgnoringCategorical(outputs.movedim(1, -1), self.ignore_index).to_event(2)
+
+    def monitor(
+        self, outputs: Float[Tensor, "B C H W"], targets: Integer[Tensor, "B H W"]
+    ) -> dict[str, Tensor]:
+        """Give the ``accuracy`` on the batch's labeled pixels (NaN without any)."""
+        correct = (outputs.argmax(1) == targets)[targets != self.ignore_index]
+        return {"accuracy": correct.float().mean()}
+
+
+class _IndependentNormal:
+    """What both normal likelihoods share: P independent targets with a mean and a variance."""
+
+    def predictive(self, outputs: Tensor) -> Moments:
+        """Mean and noise variance; the one thing that differs."""
+        raise NotImplementedError
+
+    def log_prob(
+        self, outputs: Float[Tensor, "B outputs"], targets: Float[Tensor, "B P"]
+    ) -> Float[Tensor, " B"]:
+        """Log density of each example, summed over its P targets."""
+        mean, variance = self.predictive(outputs)
+        terms = (targets - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi)
+        return -terms.sum(1) / 2
+
+    def average(
+        self, predictions: Iterable[Moments], counts: Sequence[int] | None = None
+    ) -> Moments:
+        """Moments of the mixture over draws, by the law of total variance."""
+        predictions = list(predictions)
+        mean = _mean([p.mean for p in predictions], counts)
+        spread = [p.variance + (p.mean - mean) ** 2 for p in predictions]
+        return Moments(mean, _mean(spread, counts))
+
+    def entropy(self, prediction: Moments) -> Float[Tensor, " B"]:
+        """Entropy in nats of the normal law with these moments (an upper bound for mixtures)."""
+        return (prediction.variance.log() + math.log(2 * math.pi) + 1).sum(1) / 2
+
+    def distribution(self, outputs: Float[Tensor, "B outputs"]) -> dist.Distribution:
+        """``Normal(mean, std)``, batch shape (B,), event shape (P,)."""
+        mean, variance = self.predictive(outputs)
+        return dist.Normal(mean, variance.sqrt()).to_event(1)
+
+    def monitor(
+        self, outputs: Float[Tensor, "B outputs"], targets: Float[Tensor, "B P"]
+    ) -> dict[str, Tensor]:
+        """Give the batch's ``rmse``, root mean squared error."""
+        return {"rmse": F.mse_loss(self.predictive(outputs).mean, targets).sqrt()}
+
+
+@dataclass(frozen=True, eq=False)
+class Normal(_IndependentNormal):
+    """Real targets with one noise level; the outputs are means of shape (B, P).
+
+    log p(y | f) = -sum_j [(y_j - f_j)^2 / std_j^2 + log std_j^2 + log(2 pi)] / 2
+
+    Parameters
+    ----------
+    std
+        Noise standard deviation in the targets' unit: a number, or a tensor of shape () or (P,),
+        which may require gradients (then the caller optimizes it).
+
+    Raises
+    ------
+    ConfigError
+        If it is not positive and finite.
+
+    Examples
+    --------
+    Two draws that disagree by 1 add their spread of 1/4 to the noise:
+
+    >>> zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+    >>> law = Normal(std=1.0).average([Moments(zero, one), Moments(one, one)])
+    >>> law.mean.item(), law.variance.item()
+    (0.5, 1.25)
+    """
+
+    std: float | Tensor
+
+    def __post_init__(self) -> None:
+        std = torch.as_tensor(self.std).detach()
+        if not bool(((std > 0) & std.isfinite()).all()):
+            raise ConfigError(f"the noise std must be positive and finite, got {std.tolist()}")
+
+    def validate(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise `DataError` unless outputs and targets are (B, P) and the targets finite."""
+        if outputs.dim() != 2 or targets.shape != outputs.shape:
+            raise _shape_error("means (B, P) and targets (B, P)", outputs, targets)
+        _check_real(targets)
+
+    def predictive(self, outputs: Float[Tensor, "B P"]) -> Moments:
+        """Mean and noise variance, both (B, P)."""
+        std = torch.as_tensor(self.std).to(outputs)
+        return Moments(outputs, (std**2).expand_as(outputs))
+
+
+@dataclass(frozen=True)
+class HeteroscedasticNormal(_IndependentNormal):
+    """Real targets whose noise the network predicts too.
+
+    The outputs have shape (B, 2P): P means, then P logarithms of the noise variance.
+
+    References
+    ----------
+    Kendall and Gal, What Uncertainties Do We Need in Bayesian Deep Learning for Computer
+    Vision?, arXiv:1703.04977, equation 8.
+
+    Examples
+    --------
+    >>> HeteroscedasticNormal().predictive(torch.tensor([[3.0, 0.0]]))
+    Moments(mean=tensor([[3.]]), variance=tensor([[1.]]))
+    """
+
+    def validate(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise `DataError` unless outputs are (B, 2P) and targets finite (B, P)."""
+        fits = targets.dim() == 2 and outputs.shape == (len(targets), 2 * targets.shape[1])
+        if not fits:
+            raise _shape_error("means, log variances (B, 2P) and targets (B, P)", outputs, targets)
+        _check_real(targets)
+
+    def predictive(self, outputs: Float[Tensor, "B twoP"]) -> Moments:
+        """Mean and noise variance, both (B, P)."""
+        mean, log_variance = outputs.chunk(2, dim=1)
+        return Moments(mean, log_variance.exp())
+
+
+class _IgnoringCategorical(dist.Categorical):
+    """Categorical in which one label outside the support has log probability 0."""
+
+    def __init__(self, logits: Tensor, ignore_index: int) -> None:
+        self.ignore_index = ignore_index
+        super().__init__(logits=logits, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        counts = value != self.ignore_index
+        return super().log_prob(value.where(counts, 0)).where(counts, 0.0)
+
+    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "_IgnoringCategorical":
+        logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
+        return _IgnoringCategorical(logits, self.ignore_index)
+
+
+def _mean(terms: Sequence[Tensor], counts: Sequence[int] | None) -> Tensor:
+    if not terms:
+        raise DataError("there is nothing to average: no predictions were given")
+    counts = [1] * len(terms) if counts is None else counts
+    total = terms[0] * counts[0]
+    for term, count in zip(terms[1:], counts[1:], strict=True):
+        total = total + term * count
+    return total / sum(counts)
+
+
+def _shape_error(expected: str, outputs: Tensor, targets: Tensor) -> DataError:
+    return DataError(
+        f"expected {expected}, got outputs {tuple(outputs.shape)} and "
+        f"targets {tuple(targets.shape)}"
+    )
+
+
+def _check_labels(targets: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
+    if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
+        raise DataError(f"labels must be integers, got {targets.dtype}; convert with .long()")
+    if ignore_index is not None:
+        targets = targets[targets != ignore_index]
+    if not targets.numel():
+        return
+    low, high = (int(t) for t in targets.aminmax())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"labels must be in 0 ... {num_classes - 1} (the outputs have {num_classes} classes)"
+            f", got {low if low < 0 else high}"
+        )
+
+
+def _check_real(targets: Tensor) -> None:
+    if not targets.is_floating_point():
+        raise DataError(f"targets must be floating point, got {targets.dtype}; use .float()")
+    if not bool(targets.isfinite().all()):
+        raise DataError("the targets hold NaN or infinite values")
