@@ -1,0 +1,145 @@
+"""What all samplers share: units, arguments, noise, saved state."""
+
+import abc
+import collections
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from bayesprior.errors import ConfigError
+from bayesprior.inference.optimizers._noise import NoiseStream, initial_state
+
+__all__ = ["Sampler"]
+
+
+class Sampler(Optimizer, abc.ABC):
+    """Abstract base of the stochastic-gradient samplers.
+
+    The target is ``exp(-U(w) / T)``, U the potential energy (minus log likelihood of all N data,
+    minus log prior). ``.grad`` must hold an estimate of ``grad U / N``: the gradient of the mean
+    loss with the prior's gradient already added, so ``lr`` means what it means in plain SGD.
+    Parameters whose ``.grad`` is None stay where they are.
+
+    Noise comes from the sampler's own generators, one for each parameter group (and device and
+    dtype in it), never from the global one; it is equal on all data-parallel ranks that were
+    given one ``seed``. The generators' states are in ``group["noise_state"]``, so ``state_dict``
+    carries them and a resumed run equals an uninterrupted one bit for bit.
+
+    A new sampler implements `update_` and `stability_limit`; `bayesprior.testing.check_sampler`
+    is its test.
+
+    Parameters
+    ----------
+    params
+        As for any torch optimizer; groups may carry their own values of all ``defaults``.
+    defaults
+        ``lr``, ``temperature``, ``num_data``, ``seed``, and what the sampler adds.
+
+    Raises
+    ------
+    ConfigError
+        If ``lr`` or ``num_data`` is not positive, or ``temperature`` is negative.
+    """
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._forget_noise_ahead()
+        super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Runs on loading, copying and unpickling alike.
+        self._forget_noise_ahead()
+        super().__setstate__(state)
+
+    def _forget_noise_ahead(self) -> None:
+        self._streams: dict[Any, NoiseStream] = collections.defaultdict(NoiseStream)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, its values checked like those of the constructor."""
+        self.check_group({**self.defaults, **param_group})
+        super().add_param_group({**param_group, "noise_state": []})
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` unless a group's values can work."""
+        for name in ("lr", "num_data"):
+            if not 0 < group[name] < math.inf:
+                raise ConfigError(f"{name} must be positive and finite, got {group[name]}")
+        if not 0 <= group["temperature"] < math.inf:
+            raise ConfigError(
+                "temperature must be at least 0 (1 samples the posterior, 0 optimizes), "
+                f"got {group['temperature']}"
+            )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one step from the gradients in ``.grad``.
+
+        Parameters
+        ----------
+        closure
+            Evaluates the loss and its gradient first, as for any torch optimizer.
+
+        Returns
+        -------
+        Any
+            What the closure returned; None without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self.update_(group, params, [p.grad for p in params])
+        return loss
+
+    def draw_noise(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor] | None:
+        """Return standard normals shaped like ``params``; None at temperature 0.
+
+        One call fills them all, and advances ``group["noise_state"]``.
+        """
+        if group["temperature"] == 0:
+            return None
+        index = next(i for i, other in enumerate(self.param_groups) if other is group)
+        # Replaced, never changed in place: an earlier state_dict() refers to the old list.
+        states = list(group["noise_state"])
+        noise: dict[Tensor, Tensor] = {}
+        kinds = dict.fromkeys((p.device, p.dtype) for p in group["params"])
+        for kind, (device, dtype) in enumerate(kinds):
+            if kind == len(states):
+                states.append(initial_state(f"{group['seed']} {index} {kind}", device))
+            alike = [p for p in params if (p.device, p.dtype) == (device, dtype)]
+            if alike:
+                sizes = [p.numel() for p in alike]
+                flat, states[kind] = self._streams[index, kind].draw(
+                    states[kind], sum(sizes), dtype, device
+                )
+                for p, values in zip(alike, flat.split(sizes), strict=True):
+                    noise[p] = values.view(p.shape)
+        group["noise_state"] = states
+        return [noise[p] for p in params]
+
+    @abc.abstractmethod
+    def update_(self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> None:
+        """Move those weights of a group that have a gradient, in place."""
+
+    @abc.abstractmethod
+    def stability_limit(self, curvature: float, group: Mapping[str, Any] | None = None) -> float:
+        """Return the learning rate from which on the chain explodes on a quadratic potential.
+
+        Parameters
+        ----------
+        curvature
+            Largest eigenvalue of the Hessian of U / N.
+        group
+            The parameter group that is asked about; the first one by default.
+        """
+
+    def kinetic_temperature(self) -> float | None:
+        """Return the temperature read off the velocities; None for a sampler without them."""
+        return None

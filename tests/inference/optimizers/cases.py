@@ -1,0 +1,92 @@
+"""Every sampler as a row: how it is built, and its exact linear recursion on a Gaussian target.
+
+The recursion is written from the update's formula, elementary map by elementary map, so that
+laws derived from it are independent of the closed forms in docstrings.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+
+from bayesprior.inference.optimizers import SGHMC, SGLD
+
+
+@dataclass(frozen=True)
+class SamplerCase:
+    """A sampler under test.
+
+    ``recursion(x)``, x = lr * curvature of U / N, returns (M, G): the state s = (w) or (w, v),
+    v = sqrt(lr) u, moves as ``s <- M s + G xi sqrt(lr T / N)``.
+    """
+
+    name: str
+    make: Callable
+    recursion: Callable[[float], tuple[np.ndarray, np.ndarray]]
+    make_at_zero: Callable | None = None
+
+    def covariance(self, x: float) -> np.ndarray:
+        """Stationary covariance of the state in units of lr T / N."""
+        step, noise = self.recursion(x)
+        return scipy.linalg.solve_discrete_lyapunov(step, noise @ noise.T)
+
+    def variance_ratio(self, x: float) -> float:
+        """Stationary variance of w over the target's T / (N curvature)."""
+        return x * float(self.covariance(x)[0, 0])
+
+    def spectral_radius(self, x: float) -> float:
+        return float(np.abs(np.linalg.eigvals(self.recursion(x)[0])).max())
+
+
+def sgld_recursion(x):
+    return np.array([[1 - x]]), np.array([[np.sqrt(2)]])
+
+
+def kick(x):
+    return np.array([[1, 0], [-x, 1]])
+
+
+def drift(share):
+    return np.array([[1, share], [0, 1]])
+
+
+def retain(friction):
+    return np.diag([1, 1 - friction])
+
+
+def baoab_recursion(x, friction):
+    after = drift(0.5)
+    noise = after @ np.array([[0], [np.sqrt(1 - (1 - friction) ** 2)]])
+    return after @ retain(friction) @ drift(0.5) @ kick(x), noise
+
+
+def euler_recursion(x, friction):
+    noise = drift(1) @ np.array([[0], [np.sqrt(2 * friction)]])
+    return drift(1) @ kick(x) @ retain(friction), noise
+
+
+def hmc_case(integrator, friction, make_at_zero=None):
+    recursion = {"baoab": baoab_recursion, "euler": euler_recursion}[integrator]
+    return SamplerCase(
+        f"SGHMC-{integrator}-{friction}",
+        functools.partial(SGHMC, friction=friction, integrator=integrator),
+        functools.partial(recursion, friction=friction),
+        make_at_zero,
+    )
+
+
+def momentum_sgd(params, lr):
+    return torch.optim.SGD(params, lr=lr, momentum=0.75)
+
+
+SAMPLERS = (
+    SamplerCase("SGLD", SGLD, sgld_recursion, lambda params, lr: torch.optim.SGD(params, lr=lr)),
+    hmc_case("baoab", 0.2),
+    hmc_case("baoab", 1.0),
+    # Powers of two, with the contract's lr = 1/16, make equality with SGD hold bit for bit.
+    hmc_case("euler", 0.25, momentum_sgd),
+    hmc_case("euler", 1.0, lambda params, lr: torch.optim.SGD(params, lr=lr)),
+)
