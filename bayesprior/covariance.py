@@ -11,7 +11,7 @@ from torch import Tensor
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.lowrank import LowRankCovariance
 
-__all__ = ["BlockCovariance", "check_finite", "check_positive"]
+__all__ = ["BlockCovariance", "check_positive", "check_vector"]
 
 
 def check_positive(name: str, value: float | Tensor | None) -> None:
@@ -22,8 +22,20 @@ def check_positive(name: str, value: float | Tensor | None) -> None:
         raise ConfigError(f"{name} must be a positive number, got {value}")
 
 
+def check_vector(name: str, tensor: Tensor, dim: int) -> None:
+    """Raise unless the tensor holds ``dim`` finite floating-point numbers in one axis."""
+    if tensor.shape != (dim,):
+        raise LayoutMismatchError(
+            f"{name} must have shape ({dim},), a number for each weight of the layout, "
+            f"got {tuple(tensor.shape)}"
+        )
+    check_finite(name, tensor)
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise `ConfigError` if the tensor holds NaN or infinite values (no temporary is made)."""
+    """Raise `ConfigError` on NaN, infinite values or integers (no temporary is made)."""
+    if not tensor.is_floating_point():
+        raise ConfigError(f"{name} must be floating-point, got {tensor.dtype}")
     if tensor.numel():
         low, high = torch.aminmax(tensor.detach())
         if not torch.isfinite(low) & torch.isfinite(high):
@@ -41,7 +53,8 @@ class BlockCovariance:
     tail
         Variances of the other D - F positions, shape (D - F,).
     scale
-        s, a 0-dim float64 tensor; may require a gradient.
+        s, a 0-dim float64 tensor on the CPU (so that no step waits for a device); may require a
+        gradient.
     """
 
     shared: LowRankCovariance
@@ -68,16 +81,16 @@ class BlockCovariance:
         """
         if factor is None:
             factor = diag.new_zeros((diag.shape[0], 0))
-        if factor.shape[0] > diag.shape[0]:
+        if factor.dim() != 2 or factor.shape[0] > diag.shape[0]:
             raise LayoutMismatchError(
-                f"cov_factor has {factor.shape[0]} rows but the layout {diag.shape[0]} weights"
+                f"cov_factor must have shape (F, K) with F at most D = {diag.shape[0]}, one row a "
+                f"weight; got {tuple(factor.shape)}"
             )
         if diag.requires_grad or factor.requires_grad:
             raise ConfigError(
                 "cov_diag and cov_factor of GaussianWeights are constants; detach them, learn the "
                 "width with rescale(cov_scale=tensor), or use pyro's LowRankMultivariateNormal"
             )
-        check_finite("cov_diag", diag)
         check_finite("cov_factor", factor)
         if diag.numel() and not diag.min() > 0:
             raise ConfigError(f"cov_diag must be positive, its least is {diag.min().item():.3g}")
@@ -86,7 +99,7 @@ class BlockCovariance:
             diag[:split].to(dtype).contiguous(), factor.T.to(dtype).contiguous()
         )
         check_positive("cov_scale", scale)
-        width = torch.tensor(scale, dtype=torch.float64, device=diag.device)
+        width = torch.tensor(scale, dtype=torch.float64)
         return cls(shared, diag[split:].to(dtype), width)
 
     @property
@@ -124,15 +137,20 @@ class BlockCovariance:
         inner = self.shared.differentiable_quadratic(shared) / self.scale
         return inner + (tail.double().square() / self.tail.double()).sum(-1)
 
-    def solve(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """Sigma^-1 r in r's dtype; not differentiable."""
-        shared, tail = residual[..., : self.shared_dim], residual[..., self.shared_dim :]
-        solved = self.shared.solve(shared).div_(self.scale.to(residual.dtype))
-        return torch.cat([solved, tail / self.tail], -1) if tail.shape[-1] else solved
+    def score(
+        self, value: Float[Tensor, "*batch D"], loc: Float[Tensor, " D"]
+    ) -> Float[Tensor, "*batch D"]:
+        """-Sigma^-1 (value - loc), the only new tensor of D elements; not differentiable."""
+        split, width = self.shared_dim, float(self.scale.detach())
+        out = value.new_empty(value.shape, dtype=torch.promote_types(value.dtype, loc.dtype))
+        shared, tail = out[..., :split], out[..., split:]
+        self.shared.solve(value[..., :split], loc[:split], multiplier=-1 / width, out=shared)
+        torch.sub(loc[split:], value[..., split:], out=tail).div_(self.tail)
+        return out
 
     def inverse_diagonal(self) -> Float[Tensor, " D"]:
         """Diagonal of Sigma^-1 in float64, shape (D,)."""
-        shared = self.shared.inverse_diagonal() / self.scale
+        shared = self.shared.inverse_diagonal / self.scale
         return torch.cat([shared, self.tail.double().reciprocal()])
 
     def coordinates(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch R"]:
@@ -152,13 +170,10 @@ class BlockCovariance:
         return torch.cat([shared, noise[..., self.shared_dim :] * self.tail.sqrt()], -1)
 
     def take(self, slices: Iterable[slice]) -> "BlockCovariance":
-        """Return the covariance of some positions; slices ascend and do not cross F."""
-        slices = list(slices)
-        inside = [s for s in slices if s.start < self.shared_dim]
-        outside = [
-            slice(s.start - self.shared_dim, s.stop - self.shared_dim)
-            for s in slices[len(inside) :]
-        ]
+        """Return the covariance of some positions, given by ascending slices."""
+        slices, split = list(slices), self.shared_dim
+        inside = [slice(s.start, min(s.stop, split)) for s in slices if s.start < split]
+        outside = [slice(max(s.start - split, 0), s.stop - split) for s in slices if s.stop > split]
         shared = LowRankCovariance(_take(self.shared.diag, inside), _take(self.shared.rows, inside))
         return replace(self, shared=shared, tail=_take(self.tail, outside))
 
@@ -168,6 +183,8 @@ class BlockCovariance:
         """Multiply the shared block, or set sqrt(trace / F) of it; exactly one of the two."""
         if (cov_scale is None) == (rms_std is None):
             raise ConfigError("rescale takes exactly one of cov_scale and rms_std")
+        if rms_std is not None and self.shared_dim == 0:
+            raise ConfigError("rms_std sets the width of the shared block, which is empty here")
         name, given = ("cov_scale", cov_scale) if rms_std is None else ("rms_std", rms_std)
         check_positive(name, given)
         factor = torch.as_tensor(given).to(self.scale).reshape(())
@@ -206,7 +223,7 @@ class BlockCovariance:
             return tensor.to(device=device, dtype=dtype)
 
         shared = LowRankCovariance(move(self.shared.diag), move(self.shared.rows))
-        return BlockCovariance(shared, move(self.tail), self.scale.to(device=device))
+        return BlockCovariance(shared, move(self.tail), self.scale)
 
     def kl_divergence_from(
         self,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
-from bayesprior.covariance import BlockCovariance, check_finite, check_positive
+from bayesprior.covariance import BlockCovariance, check_positive, check_vector
 from bayesprior.gaussian_file import read, write
 from bayesprior.inference.protocols import Draw
 from bayesprior.layout import ParameterLayout
@@ -81,9 +81,8 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         buffers: Mapping[str, Tensor] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        layout.check_dim(loc)
-        layout.check_dim(cov_diag)
-        check_finite("loc", loc)
+        check_vector("loc", loc, layout.dim)
+        check_vector("cov_diag", cov_diag, layout.dim)
         self.layout, self.loc = layout, loc
         self._cov = BlockCovariance.from_tensors(cov_diag, cov_factor, dtype=loc.dtype)
         self.buffers, self.provenance = dict(buffers or {}), dict(provenance or {})
@@ -222,7 +221,8 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
     @torch.no_grad()
     def score(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """Return the gradient of the log density, -Sigma^-1 (w - loc); two passes over W."""
-        return self._cov.solve(self._residual(value)).neg_()
+        self.layout.check_dim(value)
+        return self._cov.score(value, self.loc)
 
     @torch.no_grad()
     def score_and_log_prob(
@@ -232,10 +232,9 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
 
         The quadratic form is the score's, its rounding included; `log_prob` has an exact one.
         """
-        residual = self._residual(value)
-        score = self._cov.solve(residual).neg_()
-        quadratic = -(residual.mul_(score)).sum(-1, dtype=torch.float64)
-        return score, -0.5 * (quadratic + self.log_normalizer())
+        score = self.score(value)
+        quadratic = self._residual(value).mul_(score).sum(-1, dtype=torch.float64)
+        return score, 0.5 * (quadratic - self.log_normalizer())
 
     @torch.no_grad()
     def max_precision(self) -> Float[Tensor, " D"]:

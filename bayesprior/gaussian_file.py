@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprior.covariance import BlockCovariance, check_finite
-from bayesprior.errors import PriorFileError
+from bayesprior.covariance import BlockCovariance, check_vector
+from bayesprior.errors import ConfigError, PriorFileError
 from bayesprior.layout import ParameterLayout
 from bayesprior.storage import load_tensors, save_tensors
 
@@ -34,12 +34,24 @@ def write(
     buffers: Mapping[str, Tensor],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the file atomically."""
+    """Write the file atomically.
+
+    Raises
+    ------
+    ConfigError
+        If the provenance is not made of JSON primitives.
+    StorageError
+        If the file cannot be written; an older one stays.
+    """
+    try:
+        text = json.dumps(provenance)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"provenance must hold JSON primitives only: {error}") from error
     header = {
         "format": FORMAT,
         "layout": layout.to_json(),
         "digest": layout.digest(),
-        "provenance": json.dumps(provenance),
+        "provenance": text,
     }
     tensors = {
         "loc": loc,
@@ -69,9 +81,8 @@ def read(
         loc, diag, rows, scale = (found[name] for name in TENSORS)
         if header.get("digest") != layout.digest():
             raise PriorFileError("its layout does not match its digest")
-        for tensor in (loc, diag):
-            layout.check_dim(tensor)
-        check_finite("loc", loc)
+        check_vector("loc", loc, layout.dim)
+        check_vector("cov_diag", diag, layout.dim)
         cov = BlockCovariance.from_tensors(diag, rows.mT, dtype=loc.dtype, scale=scale.item())
     except KeyError as error:
         raise PriorFileError(f"{path} is no valid prior file: it lacks {error}") from error

@@ -16,7 +16,7 @@ from torch.autograd import Function
 
 __all__ = ["LowRankCovariance"]
 
-_TILE = {"cpu": 1 << 18, "cuda": 1 << 24}  # rows a tile; measured in benchmarks/prior_gradient.py
+_TILE = {"cpu": 1 << 17, "cuda": 1 << 24}  # rows a tile; measured in benchmarks/prior_gradient.py
 
 
 class LowRankCovariance:
@@ -56,7 +56,7 @@ class LowRankCovariance:
 
     def _fine(self) -> Iterator[slice]:
         """Smaller tiles for passes that convert the factor to float64."""
-        return self.tiles(1 << 15 if self.diag.device.type == "cpu" else 1 << 21)
+        return self.tiles(1 << 14 if self.diag.device.type == "cpu" else 1 << 21)
 
     @functools.cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
@@ -84,11 +84,12 @@ class LowRankCovariance:
         sign = torch.where(upper.diagonal() < 0, -1.0, 1.0).to(upper.dtype)
         return (sign[:, None] * upper).T
 
-    def project(self, residual: Tensor, *, exact: bool = False) -> Tensor:
-        """Return W^T D^-1 r in float64, shape (..., K), for r of shape (..., F)."""
-        out = residual.new_zeros((*residual.shape[:-1], self.rank), dtype=torch.float64)
+    def project(self, value: Tensor, shift: Tensor | None = None, *, exact: bool = False) -> Tensor:
+        """Return W^T D^-1 (value - shift) in float64, shape (..., K), for value (..., F)."""
+        out = value.new_zeros((*value.shape[:-1], self.rank), dtype=torch.float64)
         for at in self._fine() if exact else self.tiles():
-            rows, diag, part = self.rows[:, at], self.diag[at], residual[..., at]
+            part = value[..., at] if shift is None else value[..., at] - shift[at]
+            rows, diag = self.rows[:, at], self.diag[at]
             if exact:
                 rows, diag, part = rows.double(), diag.double(), part.double()
             out += torch.matmul(part / diag, rows.T)
@@ -98,19 +99,32 @@ class LowRankCovariance:
         values, vectors = self._eigen
         return ((projected @ vectors) / (1 + values)) @ vectors.T
 
-    def solve(self, residual: Tensor) -> Tensor:
-        """Return (diag(d) + W W^T)^-1 r, shape (..., F), in r's dtype. Not differentiable."""
-        if self.rank == 0:
-            return residual / self.diag
-        exact = residual.dtype == torch.float64
-        inner = self._capacitance_solve(self.project(residual, exact=exact)).to(residual.dtype)
-        out = torch.empty_like(residual)
+    def solve(
+        self,
+        value: Tensor,
+        shift: Tensor | None = None,
+        *,
+        multiplier: float = 1.0,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Return multiplier * (diag(d) + W W^T)^-1 (value - shift), shape (..., F).
+
+        Not differentiable; fused per tile, so nothing but the result has F elements. The result
+        has the promoted type of value, shift and d.
+        """
+        kind = value.dtype if shift is None else torch.promote_types(value.dtype, shift.dtype)
+        kind = torch.promote_types(kind, self.diag.dtype)
+        if out is None:
+            out = value.new_empty(value.shape, dtype=kind)
+        exact = kind == torch.float64
+        inner = self._capacitance_solve(self.project(value, shift, exact=exact)).to(kind)
         for at in self.tiles():
-            rows = self.rows[:, at].to(residual.dtype)
-            if residual.dim() == 1:
-                part = torch.addmv(residual[at], rows.T, inner, alpha=-1)
+            part = value[..., at] if shift is None else value[..., at] - shift[at]
+            part, columns = part.to(kind), self.rows[:, at].to(kind).T
+            if part.dim() == 1:
+                part = torch.addmv(part, columns, inner, beta=multiplier, alpha=-multiplier)
             else:
-                part = residual[..., at] - inner @ rows
+                part = (part - inner @ columns.T).mul_(multiplier)
             torch.div(part, self.diag[at], out=out[..., at])
         return out
 
@@ -127,8 +141,9 @@ class LowRankCovariance:
                 projected += torch.matmul(whitened, self.rows[:, at].double().T)
         return total - (projected * self._capacitance_solve(projected)).sum(-1)
 
+    @functools.cached_property
     def inverse_diagonal(self) -> Float[Tensor, " F"]:
-        """Return the diagonal of the inverse in float64, shape (F,)."""
+        """Diagonal of the inverse in float64, shape (F,)."""
         out = self.diag.double().reciprocal()
         values, vectors = self._eigen
         root = vectors / (1 + values).sqrt()

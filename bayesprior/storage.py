@@ -107,9 +107,9 @@ def save_tensors(
     plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
-        if tensor.data_ptr() in seen and tensor.numel():  # safetensors refuses shared memory
+        if tensor.untyped_storage().data_ptr() in seen:  # safetensors refuses shared memory
             tensor = tensor.clone()
-        seen.add(tensor.data_ptr())
+        seen.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
     with atomic_path(path) as temporary:
         save_file(plain, temporary, metadata={**header, "checksum": _checksum(plain)})
