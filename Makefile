@@ -30,7 +30,7 @@ venv:  ## build or refresh .venv (PYTHON=python3.12 picks the interpreter, 3.11 
 	if [ -e $(STAMP) ] && [ $(STAMP) -nt pyproject.toml ] && [ $(STAMP) -nt setup.cfg ]; then exit 0; fi; \
 	echo "installing bayesprior[$(EXTRAS)] for Python $$want into $(VENV) (first time: some minutes, 6 GB)"; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV); \
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EXTRAS)]'; \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]'; \
 	touch $(STAMP)
 
 test: lint types unit  ## everything CI runs: lint, types, tests

@@ -16,6 +16,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
+default_role = "code"  # single backticks, as docstrings write names
 html_theme = "furo"
 html_title = f"bayesprior {__version__}"
 
