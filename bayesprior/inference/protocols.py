@@ -89,6 +89,7 @@ class StepEvent:
         return {name: b.detach().clone() for name, b in self.module.named_buffers()}
 
 
+@runtime_checkable
 class Collector(Protocol):
     """Learns something from a trajectory: SWAG moments, stored draws, traces."""
 
@@ -143,12 +144,17 @@ class Posterior(Protocol):
         """
 
 
+@runtime_checkable
 class WeightDistribution(Protocol):
     """What the engine needs of a prior; `GaussianWeights` is the one we ship."""
 
     @property
     def layout(self) -> ParameterLayout:
         """Names <-> positions of the D weights."""
+
+    @property
+    def loc(self) -> Float[Tensor, " D"]:
+        """The mean."""
 
     def score(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """Gradient of the log density."""

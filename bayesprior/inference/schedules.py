@@ -9,7 +9,7 @@ import math
 from bayesprior.errors import ConfigError
 from bayesprior.inference.protocols import Phase, Schedule
 
-__all__ = ["constant", "cosine", "cyclical"]
+__all__ = ["chain", "constant", "cosine", "cyclical", "scaled"]
 
 
 def _check(name: str, value: int, least: int) -> None:
@@ -147,3 +147,38 @@ def cyclical(
         return Phase(factor, float(position >= explore), position in collected)
 
     return schedule
+
+
+def chain(first: Schedule, switch: int, second: Schedule) -> Schedule:
+    """Follow ``first`` for ``switch`` steps without collecting, then ``second`` from its step 0.
+
+    Examples
+    --------
+    >>> schedule = chain(cosine(num_steps=4, final_factor=0.5), 4, constant(thin=2))
+    >>> [schedule(t).collect for t in range(8)]
+    [False, False, False, False, False, True, False, True]
+    """
+    _check("switch", switch, 0)
+
+    def schedule(step: int) -> Phase:
+        if step < switch:
+            return first(step)._replace(collect=False)
+        return second(step - switch)
+
+    return schedule
+
+
+def scaled(schedule: Schedule, factor: float) -> Schedule:
+    """Multiply a schedule's learning-rate factor.
+
+    Examples
+    --------
+    >>> scaled(constant(), 0.5)(0).lr_factor
+    0.5
+    """
+
+    def scaled_schedule(step: int) -> Phase:
+        phase = schedule(step)
+        return phase._replace(lr_factor=phase.lr_factor * factor)
+
+    return scaled_schedule

@@ -1,0 +1,183 @@
+"""Exact resume: the position in the data, random states and the checkpoint file."""
+
+import contextlib
+import pickle
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprior.errors import CheckpointError, DataError
+from bayesprior.storage import atomic_path
+
+__all__ = [
+    "BatchStream",
+    "all_finite",
+    "finish_step_on_interrupt",
+    "load_checkpoint",
+    "random_states",
+    "restore_random",
+    "save_checkpoint",
+]
+
+_VERSION = 1
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of torch's (CPU and CUDA) and Python's global generators."""
+    version, internal, gauss = random.getstate()
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": [version, list(internal), gauss],
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def restore_random(states: dict[str, Any]) -> None:
+    """Put back what `random_states` returned."""
+    torch.set_rng_state(states["torch"])
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class BatchStream:
+    """Batches without end, epoch after epoch, whose position can be saved and restored.
+
+    The order of an epoch is reproduced from the random states at its start (or from
+    ``set_epoch`` where a sampler has it), so any loader resumes exactly, augmentation included.
+
+    Parameters
+    ----------
+    loader
+        A DataLoader or any iterable that can be iterated again.
+    to_device
+        Applied to each batch.
+    """
+
+    def __init__(self, loader: Iterable[Any], to_device: Callable[[Any], Any]) -> None:
+        self._loader = loader
+        self._to_device = to_device
+        self._epoch = 0
+        self._position = 0
+        self._start: dict[str, Any] = {}
+        self._iterator: Iterator[Any] | None = None
+
+    def _generators(self) -> list[torch.Generator]:
+        owners = (self._loader, getattr(self._loader, "sampler", None))
+        found = [getattr(owner, "generator", None) for owner in owners]
+        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+    def _begin(self) -> None:
+        for owner in (
+            getattr(self._loader, "batch_sampler", None),
+            getattr(self._loader, "sampler", None),
+        ):
+            set_epoch = getattr(owner, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(self._epoch)
+        self._start = {
+            "random": random_states(),
+            "generators": [g.get_state() for g in self._generators()],
+        }
+        self._iterator = iter(self._loader)
+        self._position = 0
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            self._begin()
+        try:
+            batch = next(self._iterator)  # type: ignore[arg-type]
+        except StopIteration:
+            if self._position == 0:
+                raise DataError(
+                    "the loader yields no batch; is drop_last set with fewer data than a batch?"
+                ) from None
+            self._epoch += 1
+            self._begin()
+            batch = next(self)
+            return batch
+        self._position += 1
+        return self._to_device(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position and the random states at the epoch's start."""
+        return {"epoch": self._epoch, "position": self._position, "start": self._start}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position; global random states are left as at the epoch's start."""
+        self._epoch = state["epoch"]
+        if not state["start"]:
+            return
+        restore_random(state["start"]["random"])
+        for generator, saved in zip(self._generators(), state["start"]["generators"], strict=True):
+            generator.set_state(saved)
+        self._begin()
+        for _ in range(state["position"]):
+            next(self._iterator)  # type: ignore[arg-type]
+        self._position = state["position"]
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and primitives with ``torch.save``, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save({"version": _VERSION, **state}, temporary)
+
+
+def load_checkpoint(path: Path, *, expected: dict[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True`` and compare it with what the run expects.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or unreadable, or belongs to another run; the message names the
+        first entry of ``expected`` that differs.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"nothing to resume: there is no checkpoint {path}")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is no readable checkpoint: {error}") from error
+    if not isinstance(state, dict) or state.get("version") != _VERSION:
+        raise CheckpointError(f"{path} is no checkpoint of this version of bayesprior")
+    for name, value in expected.items():
+        if state["run"].get(name) != value:
+            raise CheckpointError(
+                f"{path} belongs to another run: its {name} is {state['run'].get(name)!r}, this "
+                f"run's is {value!r}; use another folder"
+            )
+    return state
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no tensor holds NaN or infinite values."""
+    return all(bool(torch.isfinite(t).all()) for t in tensors)
+
+
+@contextlib.contextmanager
+def finish_step_on_interrupt() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a flag, so that the step at hand is finished and saved."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def handle(signum: int, frame: Any) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,110 @@
+"""Two gloo processes with batch B must do what one process with 2 B does."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+from inference_linear import NUM_DATA, Problem, half_square
+
+from bayesprior.data.batch_sampler import EpochBatchSampler
+from bayesprior.errors import ConfigError
+from bayesprior.inference.engine import train
+from bayesprior.inference.optimizers import SGLD, ImplicitPriorSGD
+from bayesprior.inference.schedules import constant
+
+STEPS = 12
+BATCH = 5
+OPTIMIZERS = ("implicit", "sgld")
+
+
+def make_optimizer(name, params):
+    if name == "sgld":
+        return SGLD(params, lr=1e-3, num_data=NUM_DATA, seed=11)
+    return ImplicitPriorSGD(params, lr=0.05)
+
+
+def make_loader(problem, batch_size, rank, world_size):
+    sampler = EpochBatchSampler(
+        NUM_DATA, batch_size, shuffle=True, seed=4, rank=rank, world_size=world_size
+    )
+    dataset = torch.utils.data.TensorDataset(problem.inputs, problem.targets)
+    return torch.utils.data.DataLoader(dataset, batch_sampler=sampler)
+
+
+def fit(name, loader, fabric=None, folder=None):
+    problem = Problem()
+    train(
+        problem.module,
+        half_square,
+        loader,
+        make_optimizer(name, problem.module.parameters()),
+        constant(),
+        STEPS,
+        prior=problem.prior,
+        num_data=NUM_DATA,
+        fabric=fabric,
+        run_dir=folder,
+        progress=False,
+    )
+    return problem.weights()
+
+
+def worker(rank, world_size, port, folder):
+    from lightning_fabric import Fabric
+
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    torch.manual_seed(100 + rank)  # noise must not come from the global generator
+    fabric = Fabric(accelerator="cpu", devices=world_size, strategy="ddp")
+    fabric.launch()
+    results = {}
+    for name in OPTIMIZERS:
+        loader = make_loader(Problem(), BATCH, fabric.global_rank, fabric.world_size)
+        results[name] = fit(name, loader, fabric, folder / name)
+    try:
+        fit("sgld", Problem().loader(BATCH, shuffle=True), fabric)
+    except ConfigError as error:
+        results["refusal"] = str(error)
+    torch.save(results, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ddp")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=worker, args=(r, 2, port, folder)) for r in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    assert [process.exitcode for process in processes] == [0, 0]
+    results = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for name in OPTIMIZERS:
+        checkpoint = torch.load(folder / name / "checkpoint.pt", weights_only=True)
+        assert checkpoint["step"] == STEPS
+    return results
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_two_ranks_with_half_the_batch_equal_one(name, replicas):
+    alone = fit(name, make_loader(Problem(), 2 * BATCH, 0, 1))
+    assert torch.equal(replicas[0][name], replicas[1][name])
+    torch.testing.assert_close(replicas[0][name], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_loader_that_ignores_ranks_is_refused(replicas):
+    for result in replicas:
+        assert "would all see the same batches" in result["refusal"]
