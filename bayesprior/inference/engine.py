@@ -196,7 +196,7 @@ def train(
             log = done % log_every == 0 or done == num_steps or on_step is not None
             loss, extras = _data_gradient(wrapped, loss_fn, stream, fabric, accumulate)
             if log or phase.collect or fabric.device.type == "cpu":  # elsewhere a sync a step
-                run.check_loss(loss, step)
+                run.check_loss(loss, done)
             if clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
             prior_stats = term.add_to_grad(diagnose=log) if term is not None else {}
@@ -207,7 +207,7 @@ def train(
                 trace.write(done, stats)
                 bar(done, stats)
             if phase.collect and collectors:
-                run.check_weights(step)
+                run.check_weights(done)
             event = StepEvent(done, phase, model, layout, stats)
             if phase.collect:
                 for collector in collectors:
@@ -263,6 +263,7 @@ class _Run:
             group.setdefault("initial_lr", group["lr"])
             if "temperature" in group:
                 group.setdefault("initial_temperature", group["temperature"])
+        self.save(0)  # so that a run killed early resumes, and draws without a run cannot exist
         return 0
 
     def restore(self) -> int:
@@ -279,7 +280,7 @@ class _Run:
         return int(state["step"])
 
     def save(self, step: int) -> None:
-        self.check_weights(step - 1)
+        self.check_weights(step)
         self._check_replicas()
         if self.path is None:
             return
@@ -310,14 +311,14 @@ class _Run:
         kept = "no checkpoint was written"
         if self.path is not None and self.saved_step is not None:
             kept = f"the last good checkpoint is {self.path} (step {self.saved_step})"
-        raise DivergenceError(f"{what} at step {step + 1} with lr {lrs}; {kept}; lower the lr")
+        raise DivergenceError(f"{what} at step {step} with lr {lrs}; {kept}; lower the lr")
 
     def _check_replicas(self) -> None:
         if self.fabric.world_size == 1:
             return
         total = torch.stack([p.detach().double().sum() for p in self.model.parameters()]).sum()
-        sums = self.fabric.all_gather(total)
-        if not bool((sums == sums[0]).all()):
+        sums = torch.as_tensor(self.fabric.all_gather(total))
+        if not torch.equal(sums, sums[0].expand_as(sums)):
             raise DivergenceError(
                 "the replicas' weights have drifted apart; noise must come from generators with "
                 "equal seeds on all ranks"

@@ -1,1 +1,6 @@
 """What watches a trajectory and learns from it."""
+
+from bayesprior.inference.collectors.draws import DrawWriter
+from bayesprior.inference.collectors.swag import SWAG
+
+__all__ = ["SWAG", "DrawWriter"]

@@ -1,0 +1,234 @@
+"""Fit a source posterior and turn it into a prior."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from bayesprior.data.bundle import DataBundle
+from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.gaussian import GaussianWeights
+from bayesprior.inference.collectors.swag import SWAG
+from bayesprior.inference.protocols import LossFn
+from bayesprior.inference.schedules import chain, constant, cosine, scaled
+from bayesprior.layout import ParameterLayout
+from bayesprior.likelihoods import Categorical
+from bayesprior.objectives import supervised
+from bayesprior.recipes.run import Run, is_under
+from bayesprior.version import __version__
+
+__all__ = ["fit_source", "make_prior", "shaped"]
+
+
+def fit_source(
+    module: nn.Module,
+    data: DataBundle,
+    *,
+    loss_fn: LossFn | None = None,
+    head: str | None = None,
+    rank: int = 20,
+    num_steps: int = 2000,
+    num_snapshots: int = 40,
+    collect_every: int = 10,
+    batch_size: int = 128,
+    lr: float = 0.05,
+    swag_lr_factor: float = 0.5,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    batch_norm: str = "train",
+    diagonal_only: bool = False,
+    **options: Any,
+) -> GaussianWeights:
+    """Train on the source task, go on at a constant rate, and fit SWAG to the trajectory.
+
+    Parameters
+    ----------
+    module
+        Backbone and source head; trained in place.
+    data
+        The source task.
+    loss_fn
+        Mean loss per example; the negative log likelihood of classes by default. With a
+        self-supervised loss (`bayesprior.objectives.two_view`) the result is a pseudo-posterior,
+        and the provenance says so.
+    head
+        Prefix of the source head's parameters, which do not transfer; left out of the result.
+    rank
+        K, the number of deviations kept; at most ``num_snapshots``.
+    num_steps
+        Steps of training before the snapshots (0 continues from a trained checkpoint).
+    num_snapshots, collect_every
+        Snapshots taken and steps between two of them.
+    batch_size, lr, momentum, weight_decay
+        Of SGD, with a cosine from ``lr`` to ``swag_lr_factor * lr`` after a short warm-up.
+    swag_lr_factor
+        Factor on ``lr`` while snapshots are taken.
+    batch_norm
+        "train" or "frozen".
+    diagonal_only
+        Keep no deviations.
+    **options
+        ``out``, ``seed``, ``device``, ``fabric``, ``progress``, ``checkpoint_every``.
+
+    Returns
+    -------
+    GaussianWeights
+        Over the backbone; also in ``out/source.safetensors``.
+
+    Raises
+    ------
+    ConfigError
+        If ``rank`` is 0 or larger than the snapshots, among others.
+    DivergenceError
+        If the loss or a weight becomes NaN or infinite.
+    """
+    if not diagonal_only and not 1 <= rank <= num_snapshots:
+        raise ConfigError(f"rank must be between 1 and num_snapshots = {num_snapshots}, got {rank}")
+    run = Run(module, data, **options)
+    collector = SWAG(rank=rank, diagonal_only=diagonal_only)
+    total = num_steps + num_snapshots * collect_every
+    warm_up = min(50, num_steps // 10)
+    schedule = constant(thin=collect_every)
+    if num_steps:
+        descent = cosine(num_steps=num_steps, warm_up=warm_up, final_factor=swag_lr_factor)
+        schedule = chain(descent, num_steps, scaled(schedule, swag_lr_factor))
+
+    def optimizer(target: nn.Module) -> Optimizer:
+        trainable = [p for p in target.parameters() if p.requires_grad]
+        return torch.optim.SGD(trainable, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    run.train(
+        module,
+        loss_fn or supervised(Categorical()),
+        optimizer,
+        schedule,
+        total,
+        batch_size=batch_size,
+        collectors=[collector],
+        batch_norm=batch_norm,
+        description="source fit",
+    )
+    provenance = {
+        "role": "source posterior",
+        "bayesprior": __version__,
+        "model": type(module).__name__,
+        "data": data.name,
+        "num_data": data.num_data,
+        "objective": getattr(loss_fn, "name", None)
+        or ("negative log likelihood" if loss_fn is None else "custom loss"),
+        "seed": run.seed,
+        "num_steps": num_steps,
+        "num_snapshots": num_snapshots,
+        "collect_every": collect_every,
+        "lr": lr,
+        "weight_decay": weight_decay,
+    }
+    buffers = {n: b.detach().clone() for n, b in module.named_buffers()}
+    source = collector.posterior(buffers=buffers, provenance=provenance)
+    if head is not None:
+        source = source.marginal(n for n in source.layout.names if not is_under(n, head))
+    if run.out is not None and run.is_main:
+        source.save(run.out / "source.safetensors")
+    return source
+
+
+def make_prior(
+    source: GaussianWeights,
+    target: nn.Module,
+    *,
+    head: str | None = None,
+    rms_std: float | None = None,
+    cov_scale: float | None = None,
+    head_std: float = 1.0,
+    shape: str = "low-rank",
+    rank: int | None = None,
+    out: str | Path | None = None,
+) -> GaussianWeights:
+    """Turn a source posterior into a prior for another network: marginal, rescale, extend.
+
+    Parameters
+    ----------
+    source
+        The source posterior; `GaussianWeights.rename` it first if names differ.
+    target
+        The network to come.
+    head
+        Prefix of the target's new head: never taken from the source. Every other trainable
+        parameter of the target must be in the source with its shape.
+    rms_std
+        Root mean square standard deviation of the shared weights, in weight units; one grid
+        serves all shapes.
+    cov_scale
+        Or: factor on the source covariance. Neither given keeps it as it is.
+    head_std
+        Standard deviation of each new weight.
+    shape
+        "low-rank", "diagonal" or "isotropic" (L2-SP), around the same mean.
+    rank
+        Keep fewer directions.
+    out
+        Folder for ``prior.safetensors``.
+
+    Returns
+    -------
+    GaussianWeights
+        Its provenance lists what was transferred, what is new and what was left behind.
+
+    Raises
+    ------
+    LayoutMismatchError
+        If a parameter outside the head is not in the source, with the nearest name.
+    """
+    layout = ParameterLayout.from_module(target)
+    diff = source.layout.compare(layout)
+    new = {n for n in layout.names if head is not None and is_under(n, head)}
+    if head is not None and not new:
+        raise LayoutMismatchError(
+            f"the target has no trainable parameter under the head {head!r}; its parameters are "
+            f"{', '.join(layout.names[-4:])} (last four)"
+        )
+    unknown = [n for n in (*diff.only_there, *diff.shape_conflicts) if n not in new]
+    if unknown:
+        described = diff._replace(
+            only_here=tuple(n for n in diff.only_here),
+            only_there=tuple(n for n in diff.only_there if n not in new),
+            shape_conflicts={n: s for n, s in diff.shape_conflicts.items() if n not in new},
+        ).describe()
+        raise LayoutMismatchError(
+            f"the source does not cover {len(unknown)} parameters of the target outside its head "
+            f"(source against target: {described}); rename() the source or name the head"
+        )
+    prior = source.marginal(n for n in diff.shared if n not in new)
+    prior = shaped(prior, shape, rank)
+    if rms_std is not None or cov_scale is not None:
+        prior = prior.rescale(rms_std=rms_std, cov_scale=cov_scale)
+    transferred = list(prior.layout.names)
+    if new:
+        prior = prior.extend(layout, std=head_std)
+    prior.provenance |= {
+        "role": "prior",
+        "shape": shape,
+        "rms_std": prior.rms_std,
+        "head_std": head_std if new else None,
+        "transferred": len(transferred),
+        "new": sorted(new),
+        "left_behind": [n for n in source.layout.names if n not in set(transferred)],
+    }
+    if out is not None:
+        prior.save(Path(out) / "prior.safetensors")
+    return prior
+
+
+def shaped(prior: GaussianWeights, shape: str, rank: int | None = None) -> GaussianWeights:
+    """Return the prior as "low-rank", "diagonal" or "isotropic", with equal mean and trace."""
+    shapes: dict[str, Callable[[], GaussianWeights]] = {
+        "low-rank": lambda: prior if rank is None else prior.truncate(rank),
+        "diagonal": prior.diagonal,
+        "isotropic": prior.isotropic,
+    }
+    if shape not in shapes:
+        raise ConfigError(f"shape must be one of {', '.join(shapes)}, got {shape!r}")
+    return shapes[shape]()
