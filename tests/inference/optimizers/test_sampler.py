@@ -99,12 +99,15 @@ def test_a_group_does_not_change_the_noise_of_another(case):
     assert not torch.equal(first, second)
 
 
-def test_noise_is_not_that_of_the_global_generator_seeded_alike():
+@pytest.mark.statistical
+def test_noise_is_not_that_of_the_global_generator_seeded_alike(seed):
     w = torch.zeros(10_000, requires_grad=True)
     w.grad = torch.zeros_like(w)
-    SGLD([w], **ARGS | {"seed": 0}).step()
-    torch.manual_seed(0)
-    assert not torch.isclose(w.std() * torch.randn(10_000), w).any(), "equal streams"
+    SGLD([w], **ARGS | {"seed": seed}).step()
+    torch.manual_seed(seed)
+    correlation = torch.corrcoef(torch.stack([w.detach(), torch.randn(10_000)]))[0, 1]
+    # Asymptotically N(0, 1 / n) if independent; 4.9 leaves a false-alarm rate of 1e-6.
+    assert correlation.abs() * 100 < 4.9
 
 
 @ALL

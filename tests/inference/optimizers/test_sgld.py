@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+from inference.optimizers.cases import SAMPLERS
+from torch import nn
+
+from bayesprior.errors import ConfigError
+from bayesprior.inference.optimizers.sgld import SGLD, sgld_update_
+
+
+def test_update_is_its_formula():
+    generator = np.random.default_rng(0)
+    w, g, xi = generator.normal(size=(3, 4, 5))
+    weights = [torch.tensor(w)]
+    sgld_update_(
+        weights, [torch.tensor(g)], [torch.tensor(xi)], lr=0.3, temperature=0.6, num_data=7
+    )
+    expected = w - 0.3 * g + np.sqrt(2 * 0.3 * 0.6 / 7) * xi
+    np.testing.assert_allclose(weights[0].numpy(), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_temperature_zero_is_torch_sgd_on_a_network(dtype, layout):
+    def train(make):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+        net = net.to(dtype=dtype, memory_format=layout)
+        optimizer = make(net.parameters())
+        for _ in range(5):
+            optimizer.zero_grad()
+            net(torch.randn(8, 2, 6, 6).to(dtype)).square().mean().backward()
+            optimizer.step()
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    cold = train(lambda p: SGLD(p, lr=0.05, num_data=8, temperature=0.0))
+    assert torch.equal(cold, train(lambda p: torch.optim.SGD(p, lr=0.05)))
+    warm = train(lambda p: SGLD(p, lr=0.05, num_data=8))
+    assert (warm != cold).all()
+
+
+def test_the_stationary_variance_in_the_docstring():
+    sgld = SAMPLERS[0]
+    for x in (0.01, 0.5, 1.9):
+        assert sgld.variance_ratio(x) == pytest.approx(1 / (1 - x / 2), rel=1e-12)
+
+
+def test_refusals_name_the_value():
+    w = torch.zeros(1, requires_grad=True)
+    with pytest.raises(ConfigError, match="num_data must be positive and finite, got -3"):
+        SGLD([w], lr=0.1, num_data=-3)
+    with pytest.raises(ConfigError, match="lr must be positive and finite, got inf"):
+        SGLD([w], lr=float("inf"), num_data=3)
