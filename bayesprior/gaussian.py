@@ -148,9 +148,8 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         """Factor of the covariance padded with zero rows, shape (D, K), a new tensor."""
         return self._cov.factor()
 
-    # What torch's and Pyro's code for the parent class reads, computed on demand.
-    _unbroadcasted_cov_diag = cov_diag
-    _unbroadcasted_cov_factor = cov_factor
+    # what torch's code for the parent class reads, computed on demand
+    _unbroadcasted_cov_diag, _unbroadcasted_cov_factor = cov_diag, cov_factor
 
     @property
     def _capacitance_tril(self) -> Tensor:
@@ -160,6 +159,8 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
     def mean(self) -> Float[Tensor, "*batch D"]:
         """``loc``, expanded to the batch shape."""
         return self.loc.expand(self._extended_shape())
+
+    mode = mean
 
     @property
     def variance(self) -> Float[Tensor, "*batch D"]:

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import Function
+
+from bayesprior.errors import ConfigError
 
 __all__ = ["LowRankCovariance"]
 
@@ -184,7 +187,20 @@ class LowRankCovariance:
         return values / values.sum() if values.sum() > 0 else values[:0]
 
     def differentiable_quadratic(self, residual: Tensor) -> Tensor:
-        """Like `quadratic`, with first and second derivatives (also under ``torch.func``)."""
+        """Like `quadratic`, with first and second derivatives (also under ``torch.func``).
+
+        Raises
+        ------
+        ConfigError
+            Forward over forward, which torch answers with a silent zero for every custom
+            Function (its issue 197867); ``torch.func.hessian`` is right.
+        """
+        stack = get_interpreter_stack() or []
+        if sum(interpreter.key() == TransformType.Jvp for interpreter in stack) > 1:
+            raise ConfigError(
+                "forward-over-forward derivatives (jacfwd of jacfwd, jvp of jvp) of a log density "
+                "are not supported by torch; use torch.func.hessian or jacrev"
+            )
         return _Quadratic.apply(residual, self)
 
 
