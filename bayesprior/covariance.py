@@ -187,7 +187,7 @@ class BlockCovariance:
             raise ConfigError("rms_std sets the width of the shared block, which is empty here")
         name, given = ("cov_scale", cov_scale) if rms_std is None else ("rms_std", rms_std)
         check_positive(name, given)
-        factor = torch.as_tensor(given).to(self.scale).reshape(())
+        factor = torch.as_tensor(given, dtype=torch.float64, device="cpu").reshape(())
         if rms_std is None:
             return replace(self, scale=self.scale * factor)
         return replace(self, scale=factor.square() * self.shared_dim / self.shared.trace)
@@ -200,6 +200,13 @@ class BlockCovariance:
         """Replace the shared block by a multiple of the identity with equal trace."""
         variance = self.shared.trace / max(self.shared_dim, 1)
         return self._reshaped(torch.full_like(self.shared.diag, variance), self.shared.rows[:0])
+
+    def jittered(self, share: float) -> "BlockCovariance":
+        """Add ``share`` times the shared block's mean variance to its diagonal."""
+        if not 0 <= share < math.inf:
+            raise ConfigError(f"jitter must be 0 or more, got {share}")
+        extra = share * self.shared.trace / max(self.shared_dim, 1)
+        return self._reshaped(self.shared.diag + extra, self.shared.rows)
 
     def truncate(self, rank: int) -> "BlockCovariance":
         """Keep the leading ``rank`` directions of W W^T; the others join the diagonal."""

@@ -35,8 +35,7 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
     cov_diag
         Diagonal part of the covariance, shape (D,), positive. A constant.
     cov_factor
-        Factor of the covariance, shape (F, K) with F <= D; None means rank 0 and F = D. A
-        constant; held as contiguous rows (K, F).
+        Factor of the covariance, shape (F, K), F <= D; None means rank 0, F = D. A constant.
     buffers
         BatchNorm statistics that belong to ``loc``, by name.
     provenance
@@ -51,10 +50,9 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
 
     Notes
     -----
-    It is a `pyro.distributions.LowRankMultivariateNormal` with event shape (D,). The log density
-    and its gradient are closed-form and accumulated in float64 (`bayesprior.lowrank`): at
-    D = 1e6 the stock class is off by tens to a million nats in float32. Memory stays near the
-    tensors' size. `covariance_matrix` and `precision_matrix` are D x D: small D only.
+    Log density and gradient are closed-form with float64 sums (`bayesprior.lowrank`): at D = 1e6
+    the stock class is off by tens to a million nats in float32. Memory stays near the tensors'
+    size; `covariance_matrix` and `precision_matrix` are D x D, for small D only.
 
     References
     ----------
@@ -326,6 +324,10 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         to = mapping if callable(mapping) else lambda name: mapping.get(name, name)
         buffers = {to(name): buffer for name, buffer in self.buffers.items()}
         return self._with(layout=self.layout.rename(mapping), buffers=buffers)
+
+    def jitter(self, share: float) -> "GaussianWeights":
+        """Add ``share`` times the mean variance to each shared weight's (bounds the least)."""
+        return self._with(_cov=self._cov.jittered(share))
 
     def isotropic(self) -> "GaussianWeights":
         """Return the law of equal mean and rms_std whose shared block is isotropic."""

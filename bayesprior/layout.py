@@ -216,7 +216,7 @@ class ParameterLayout:
         self.check_dim(weights)
         lead = weights.shape[:-1]
         return {
-            name: weights[..., where].reshape(*lead, *shape)
+            name: weights[..., where].reshape((*lead, *shape))
             for (name, where), shape in zip(self.slices.items(), self.shapes, strict=True)
         }
 
