@@ -1,10 +1,34 @@
 """What every likelihood promises; run on each of ours, and on a plain class from outside."""
 
+import pyro.distributions as dist
 import pytest
 import torch
 
 from bayesprior.errors import DataError
-from bayesprior.likelihoods import Likelihood
+from bayesprior.likelihoods import Likelihood, Moments, Normal
+
+
+class Poisson:
+    """A plain class from outside: counts, with the log rate as output."""
+
+    def validate(self, outputs, targets):
+        if outputs.shape != targets.shape or targets.is_complex():
+            raise DataError("expected log rates and counts of one shape")
+
+    def log_prob(self, outputs, targets):
+        return self.distribution(outputs).log_prob(targets)
+
+    def predictive(self, outputs):
+        return Moments(outputs.exp(), outputs.exp())
+
+    average = Normal.average
+    entropy = Normal.entropy
+
+    def distribution(self, outputs):
+        return dist.Poisson(outputs.exp()).to_event(1)
+
+    def monitor(self, outputs, targets):
+        return {}
 
 
 def fields(prediction):

@@ -2,11 +2,10 @@ import dataclasses
 import math
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from likelihood_contract import check_likelihood
+from likelihood_contract import Poisson, check_likelihood
 
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.likelihoods import (
@@ -16,29 +15,6 @@ from bayesprior.likelihoods import (
     Normal,
     PixelCategorical,
 )
-
-
-class Poisson:
-    """A plain class from outside: counts, with the log rate as output."""
-
-    def validate(self, outputs, targets):
-        if outputs.shape != targets.shape or targets.is_complex():
-            raise DataError("expected log rates and counts of one shape")
-
-    def log_prob(self, outputs, targets):
-        return self.distribution(outputs).log_prob(targets)
-
-    def predictive(self, outputs):
-        return Moments(outputs.exp(), outputs.exp())
-
-    average = Normal.average
-    entropy = Normal.entropy
-
-    def distribution(self, outputs):
-        return dist.Poisson(outputs.exp()).to_event(1)
-
-    def monitor(self, outputs, targets):
-        return {}
 
 
 def categorical():
@@ -132,6 +108,11 @@ def test_normal_log_prob_and_entropy_equal_scipy(case):
     torch.testing.assert_close(
         likelihood.entropy(Moments(mean, variance)), torch.from_numpy(law.entropy().sum(1))
     )
+
+
+def test_the_noise_keeps_the_outputs_precision():
+    variance = Normal(std=0.7).predictive(torch.zeros(1, 1, dtype=torch.float64)).variance
+    assert variance.item() == 0.7**2
 
 
 def test_mixture_moments_are_those_of_the_pooled_law():
