@@ -117,8 +117,7 @@ def fit_source(
         "model": type(module).__name__,
         "data": data.name,
         "num_data": data.num_data,
-        "objective": getattr(loss_fn, "name", None)
-        or ("negative log likelihood" if loss_fn is None else "custom loss"),
+        "objective": "negative log likelihood" if loss_fn is None else _name(loss_fn),
         "seed": run.seed,
         "num_steps": num_steps,
         "num_snapshots": num_snapshots,
@@ -143,6 +142,7 @@ def make_prior(
     rms_std: float | None = None,
     cov_scale: float | None = None,
     head_std: float = 1.0,
+    jitter: float = 0.1,
     shape: str = "low-rank",
     rank: int | None = None,
     out: str | Path | None = None,
@@ -165,6 +165,9 @@ def make_prior(
         Or: factor on the source covariance. Neither given keeps it as it is.
     head_std
         Standard deviation of each new weight.
+    jitter
+        Share of the mean variance added to each shared weight's before the width is set: SWAG's
+        least variances, of weights that hardly moved, would bound a sampler's step. Recorded.
     shape
         "low-rank", "diagonal" or "isotropic" (L2-SP), around the same mean.
     rank
@@ -202,7 +205,7 @@ def make_prior(
             f"(source against target: {described}); rename() the source or name the head"
         )
     prior = source.marginal(n for n in diff.shared if n not in new)
-    prior = shaped(prior, shape, rank)
+    prior = shaped(prior.jitter(jitter), shape, rank)
     if rms_std is not None or cov_scale is not None:
         prior = prior.rescale(rms_std=rms_std, cov_scale=cov_scale)
     transferred = list(prior.layout.names)
@@ -213,6 +216,7 @@ def make_prior(
         "shape": shape,
         "rms_std": prior.rms_std,
         "head_std": head_std if new else None,
+        "jitter_share": jitter / (1 + jitter),
         "transferred": len(transferred),
         "new": sorted(new),
         "left_behind": [n for n in source.layout.names if n not in set(transferred)],
@@ -232,3 +236,8 @@ def shaped(prior: GaussianWeights, shape: str, rank: int | None = None) -> Gauss
     if shape not in shapes:
         raise ConfigError(f"shape must be one of {', '.join(shapes)}, got {shape!r}")
     return shapes[shape]()
+
+
+def _name(loss_fn: LossFn) -> str:
+    """Return the factory's or the function's own name, such as "two_view"."""
+    return getattr(loss_fn, "__qualname__", type(loss_fn).__name__).partition(".")[0]

@@ -1,0 +1,46 @@
+import math
+
+from bayesprior.inference.progress import TraceWriter, progress_bar, read_trace
+
+
+def test_rows_are_read_back_exactly(tmp_path):
+    trace = TraceWriter(tmp_path / "trace.csv")
+    trace.write(10, {"loss": 0.1 + 0.2, "lr": 1e-300})
+    trace.write(20, {"loss": math.pi, "lr": 1.0, "late": 3.0})  # columns are the first row's
+    trace.write(30, {"loss": 5.0})
+    rows = read_trace(tmp_path / "trace.csv")
+    assert rows[0] == {"step": 10, "loss": 0.1 + 0.2, "lr": 1e-300}
+    assert rows[1] == {"step": 20, "loss": math.pi, "lr": 1.0}
+    assert math.isnan(rows[2]["lr"])
+
+
+def test_resumed_trace_drops_what_will_be_written_again(tmp_path):
+    path = tmp_path / "trace.csv"
+    first = TraceWriter(path)
+    for step in (10, 20, 30):
+        first.write(step, {"loss": step / 7})
+    whole = path.read_text()
+    second = TraceWriter(path, keep_until=20)
+    assert [row["step"] for row in read_trace(path)] == [10, 20]
+    second.write(30, {"loss": 30 / 7})
+    assert path.read_text() == whole
+    TraceWriter(path, keep_until=0)
+    assert not path.exists()
+
+
+def test_no_path_writes_nothing(tmp_path):
+    TraceWriter(None).write(1, {"loss": 1.0})
+    assert not list(tmp_path.iterdir())
+
+
+def test_bar_shows_steps_and_scalars_on_stderr_only_if_asked(capsys):
+    with progress_bar("fit", start=0, total=5, show=False) as bar:
+        bar(5, {"loss": 1.5})
+    assert capsys.readouterr() == ("", "")
+    with progress_bar("fit", start=2, total=5, show=True) as bar:
+        bar(5, {"loss": 1.5, "log_prior": -2.5, "lr": 0.1, "other": 9.0})
+    out, err = capsys.readouterr()
+    assert out == ""
+    for text in ("fit", "5/5", "loss 1.5", "log prior -2.5", "lr 0.1"):
+        assert text in err.replace("\n", " ")
+    assert "other" not in err

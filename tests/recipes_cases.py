@@ -1,0 +1,55 @@
+"""A toy source and target: two-dimensional blobs, three classes and then two."""
+
+import torch
+from torch import nn
+
+from bayesprior.data import from_arrays
+from bayesprior.recipes import fit_source
+
+
+class Net(nn.Module):
+    """A backbone with BatchNorm and a head."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 12), nn.BatchNorm1d(12), nn.Tanh()
+        )
+        self.head = nn.Linear(12, num_classes)
+
+    def forward(self, inputs):
+        return self.head(self.backbone(inputs))
+
+
+def blobs(num_classes: int, num_data: int = 120, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num_data) % num_classes
+    centers = torch.randn(num_classes, 4, 4, generator=generator)
+    images = centers[labels] + 0.5 * torch.randn(num_data, 4, 4, generator=generator)
+    images = images.sub(images.min()).div(images.max() - images.min())
+    half = num_data // 2
+    images, names = images.numpy(), labels.numpy()
+    return from_arrays(
+        "blobs",
+        (images[:half], names[:half]),
+        (images[half:], names[half:]),
+        class_names=tuple("abcdef"[:num_classes]),
+    )
+
+
+def source_and_target():
+    """Return a fitted source, an untrained target network and the target's data."""
+    torch.manual_seed(0)
+    source = fit_source(
+        Net(3),
+        blobs(3),
+        head="head",
+        rank=4,
+        num_steps=60,
+        num_snapshots=8,
+        collect_every=3,
+        batch_size=32,
+        device="cpu",
+        progress=False,
+    )
+    return source, Net(2), blobs(2, num_data=40, seed=1)
