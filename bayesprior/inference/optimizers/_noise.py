@@ -3,7 +3,8 @@
 The state is a uint8 tensor that the optimizer keeps and saves, so a run repeats and resumes bit
 for bit, replicas that start from one seed stay equal, and the global generator is never touched.
 On the CPU torch draws normals in one thread (about 4 ns each), so `NoiseStream` computes the next
-call ahead, in the background of the next forward and backward pass.
+call ahead, in the background of the next forward and backward pass. That costs a second vector
+of noise, and hides the time only where a core is idle.
 """
 
 import hashlib

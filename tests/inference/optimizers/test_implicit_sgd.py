@@ -1,9 +1,11 @@
 import copy
+import warnings
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 from torch import nn
 
 from bayesprior.errors import ConfigError
@@ -171,6 +173,20 @@ def test_the_precision_is_not_saved_and_the_momentum_is():
     optimizer.step()
     assert torch.allclose(before - w, torch.full((3,), 0.1 * (0.9 / 1.5 + 1) / 1.5))
     copy.deepcopy(optimizer).step()
+
+
+def test_fabrics_wrapper_passes_the_precision_on():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fabric = Fabric(accelerator="cpu", devices=1)
+        optimizer = ImplicitPriorSGD(module.parameters(), lr=0.5, momentum=0.0)
+        module, wrapped = fabric.setup(module, optimizer)
+    wrapped.set_prior_precision({module.weight: torch.full((1, 1), 2.0)})
+    module(torch.ones(1, 1)).sum().backward()
+    wrapped.step()
+    assert module.weight.item() == 0.75
 
 
 @pytest.mark.parametrize(
