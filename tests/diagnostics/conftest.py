@@ -134,3 +134,8 @@ class Run:
 @pytest.fixture
 def run():
     return Run()
+
+
+@pytest.fixture
+def run_factory():
+    return Run

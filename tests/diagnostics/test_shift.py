@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from bayesprior.diagnostics.outcomes import Outcome, scores
+from bayesprior.diagnostics.shift import ood_table, shift_table, shift_verdict
+from bayesprior.errors import DataError
+
+
+def outcome(rng, name, sharpness, honesty=1.0, num_points=2000, labels=True):
+    """Predictions whose labels follow softmax(honesty * logits)."""
+    logits = sharpness * rng.normal(size=(num_points, 4))
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    truth = honesty * logits + rng.gumbel(size=logits.shape)
+    half = -(probs * np.log(probs)).sum(1) / 2
+    targets = truth.argmax(1) if labels else None
+    score = np.log(probs[np.arange(num_points), targets]) if labels else None
+    return Outcome(name, probs, targets, score, half, half)
+
+
+def test_names_carry_the_severity(rng):
+    test = outcome(rng, "predictions", 2.0)
+    sets = [outcome(rng, n, 2.0) for n in ("jpeg-1", "gaussian_noise-5", "winter")]
+    rows = shift_table(test, sets)
+    assert [(r.shift, r.severity) for r in rows] == [
+        ("predictions", 0),
+        ("jpeg", 1),
+        ("gaussian_noise", 5),
+        ("winter", None),
+    ]
+    assert rows[2].scores == scores(sets[1])
+
+
+def test_a_set_without_labels_cannot_be_scored(rng):
+    with pytest.raises(DataError, match="'noise' has no labels"):
+        shift_table(outcome(rng, "test", 1.0), [outcome(rng, "noise", 1.0, labels=False)])
+
+
+@pytest.mark.parametrize(
+    ("honesty", "level", "word"),
+    [(1.0, "ok", "Yes"), (0.4, "warn", "too sure"), (0.0, "fail", "too sure")],
+)
+def test_verdict(rng, honesty, level, word):
+    test = outcome(rng, "test", 2.0)
+    rows = shift_table(test, [outcome(rng, "blur-3", 2.0, honesty)])
+    verdict = shift_verdict(rows)
+    assert verdict.level == level
+    assert word in verdict.headline
+    assert "blur of severity 3" in verdict.reason
+    assert shift_verdict(rows[:1]).level == "unknown"
+
+
+def test_detection_table(rng):
+    test = outcome(rng, "test", 3.0)
+    foreign = outcome(rng, "noise", 0.3, num_points=500, labels=False)
+    rows = ood_table(test, [foreign])
+    assert [r.score for r in rows] == ["max_probability", "entropy", "mutual_information"]
+    labels = np.repeat([0, 1], [2000, 500])
+    confidence = np.concatenate([test.confidence, foreign.confidence])
+    assert rows[0].detection.auroc == pytest.approx(roc_auc_score(labels, -confidence))
+    assert rows[0].detection.auroc > 0.9
