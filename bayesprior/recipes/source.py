@@ -211,7 +211,7 @@ def make_prior(
     transferred = list(prior.layout.names)
     if new:
         prior = prior.extend(layout, std=head_std)
-    prior.provenance |= {
+    prior.provenance = prior.provenance | {
         "role": "prior",
         "shape": shape,
         "rms_std": prior.rms_std,

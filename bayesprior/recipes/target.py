@@ -36,6 +36,7 @@ def fit_map(
     head_lr: float | None = None,
     momentum: float = 0.9,
     warm_up: int = 0,
+    start: str = "prior",
     batch_norm: str = "frozen",
     **options: Any,
 ) -> PointPosterior:
@@ -44,7 +45,7 @@ def fit_map(
     Parameters
     ----------
     module
-        Started at the prior's mean and trained in place.
+        Trained in place.
     prior
         Law of all trainable weights.
     data
@@ -53,6 +54,10 @@ def fit_map(
         `Categorical` by default.
     num_steps, batch_size, lr, head_lr, momentum, warm_up
         Of the optimizer, with a cosine to zero; ``head_lr`` is for the weights that are new.
+    start
+        "prior" starts the shared weights at the prior's mean, "module" starts all weights where
+        they are: with a prior around zero that is fine-tuning (or training from scratch) with
+        weight decay 1 / (N std^2).
     batch_norm
         "frozen" (at the source's statistics) or "train".
     **options
@@ -63,9 +68,12 @@ def fit_map(
     PointPosterior
         Also in ``out/map.safetensors``.
     """
+    if start not in ("prior", "module"):
+        raise ConfigError(f"start must be 'prior' or 'module', got {start!r}")
     run = Run(module, data, **options)
     prior = prior.to(run.device)
-    run.start(module, prior)
+    if start == "prior":
+        run.start(module, prior)
 
     def optimizer(target: nn.Module) -> Optimizer:
         return ImplicitPriorSGD(

@@ -112,3 +112,10 @@ def test_prior_errors_name_the_parameter(fitted):
         make_prior(source, target, head="head", shape="full")
     with pytest.raises(ConfigError, match="rms_std must be a positive number"):
         make_prior(source, target, head="head", rms_std=-1.0)
+
+
+def test_making_a_prior_leaves_the_source_as_it_was(fitted):
+    source, target, _ = fitted
+    before = dict(source.provenance)
+    make_prior(source, target, head="head", rms_std=0.1)
+    assert source.provenance == before

@@ -149,3 +149,14 @@ def test_bad_arguments_are_one_clear_error(task, tmp_path):
             continue
         with pytest.raises(ConfigError, match=message):
             sample(fresh(state), prior, data, out=tmp_path / str(index), **(QUIET | options))
+
+
+def test_map_from_the_modules_own_weights_is_fine_tuning(task):
+    state, prior, data = task
+    zero = GaussianWeights.point(prior.layout, torch.zeros_like(prior.loc), std=1e4)
+    module = fresh(state)
+    before = prior.layout.flatten(module)
+    fit_map(module, zero, data, num_steps=1, lr=1e-9, start="module", **QUIET)
+    torch.testing.assert_close(prior.layout.flatten(module), before)
+    with pytest.raises(ConfigError, match="start must be 'prior' or 'module'"):
+        fit_map(module, zero, data, start="source", **QUIET)
