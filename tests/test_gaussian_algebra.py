@@ -1,4 +1,4 @@
-"""The exact algebra of `GaussianWeights`: each result against dense linear algebra, and its laws."""
+"""The exact algebra of `GaussianWeights` against dense linear algebra, and its properties."""
 
 import math
 
