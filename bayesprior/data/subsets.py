@@ -1,0 +1,269 @@
+"""Few-shot subsets, validation splits and class selection.
+
+Each is a prefix of one random order of the examples, hence nested in its size.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from bayesprior.data.batch_sampler import fold_seed
+from bayesprior.data.bundle import DataBundle
+from bayesprior.data.datasets import LabeledDataset
+from bayesprior.errors import ConfigError, DataError, nearest_name
+
+__all__ = ["few_shot", "select_classes", "split_validation", "stratified_split"]
+
+
+def _rank_in_class(labels: Int[Tensor, " N"], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Shuffle, then rank every example within its class.
+
+    Returns
+    -------
+    tuple
+        Example indices in random order, the rank of each in its class, the size of its class.
+    """
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    counts = torch.bincount(labels)
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    by_class = labels[shuffled].argsort(stable=True)
+    rank = torch.empty_like(shuffled)
+    rank[by_class] = torch.arange(len(labels)) - first
+    return shuffled, rank, counts[labels[shuffled]]
+
+
+def _check_classes(bundle: DataBundle) -> None:
+    if not bundle.class_names:
+        raise DataError(f"{bundle.name!r} has no classes; this needs a classification task")
+
+
+def few_shot(
+    bundle: DataBundle,
+    *,
+    num_data: int | None = None,
+    per_class: int | None = None,
+    seed: int = 0,
+) -> DataBundle:
+    """Keep a small, class-balanced part of the training examples.
+
+    The subsets of one seed are nested: its 20 examples are among its 50. The validation and test
+    splits stay.
+
+    Parameters
+    ----------
+    bundle
+        A classification task.
+    num_data
+        Examples in all. Class sizes differ by one at most (by more only where a class runs out);
+        which classes get the remainder is drawn at random.
+    per_class
+        Examples of every class; give this or ``num_data``.
+    seed
+        Decides the examples.
+
+    Raises
+    ------
+    DataError
+        If there are fewer training examples than asked for, or the bundle has no classes.
+    ConfigError
+        If not exactly one of ``num_data`` and ``per_class`` is given, or it is below 1.
+
+    Warns
+    -----
+    UserWarning
+        If a class is left without a training example.
+
+    Examples
+    --------
+    >>> from bayesprior.data import digits
+    >>> few_shot(digits(), num_data=20, seed=3).class_counts.tolist()
+    [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    """
+    if (num_data is None) == (per_class is None):
+        raise ConfigError("give exactly one of num_data and per_class")
+    for name, number in (("num_data", num_data), ("per_class", per_class)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} must be at least 1, got {number}")
+    _check_classes(bundle)
+    examples, rank, _ = _rank_in_class(bundle.train.targets, fold_seed(seed, 2))
+    # A stable sort by rank keeps the shuffle within each round of one example per class.
+    order = rank.argsort(stable=True)
+    if per_class is not None:
+        scarce = int(bundle.class_counts.argmin())
+        least = int(bundle.class_counts[scarce])
+        if least < per_class:
+            raise DataError(
+                f"per_class = {per_class} is more than the {least} training examples of class "
+                f"{bundle.class_names[scarce]!r} in {bundle.name!r}"
+            )
+        num_data = per_class * bundle.num_classes
+    elif num_data is not None and num_data > len(order):
+        raise DataError(
+            f"num_data = {num_data} is more than the {len(order)} training examples of "
+            f"{bundle.name!r}"
+        )
+    chosen = examples[order[:num_data]]
+    return dataclasses.replace(bundle, train=bundle.train.subset(chosen.sort().values))
+
+
+def stratified_split(
+    labels: Int[Tensor, " N"], num: int, seed: int
+) -> tuple[Int[Tensor, " rest"], Int[Tensor, " num"]]:
+    """Split examples in two, each class by (nearly) the same share.
+
+    The j-th example of a class of n has key (j + 1/2) / n; those with the smallest keys form the
+    second part, so a class gives n num / N examples, rounded.
+
+    Parameters
+    ----------
+    labels
+        Class labels, shape (N,).
+    num
+        Size of the second part, 0 < num < N.
+    seed
+        Decides the examples.
+
+    Returns
+    -------
+    tuple
+        Sorted example indices of both parts.
+
+    Raises
+    ------
+    DataError
+        If one part would be empty.
+
+    Examples
+    --------
+    >>> rest, part = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1]), num=3, seed=0)
+    >>> len(rest), len(part)
+    (3, 3)
+    """
+    if not 0 < num < len(labels):
+        raise DataError(f"cannot split {num} of {len(labels)} examples off: a part would be empty")
+    examples, rank, size = _rank_in_class(labels, fold_seed(seed, 3))
+    key = (rank.double() + 0.5) / size
+    order = examples[key.argsort(stable=True)]
+    return order[num:].sort().values, order[:num].sort().values
+
+
+def split_validation(
+    bundle: DataBundle,
+    *,
+    fraction: float | None = None,
+    num: int | None = None,
+    seed: int = 0,
+) -> DataBundle:
+    """Take validation examples out of the training split, class by class; test is not touched.
+
+    Parameters
+    ----------
+    bundle
+        A task without a validation split.
+    fraction
+        Share of the training examples, in (0, 1).
+    num
+        Number of validation examples; give this or ``fraction``.
+    seed
+        Decides the examples.
+
+    Returns
+    -------
+    DataBundle
+        Its validation split is not augmented.
+
+    Raises
+    ------
+    ConfigError
+        If the bundle has a validation split already, or not exactly one of ``fraction`` and
+        ``num`` is given.
+    DataError
+        If a split would be empty.
+
+    Warns
+    -----
+    UserWarning
+        If a class is left without a training example.
+
+    Examples
+    --------
+    >>> from bayesprior.data import glyphs
+    >>> bundle = split_validation(glyphs(num_data=620, num_test=62), fraction=0.1)
+    >>> len(bundle.train), len(bundle.validation)
+    (558, 62)
+    """
+    if bundle.validation is not None:
+        raise ConfigError(
+            f"{bundle.name!r} already has {len(bundle.validation)} validation examples; use those"
+        )
+    if (fraction is None) == (num is None):
+        raise ConfigError("give exactly one of fraction and num")
+    if fraction is not None:
+        if not 0 < fraction < 1:
+            raise ConfigError(f"fraction must be in (0, 1), got {fraction}")
+        num = round(fraction * bundle.num_data)
+    targets = bundle.train.targets
+    labels = targets if bundle.class_names else torch.zeros(len(targets), dtype=torch.long)
+    rest, part = stratified_split(labels, num or 0, seed)
+    return dataclasses.replace(
+        bundle,
+        train=bundle.train.subset(rest),
+        validation=bundle.train.subset(part).without_augmentation(),
+    )
+
+
+def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBundle:
+    """Keep some classes, relabeled 0, 1, ... in the given order, in every split.
+
+    Parameters
+    ----------
+    bundle
+        A classification task.
+    classes
+        Names or indices; at least two, each once.
+
+    Raises
+    ------
+    ConfigError
+        If a class is unknown or given twice, or there is only one.
+    DataError
+        If a split has no example of these classes.
+
+    Examples
+    --------
+    >>> from bayesprior.data import digits
+    >>> select_classes(digits(), [5, 6, 7, 8, 9]).class_names
+    ('5', '6', '7', '8', '9')
+    """
+    _check_classes(bundle)
+    chosen = [_class_index(bundle, c) for c in classes]
+    if len(set(chosen)) != len(chosen) or len(chosen) < 2:
+        raise ConfigError(f"classes must be at least two, each once, got {list(classes)}")
+    new_label = torch.full((bundle.num_classes,), -1)
+    new_label[chosen] = torch.arange(len(chosen))
+
+    def pick(data: LabeledDataset) -> LabeledDataset:
+        labels = new_label[data.targets]
+        rows = (labels >= 0).nonzero().flatten()
+        return data.subset(rows, targets=labels[rows])
+
+    validation = None if bundle.validation is None else pick(bundle.validation)
+    names = tuple(bundle.class_names[c] for c in chosen)
+    return DataBundle(bundle.name, pick(bundle.train), pick(bundle.test), validation, names)
+
+
+def _class_index(bundle: DataBundle, name: int | str) -> int:
+    if isinstance(name, str):
+        if name not in bundle.class_names:
+            raise ConfigError(
+                f"{bundle.name!r} has no class {name!r}{nearest_name(name, bundle.class_names)}"
+            )
+        return bundle.class_names.index(name)
+    if not 0 <= name < bundle.num_classes:
+        raise ConfigError(
+            f"{bundle.name!r} has no class {name}; its classes are 0..{bundle.num_classes - 1}"
+        )
+    return name

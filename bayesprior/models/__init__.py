@@ -1,0 +1,23 @@
+"""Networks with a backbone and a named head; torchvision is imported only when used."""
+
+from bayesprior.models.heads import head_names, head_prefix, replace_head
+from bayesprior.models.mobilenet import MobileNetV1, mobilenet_v1
+from bayesprior.models.small import MLP, SmallConvNet, SmallResNet
+from bayesprior.models.torchvision_nets import torchvision_model
+from bayesprior.models.weight_files import load_weights, read_state_dict
+from bayesprior.models.zoo import get_model
+
+__all__ = [
+    "MLP",
+    "MobileNetV1",
+    "SmallConvNet",
+    "SmallResNet",
+    "get_model",
+    "head_names",
+    "head_prefix",
+    "load_weights",
+    "mobilenet_v1",
+    "read_state_dict",
+    "replace_head",
+    "torchvision_model",
+]

@@ -1,0 +1,108 @@
+"""The classification head of a network: find it, name it, replace it."""
+
+from torch import nn
+
+from bayesprior.errors import ConfigError, nearest_name
+
+__all__ = ["head_names", "head_prefix", "replace_head"]
+
+
+def _is_output(module: nn.Module) -> bool:
+    """Whether a layer maps features to class scores: linear, or a convolution of one pixel."""
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    )
+
+
+def head_prefix(module: nn.Module) -> str:
+    """Return the name of the last linear (or 1 x 1 convolution) layer in registration order.
+
+    That is the classification layer of every torchvision network and of ours, such as ``"fc"``,
+    ``"classifier.1"``, ``"heads.head"`` or ``"head"``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such layer.
+
+    Examples
+    --------
+    >>> head_prefix(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2), nn.Softmax(-1)))
+    '2'
+    """
+    names = [name for name, child in module.named_modules() if _is_output(child) and name]
+    if not names:
+        raise ConfigError(f"{type(module).__name__} has no linear layer that could be its head")
+    return names[-1]
+
+
+def head_names(module: nn.Module, prefix: str | None = None) -> tuple[str, ...]:
+    """Return the parameter names of the head, as in ``module.named_parameters()``.
+
+    Parameters
+    ----------
+    module
+        Any classification network.
+    prefix
+        Name of the head's layer; `head_prefix` by default.
+
+    Examples
+    --------
+    >>> head_names(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    ('2.weight', '2.bias')
+    """
+    prefix = prefix or head_prefix(module)
+    return tuple(f"{prefix}.{name}" for name, _ in module.get_submodule(prefix).named_parameters())
+
+
+def replace_head(module: nn.Module, num_classes: int, prefix: str | None = None) -> str:
+    """Put a freshly initialized classification layer in place of the head.
+
+    The new layer has the kind, inputs, bias, device and dtype of the old one.
+
+    Parameters
+    ----------
+    module
+        Changed in place.
+    num_classes
+        Outputs of the new head.
+    prefix
+        Name of the layer to replace; `head_prefix` by default.
+
+    Returns
+    -------
+    str
+        The head's name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such layer, or ``num_classes`` is below 1.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> replace_head(net, num_classes=10), net[2]
+    ('2', Linear(in_features=3, out_features=10, bias=True))
+    """
+    if num_classes < 1:
+        raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
+    prefix = prefix or head_prefix(module)
+    layers = {name: child for name, child in module.named_modules() if name}
+    old = layers.get(prefix)
+    if old is None or not _is_output(old):
+        raise ConfigError(
+            f"{type(module).__name__} has no linear layer {prefix!r}{nearest_name(prefix, layers)}"
+        )
+    weight, bias = old.weight, old.bias is not None
+    make = {"bias": bias, "device": weight.device, "dtype": weight.dtype}
+    new = (
+        nn.Linear(old.in_features, num_classes, **make)
+        if isinstance(old, nn.Linear)
+        else nn.Conv2d(old.in_channels, num_classes, 1, **make)
+    )
+    parent, _, attribute = prefix.rpartition(".")
+    setattr(module.get_submodule(parent), attribute, new)
+    if isinstance(getattr(module, "num_classes", None), int):
+        setattr(module, "num_classes", num_classes)  # noqa: B010  (nn.Module types attributes)
+    return prefix

@@ -1,0 +1,125 @@
+"""torchvision's classification networks with pretrained weights and a new head."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bayesprior.errors import CheckpointError, ConfigError, nearest_name
+from bayesprior.models.heads import head_prefix, replace_head
+from bayesprior.models.weight_files import load_weights, read_state_dict, reason
+
+__all__ = ["torchvision_model"]
+
+_FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
+# Heads that only help training from scratch; those of the checkpoints are not even pretrained.
+_AUXILIARY = ("aux1", "aux2", "AuxLogits")
+
+
+def torchvision_model(
+    name: str, *, num_classes: int | None = None, weights: str | Path | None = "DEFAULT"
+) -> nn.Module:
+    """Return a torchvision classification network, pretrained, with a head for the new classes.
+
+    Parameters
+    ----------
+    name
+        As in ``torchvision.models.list_models(module=torchvision.models)``.
+    num_classes
+        Classes of a freshly initialized head; `head_prefix` tells its name. None keeps the head
+        that comes with the weights.
+    weights
+        ``"DEFAULT"`` or another name of torchvision's for this network (downloaded once by
+        torchvision), a local `.safetensors`, `.pth` or `.pt` file, or None for a random
+        initialization.
+
+    Returns
+    -------
+    nn.Module
+        In training mode, without auxiliary heads.
+
+    Raises
+    ------
+    ConfigError
+        If the network or the weights' name is unknown.
+    CheckpointError
+        If the weights cannot be downloaded or read, or do not fit the network.
+
+    Notes
+    -----
+    The head's entries in the weights are not needed when ``num_classes`` is given, whatever their
+    shape. SqueezeNet ends in a ReLU after its head: its logits are never negative.
+
+    Examples
+    --------
+    >>> net = torchvision_model("squeezenet1_1", num_classes=12, weights=None)
+    >>> head_prefix(net), net.classifier[1].out_channels
+    ('classifier.1', 12)
+    """
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ConfigError(
+            f"torchvision has no classification network {name!r}{nearest_name(name, known)}"
+        )
+    if weights is None:
+        module = _without_auxiliary(_untrained(name))
+    elif isinstance(weights, Path) or weights.endswith(_FILE_SUFFIXES):
+        module = _from_file(name, Path(weights), keep_head=num_classes is None)
+    else:
+        module = _without_auxiliary(_pretrained(name, weights))
+    if num_classes is not None:
+        replace_head(module, num_classes)
+    return module
+
+
+def _untrained(name: str, **options: Any) -> nn.Module:
+    from torchvision import models
+
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = True
+    module: nn.Module = models.get_model(name, weights=None, **options)
+    return module
+
+
+def _pretrained(name: str, weights: str) -> nn.Module:
+    from torchvision import models
+
+    choices = models.get_model_weights(name).__members__
+    if weights not in choices:
+        raise ConfigError(
+            f"{name} has no weights {weights!r}; use one of {', '.join(choices)}, a file "
+            f"({', '.join(_FILE_SUFFIXES)}) or None{nearest_name(weights, choices)}"
+        )
+    try:
+        module: nn.Module = models.get_model(name, weights=choices[weights])
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"cannot fetch the weights {weights} of {name} ({reason(error)}); "
+            f"pass a local file, weights='{name}.pth', or weights=None"
+        ) from error
+    return module
+
+
+def _from_file(name: str, path: Path, keep_head: bool) -> nn.Module:
+    state = read_state_dict(path)
+    # The pretrained Inceptions take torchvision's normalization and undo it themselves.
+    inception = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
+    module = _without_auxiliary(_untrained(name, **inception))
+    prefix = head_prefix(module)
+    ignore = tuple(f"{auxiliary}." for auxiliary in _AUXILIARY)
+    if not keep_head:
+        ignore += (f"{prefix}.",)
+    elif f"{prefix}.weight" in state:
+        replace_head(module, len(state[f"{prefix}.weight"]))
+    load_weights(module, state, path, ignore)
+    return module
+
+
+def _without_auxiliary(module: nn.Module) -> nn.Module:
+    if getattr(module, "aux_logits", False):
+        for name in ("aux_logits", *_AUXILIARY):
+            if hasattr(module, name):
+                setattr(module, name, False if name == "aux_logits" else None)
+    return module

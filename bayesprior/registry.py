@@ -1,0 +1,96 @@
+"""Short names and import paths -> callables, with errors that name the nearest valid name."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bayesprior.errors import ConfigError, nearest_name
+
+__all__ = ["call", "resolve"]
+
+
+def resolve(kind: str, name: str, table: Mapping[str, str]) -> Callable[..., Any]:
+    """Return what a short name of the table, or an import path, stands for.
+
+    Outside code needs no registration: its import path is its name.
+
+    Parameters
+    ----------
+    kind
+        What is looked for, for messages: ``"data set"``, ``"model"``.
+    name
+        A key of the table, or ``"pkg.module:callable"``.
+    table
+        ``short name -> import path``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such name, module or attribute, or it cannot be called.
+
+    Examples
+    --------
+    >>> resolve("function", "math:sqrt", {})(9.0)
+    3.0
+    """
+    path = table.get(name, name)
+    module_name, colon, attribute = path.partition(":")
+    if not colon:
+        known = ", ".join(table)
+        raise ConfigError(
+            f"no {kind} {name!r}; use one of {known}, or an import path 'pkg.module:callable'"
+            + nearest_name(name, table)
+        )
+    try:
+        found = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{kind} {name!r}: cannot import {module_name!r} ({error})") from error
+    if not hasattr(found, attribute):
+        raise ConfigError(
+            f"{kind} {name!r}: the module {module_name!r} has no {attribute!r}"
+            + nearest_name(attribute, dir(found))
+        )
+    target = getattr(found, attribute)
+    if not callable(target):
+        raise ConfigError(f"{kind} {name!r}: {path!r} cannot be called")
+    return target
+
+
+def call(kind: str, name: str, table: Mapping[str, str], options: Mapping[str, Any]) -> Any:
+    """Call what a name stands for, refusing unknown and missing options first.
+
+    Parameters
+    ----------
+    kind, name, table
+        As in `resolve`.
+    options
+        Keyword arguments.
+
+    Raises
+    ------
+    ConfigError
+        As in `resolve`; if an option is unknown or a required one is missing.
+
+    Examples
+    --------
+    >>> call("number", "half", {"half": "fractions:Fraction"}, {"numerator": 1, "denominator": 2})
+    Fraction(1, 2)
+    """
+    target = resolve(kind, name, table)
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # some callables written in C tell nothing of their parameters
+        return target(**options)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    for option in options:
+        if option not in named and not open_ended:
+            raise ConfigError(
+                f"{kind} {name!r} has no option {option!r}{nearest_name(option, named)}; "
+                f"it takes {', '.join(named) or 'none'}"
+            )
+    missing = [n for n in named if parameters[n].default is inspect._empty and n not in options]
+    if missing:
+        raise ConfigError(f"{kind} {name!r} needs the option {', '.join(missing)}")
+    return target(**options)

@@ -1,0 +1,195 @@
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from numpy.lib import format as npy_format
+
+from bayesprior.data.arrays import from_arrays, from_npz
+from bayesprior.data.transforms import CropFlip
+from bayesprior.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def rng(seed):
+    return np.random.default_rng(seed)
+
+
+def arrays(rng, channels=3, **changes):
+    shape = (6, 5) + (channels,) * bool(channels)
+    out = {
+        "x_train": rng.integers(0, 256, (12, *shape), dtype=np.uint8),
+        "y_train": np.arange(12) % 4,
+        "x_test": rng.integers(0, 256, (4, *shape), dtype=np.uint8),
+        "y_test": np.arange(4),
+        "class_names": np.array(["ant", "bee", "cat", "dog"]),
+    } | changes
+    return {key: value for key, value in out.items() if value is not None}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(arrays):
+        np.savez_compressed(tmp_path / "set.npz", **arrays)
+        return tmp_path / "set.npz"
+
+    return write
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_pixels_arrive_scaled_and_channels_first(rng, write, channels):
+    stored = arrays(rng, channels)
+    bundle = from_npz(write(stored), normalize=None)
+    images, labels = next(iter(bundle.loader("train", 12)))
+    expected = stored["x_train"].reshape(12, 6, 5, -1).transpose(0, 3, 1, 2) / np.float32(255)
+    np.testing.assert_array_equal(images.numpy(), expected)
+    assert images.dtype == torch.float32
+    assert bundle.train.inputs.dtype == torch.uint8
+    assert labels.tolist() == stored["y_train"].tolist()
+    assert (bundle.name, bundle.class_names) == ("set", ("ant", "bee", "cat", "dog"))
+    assert bundle.validation is None
+
+
+def test_normalization_is_that_of_training(rng, write):
+    stored = arrays(rng)
+    stored["x_test"] //= 4
+    bundle = from_npz(write(stored))
+    images, _ = next(iter(bundle.loader("train", 12)))
+    torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(images.std((0, 2, 3), correction=0), torch.ones(3))
+    train = stored["x_train"] / 255
+    expected = (stored["x_test"] / 255 - train.mean((0, 1, 2))) / train.std((0, 1, 2))
+    test, _ = next(iter(bundle.loader("test", 4)))
+    np.testing.assert_allclose(test.permute(0, 2, 3, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_augmentation_is_for_training_only(rng, write):
+    extra = {"x_val": rng.integers(0, 256, (4, 6, 5, 3), dtype=np.uint8), "y_val": np.arange(4)}
+    bundle = from_npz(write(arrays(rng) | extra), augment="crop-flip", size=8)
+    assert bundle.train.augment == CropFlip()
+    assert bundle.validation.augment is bundle.test.augment is None
+    assert bundle.input_shape == (3, 8, 8)
+
+
+def test_one_array_is_split_class_by_class(rng, write):
+    x, y = rng.random((40, 4, 4)), np.arange(40) % 4
+    path = write({"x": x, "y": y})
+    bundle = from_npz(path, normalize=None, test_fraction=0.25)
+    assert bundle.class_names == ("0", "1", "2", "3")
+    counts = torch.bincount(bundle.test.targets)
+    assert (counts.sum(), counts.min(), counts.max()) == (10, 2, 3)
+    together = torch.cat([bundle.train.inputs, bundle.test.inputs]).flatten(1)
+    assert sorted(together[:, 0].tolist()) == sorted(x[:, 0, 0].astype(np.float32).tolist())
+    again = from_npz(path, normalize=None, test_fraction=0.25)
+    assert torch.equal(again.test.inputs, bundle.test.inputs)
+    other = from_npz(path, normalize=None, test_fraction=0.25, seed=1)
+    assert not torch.equal(other.test.inputs, bundle.test.inputs)
+
+
+def test_classes_are_relabeled_before_the_statistics(rng, write):
+    stored = arrays(rng)
+    bundle = from_npz(write(stored), classes=["dog", "bee"])
+    assert bundle.class_names == ("dog", "bee")
+    assert bundle.train.targets.tolist() == [1, 0, 1, 0, 1, 0]
+    kept = stored["x_train"][np.isin(stored["y_train"], [1, 3])] / 255
+    np.testing.assert_allclose(bundle.train.transform.mean, kept.mean((0, 1, 2)), rtol=1e-5)
+
+
+def nan_pixel(x):
+    x = x / 255
+    x[1, 2, 3] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_test": None}, r"lacks y_test; store x_train, y_train.*\(it holds class_names, x_test"),
+        ({"x_train": None}, "lacks x_train"),
+        ({"x_val": np.zeros((2, 6, 5, 3), np.uint8)}, "lacks y_val"),
+        ({"y_train": np.arange(12)}, r"train labels .* run from 0 to 11, outside 0\.\.3"),
+        ({"y_test": np.array([0, 1, 2, -1])}, "y_test has the label -1; class indices start at 0"),
+        ({"y_test": np.arange(4.0)}, "y_test has dtype float64; store class indices as integers"),
+        ({"y_test": np.arange(3)}, r"y_test has shape \(3,\) but there are 4 images"),
+        ({"y_test": np.eye(4, dtype=int)}, r"y_test has shape \(4, 4\).*one label per image"),
+        ({"x_train": nan_pixel}, "x_train has 3 NaN or infinite pixels; remove or repair"),
+        ({"x_train": lambda x: x * 1.0}, r"x_train has float pixels .*scale them to \[0, 1\]"),
+        ({"x_train": lambda x: x.astype(np.int64)}, "x_train has dtype int64; store uint8"),
+        ({"x_train": lambda x: x[:, 0, 0]}, r"x_train has shape \(12, 3\); images must be N x H"),
+        ({"x_test": lambda x: np.moveaxis(x, -1, 1)}, r"x_test .*numpy.moveaxis\(x, 1, -1\)"),
+        ({"x_test": lambda x: x[:0], "y_test": np.arange(0)}, r"x_test has shape \(0, 6, 5, 3\)"),
+        ({"y_test": np.array([0, None, 1, 2])}, r"y_test cannot be read \(Object arrays"),
+    ],
+)
+def test_bad_arrays(rng, write, changes, message):
+    stored = arrays(rng)
+    changes = {k: v(stored[k]) if callable(v) else v for k, v in changes.items()}
+    path = write(arrays(rng, **changes))
+    with pytest.raises(DataError, match=message) as caught:
+        from_npz(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_is_no_image(write):
+    with pytest.raises(DataError, match=r"x has shape \(\)|x_train has shape|y has shape"):
+        from_npz(write({"x": np.array(3), "y": np.arange(1)}))
+
+
+def truncated(path):
+    return path.read_bytes()[:-200]
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    return bytes(content)
+
+
+def single_array(path):
+    buffer = io.BytesIO()
+    npy_format.write_array(buffer, np.zeros(3))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [truncated, flipped, single_array, lambda path: b"", lambda path: pickle.dumps({"x": 1})],
+)
+def test_unreadable_files(rng, write, content):
+    path = write(arrays(rng))
+    path.write_bytes(content(path))
+    with pytest.raises(DataError, match="cannot be read|lacks x_train") as caught:
+        from_npz(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.npz: there is no such file"):
+        from_npz(tmp_path / "absent.npz")
+
+
+def test_bad_options(rng, write):
+    path = write(arrays(rng))
+    with pytest.raises(ConfigError, match="no augmentation 'crop-flp'.*did you mean 'crop-flip'"):
+        from_npz(path, augment="crop-flp")
+    with pytest.raises(ConfigError, match="no class 'ent'; did you mean 'ant'"):
+        from_npz(path, classes=["ent", "bee"])
+    with pytest.raises(ConfigError, match="test_fraction"):
+        from_npz(path, test_fraction=1.0)
+
+
+def test_absent_classes_are_announced(rng, write):
+    path = write(arrays(rng, y_train=np.arange(12) % 2))
+    with pytest.warns(UserWarning, match="'set' has no training example of 2 .* cat, dog"):
+        from_npz(path)
+
+
+def test_arrays_in_memory(rng):
+    stored = arrays(rng)
+    pairs = [(stored[f"x_{s}"], stored[f"y_{s}"]) for s in ("train", "test")]
+    bundle = from_arrays("mine", *pairs, validation=pairs[0], normalize="imagenet")
+    assert bundle.class_names == ("0", "1", "2", "3")
+    assert bundle.validation.transform.mean == (0.485, 0.456, 0.406)

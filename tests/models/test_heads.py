@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torch import nn
+
+from bayesprior.errors import ConfigError
+from bayesprior.models.heads import head_names, head_prefix, replace_head
+
+
+def network():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 5, bias=False), nn.ReLU())
+
+
+def test_head_is_the_last_linear_layer():
+    assert head_prefix(network()) == "2"
+    assert head_names(network()) == ("2.weight",)
+    assert head_names(network(), prefix="0") == ("0.weight", "0.bias")
+
+
+def test_new_head_keeps_inputs_bias_dtype_and_the_rest():
+    net = network().double()
+    old = {name: p.clone() for name, p in net.named_parameters()}
+    assert replace_head(net, 9) == "2"
+    assert net[2].weight.shape == (9, 4)
+    assert net[2].weight.dtype == torch.float64
+    assert net[2].bias is None
+    assert torch.equal(net[0].weight, old["0.weight"])
+
+
+def test_a_convolution_can_be_the_head():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1))
+    assert replace_head(net, 2) == "1"
+    assert net(torch.zeros(1, 3, 8, 8)).shape == (1, 2, 1, 1)
+
+
+def test_errors():
+    with pytest.raises(ConfigError, match="ReLU has no linear layer"):
+        head_prefix(nn.ReLU())
+    with pytest.raises(ConfigError, match="num_classes must be at least 1, got 0"):
+        replace_head(network(), 0)
+    named = nn.Sequential()
+    named.add_module("classifier", nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match="no linear layer 'clasifier'; did you mean 'classifier'"):
+        replace_head(named, 3, prefix="clasifier")

@@ -1,0 +1,41 @@
+import collections
+
+import pytest
+
+from bayesprior.errors import ConfigError
+from bayesprior.registry import call, resolve
+
+TABLE = {"counter": "collections:Counter", "broken": "bayesprior.no_such:thing"}
+
+
+def test_short_names_and_import_paths_resolve():
+    assert resolve("bag", "counter", TABLE) is collections.Counter
+    assert resolve("bag", "collections:OrderedDict", TABLE) is collections.OrderedDict
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("countr", "no bag 'countr'; use one of counter, broken.*did you mean 'counter'"),
+        ("broken", "cannot import 'bayesprior.no_such'"),
+        ("collections:Countr", "has no 'Countr'; did you mean 'Counter'"),
+        ("math:pi", "'math:pi' cannot be called"),
+    ],
+)
+def test_bad_names(name, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve("bag", name, TABLE)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_are_checked_before_the_call():
+    table = {"f": "fractions:Fraction", "p": "builtins:dict"}
+    assert call("number", "f", table, {"numerator": 3}) == 3
+    with pytest.raises(ConfigError, match="no option 'numerater'; did you mean 'numerator'"):
+        call("number", "f", table, {"numerater": 3})
+    with pytest.raises(ConfigError, match="needs the option path"):
+        call("folder", "os:fspath", table, {})
+
+
+def test_callables_without_a_signature_are_called():
+    assert call("map", "m", {"m": "collections:OrderedDict"}, {"a": 1}) == {"a": 1}
