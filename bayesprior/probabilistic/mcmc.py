@@ -1,0 +1,348 @@
+"""`StochasticGradientMCMC`: minibatch sampling of any Pyro model, used like `pyro.infer.MCMC`."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.inference.collectors.draws import DrawWriter
+from bayesprior.inference.engine import train
+from bayesprior.inference.posteriors import StoredDraws
+from bayesprior.inference.protocols import Batch, Collector, Schedule
+from bayesprior.inference.schedules import constant
+from bayesprior.probabilistic.datatree import samples_to_datatree
+from bayesprior.probabilistic.potential import (
+    InitStrategy,
+    PyroPotential,
+    init_to_finite_mean,
+    potential_loss,
+)
+from bayesprior.probabilistic.site_draws import DrawKeeper, SiteDraws
+from bayesprior.storage import chain_dir
+
+__all__ = ["StochasticGradientMCMC"]
+
+_MEMORY = 2 << 30  # bytes of draws that are kept in memory
+_METHODS = ("sequential", "vectorized")
+
+
+class StochasticGradientMCMC:
+    """Stochastic-gradient MCMC of a Pyro model, in the manner of `pyro.infer.MCMC`.
+
+    Every step is one of `bayesprior.inference.engine.train` on a `PyroPotential`; what the
+    engine does for networks (accumulation, checkpoints, devices, exact priors) it does here.
+
+    Parameters
+    ----------
+    kernel
+        Makes the sampler: `SGLD`, `SGHMC`, or any
+        ``kernel(param_groups, num_data=N, seed=int, **options) -> Optimizer``.
+    site_options
+        Options of single latent sites, by name: ``{"rms_std": {"lr": 1e-3}}``.
+    **options
+        Of the kernel: ``lr`` (multiplies the gradient of U / N), ``temperature``, ``friction``...
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist
+    >>> from bayesprior.inference.optimizers import SGHMC
+    >>> def model(y):
+    ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("data", 100, subsample_size=len(y)):
+    ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+    >>> loader = torch.utils.data.DataLoader(torch.ones(100), batch_size=50)
+    >>> mcmc = StochasticGradientMCMC(SGHMC, lr=0.1, friction=0.5)
+    >>> mcmc.run(model, loader, num_samples=50, warmup_steps=20, num_chains=2, progress=False)
+    >>> mcmc.get_samples()["mean"].shape, mcmc.get_samples(group_by_chain=True)["mean"].shape
+    (torch.Size([100]), torch.Size([2, 50]))
+    """
+
+    def __init__(
+        self,
+        kernel: Callable[..., Optimizer],
+        *,
+        site_options: Mapping[str, Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        self.kernel = kernel
+        self.options = options
+        self.site_options = dict(site_options or {})
+        self._potential: PyroPotential | None = None
+        self._kept: list[DrawKeeper | StoredDraws] = []
+        self._num_chains = 0
+
+    def run(
+        self,
+        model: Callable[..., Any],
+        data_loader: Iterable[Batch],
+        *,
+        num_samples: int | None = None,
+        warmup_steps: int = 0,
+        num_chains: int = 1,
+        thin: int = 1,
+        chain_method: str = "sequential",
+        num_data: int | None = None,
+        init_strategy: InitStrategy = init_to_finite_mean,
+        schedule: Schedule | None = None,
+        num_steps: int | None = None,
+        seed: int = 0,
+        run_dir: str | Path | None = None,
+        progress: bool = True,
+        **engine_options: Any,
+    ) -> None:
+        """Run the chains; the draws of an earlier call are replaced.
+
+        Parameters
+        ----------
+        model
+            A Pyro model, such as a `BayesianNetwork`. Plates over data need the whole size N.
+        data_loader
+            Yields batches: tuples of positional arguments, mappings of keyword arguments or
+            single arguments of the model. ``[(x, y)]`` is the full batch.
+        num_samples
+            Draws kept from each chain.
+        warmup_steps
+            Steps before the first kept one. The step size is not adapted.
+        num_chains
+            Number of chains; they differ in their seeds (and in their starts if the init
+            strategy is random).
+
+        Other Parameters
+        ----------------
+        thin
+            Steps for each kept draw.
+        chain_method
+            "sequential", or "vectorized": all chains in one pass of `torch.func.vmap`, much
+            faster for small models. Vectorized chains see the same batches, so their minibatch
+            noise is common; with the full batch they are independent.
+        num_data, init_strategy
+            See `PyroPotential`.
+        schedule, num_steps
+            A schedule (`bayesprior.inference.schedules`) and the chain's length in steps, in place
+            of ``num_samples``, ``warmup_steps`` and ``thin``; the schedule says what is kept.
+        seed
+            Chain c's noise has seed ``seed + c``.
+        run_dir
+            Keeps draws, checkpoints and traces on disk, and nothing in memory.
+        progress
+            Whether to show a progress bar.
+        **engine_options
+            Further arguments of `bayesprior.inference.engine.train`, such as ``resume``.
+
+        Raises
+        ------
+        ConfigError
+            For arguments that cannot work, a loader that does not fit the model's plates among
+            them, and see `PyroPotential`.
+        DivergenceError
+            If a chain diverges.
+
+        Warns
+        -----
+        UserWarning
+            If the potential is random at a fixed point, as with dropout in train mode.
+        """
+        if chain_method not in _METHODS:
+            hint = nearest_name(chain_method, _METHODS)
+            raise ConfigError(f"chain_method must be one of {_METHODS}, not {chain_method!r}{hint}")
+        if num_chains < 1:
+            raise ConfigError(f"num_chains must be at least 1, got {num_chains}")
+        schedule, num_steps, num_samples = _plan(
+            schedule, num_steps, num_samples, warmup_steps, thin
+        )
+        vectorized = chain_method == "vectorized"
+        batch = next(iter(data_loader))
+        potential = PyroPotential(
+            model,
+            batch,
+            num_data=num_data,
+            num_chains=num_chains if vectorized else None,
+            init_strategy=init_strategy,
+            seed=seed,
+        )
+        _check_loader(data_loader, potential)
+        if potential.is_random:
+            warnings.warn(
+                "two evaluations of the potential at one point differ: the model is random beyond "
+                "its sites, so the chain has no fixed target; is dropout in train mode? (call "
+                ".eval())",
+                stacklevel=2,
+            )
+        runs = 1 if vectorized else num_chains
+        self._potential, self._num_chains = potential, num_chains
+        self._kept = []
+        size = 4 * potential.layout.dim * num_samples * runs
+        if run_dir is None and size > _MEMORY:
+            raise ConfigError(
+                f"the draws would take {size / 2**30:.1f} GiB of memory; keep them on disk with "
+                "run_dir="
+            )
+        for chain in range(runs):
+            if chain:
+                potential.initialize(batch, seed=seed + chain)
+            keeper: Collector = (
+                DrawKeeper(potential.layout, num_samples, chain)
+                if run_dir is None
+                else DrawWriter(run_dir, chain)
+            )
+            train(
+                potential,
+                potential_loss,
+                data_loader,
+                self._sampler(potential, seed + chain),
+                schedule,
+                num_steps,
+                prior=potential.prior,
+                num_data=potential.num_data,
+                collectors=(keeper,),
+                run_dir=None if run_dir is None else chain_dir(run_dir, chain),
+                progress=progress,
+                description=f"chain {chain + 1} of {runs}" if runs > 1 else "sampling",
+                **engine_options,
+            )
+            if isinstance(keeper, DrawKeeper):
+                self._kept.append(keeper)
+        if run_dir is not None:
+            self._kept = [StoredDraws(run_dir)]
+
+    def _sampler(self, potential: PyroPotential, seed: int) -> Optimizer:
+        sites = dict(potential.named_parameters())
+        for name in self.site_options:
+            if name not in sites:
+                raise ConfigError(f"no latent site {name!r}{nearest_name(name, sites)}")
+        rest = [p for name, p in sites.items() if name not in self.site_options]
+        groups = [{"params": rest}] if rest else []
+        groups += [{"params": [sites[n]], **o} for n, o in self.site_options.items()]
+        return self.kernel(groups, num_data=potential.num_data, seed=seed, **self.options)
+
+    # ------------------------------------------------------------------ results
+
+    @property
+    def potential(self) -> PyroPotential:
+        """The potential of the last run.
+
+        Raises
+        ------
+        ConfigError
+            Before the first one.
+        """
+        if self._potential is None:
+            raise ConfigError("there are no draws yet: call run() first")
+        return self._potential
+
+    def get_samples(self, group_by_chain: bool = False) -> dict[str, Tensor]:
+        """Return the draws by site name, in constrained space, on the CPU.
+
+        Parameters
+        ----------
+        group_by_chain
+            Shapes (num_chains, num_samples, ...) instead of (num_chains * num_samples, ...).
+        """
+        potential = self.potential
+        device = next(potential.parameters()).device
+        flat = torch.stack([draw.weights for kept in self._kept for draw in kept.draws()])
+        out = {}
+        for name, value in potential.constrain(flat.to(device)).items():
+            if potential.num_chains is None:
+                grouped = value.cpu().unflatten(0, (self._num_chains, -1))
+            else:
+                grouped = value.cpu().transpose(0, 1)
+            out[name] = grouped if group_by_chain else grouped.flatten(0, 1)
+        return out
+
+    def posterior(self, site: str = "weights") -> SiteDraws:
+        """Return the draws of a `GaussianWeights` site as a `Posterior`, for `predict`.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such site, or its law is no `GaussianWeights`.
+        """
+        networks = self.potential.networks
+        if site not in networks:
+            raise ConfigError(
+                f"no latent site {site!r} with a GaussianWeights{nearest_name(site, networks)}"
+            )
+        return SiteDraws(self.potential, site, self._kept)
+
+    def to_datatree(self, data: Batch | None = None, *, max_size: int = 1000) -> Any:
+        """Return the draws as an ArviZ DataTree.
+
+        Parameters
+        ----------
+        data
+            All data as one batch: adds what LOO and power scaling need.
+        max_size
+            Largest site that is kept whole; see `samples_to_datatree`.
+
+        Returns
+        -------
+        xarray.DataTree
+            For figures and reports of a network's predictions see `bayesprior.diagnostics`.
+        """
+        return samples_to_datatree(
+            self.get_samples(group_by_chain=True),
+            model=self.potential.model,
+            data=data,
+            networks=self.potential.networks,
+            max_size=max_size,
+        )
+
+    def summary(self, **options: Any) -> Any:
+        """Return ArviZ's table of moments, intervals, R-hat and ESS (a DataFrame).
+
+        Parameters
+        ----------
+        **options
+            Of `arviz_stats.summary`; by default nothing is rounded.
+        """
+        import arviz_stats
+
+        return arviz_stats.summary(self.to_datatree(), **{"round_to": "none", **options})
+
+
+def _plan(
+    schedule: Schedule | None,
+    num_steps: int | None,
+    num_samples: int | None,
+    warmup_steps: int,
+    thin: int,
+) -> tuple[Schedule, int, int]:
+    """Return schedule, steps and draws of a chain."""
+    if schedule is None:
+        if num_samples is None or num_samples < 1 or num_steps is not None:
+            raise ConfigError(
+                "run() needs num_samples (at least 1), or a schedule with its num_steps"
+            )
+        steps = warmup_steps + num_samples * thin
+        return constant(burn_in=warmup_steps, thin=thin), steps, num_samples
+    if num_steps is None or num_samples is not None or warmup_steps or thin != 1:
+        raise ConfigError(
+            "a schedule says itself which draws are kept: give it with num_steps, and without "
+            "num_samples, warmup_steps and thin"
+        )
+    found = sum(schedule(step).collect for step in range(num_steps))
+    if not found:
+        raise ConfigError(f"the schedule keeps no draw in {num_steps} steps")
+    return schedule, num_steps, found
+
+
+def _check_loader(loader: Iterable[Batch], potential: PyroPotential) -> None:
+    """Refuse a loader that does not fit what the model's plates say of the data."""
+    if not potential.is_subsampled and isinstance(loader, Sized) and len(loader) > 1:
+        raise ConfigError(
+            f"the loader has {len(loader)} batches but the model takes each one for all data; "
+            "give its plate the whole size: pyro.plate(name, N, subsample_size=len(batch))"
+        )
+    dataset = getattr(loader, "dataset", None)
+    batched = getattr(loader, "batch_size", None) is not None
+    if batched and isinstance(dataset, Sized) and len(dataset) != potential.num_data:
+        raise ConfigError(
+            f"the loader's data set has {len(dataset)} examples but the model's plates say "
+            f"num_data = {potential.num_data}"
+        )

@@ -1,0 +1,49 @@
+"""Which parameters are random: glob patterns or a predicate of the name."""
+
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+
+from bayesprior.errors import ConfigError, nearest_name
+
+__all__ = ["Selection", "select_names"]
+
+Selection = str | Iterable[str] | Callable[[str], bool]
+"""A glob pattern such as ``"head.*"``, several of them, or a predicate of the name."""
+
+
+def select_names(names: Iterable[str], selection: Selection) -> tuple[str, ...]:
+    """Return the names that match, in their order.
+
+    Parameters
+    ----------
+    names
+        Parameter names.
+    selection
+        A pattern (case-sensitive; ``*`` matches dots too), several, or a predicate.
+
+    Raises
+    ------
+    ConfigError
+        If a pattern, or the predicate, matches nothing.
+
+    Examples
+    --------
+    >>> select_names(["body.weight", "head.weight", "head.bias"], "head.*")
+    ('head.weight', 'head.bias')
+    >>> select_names(["body.weight", "head.weight"], lambda name: not name.startswith("head"))
+    ('body.weight',)
+    """
+    names = tuple(names)
+    if callable(selection):
+        found = {name for name in names if selection(name)}
+        if not found:
+            raise ConfigError(f"the predicate selects none of the {len(names)} parameters")
+    else:
+        found = set()
+        for pattern in [selection] if isinstance(selection, str) else selection:
+            matched = {name for name in names if fnmatchcase(name, pattern)}
+            if not matched:
+                hint = nearest_name(pattern, names)
+                raise ConfigError(f"the pattern {pattern!r} matches no parameter{hint}")
+            found |= matched
+    return tuple(name for name in names if name in found)

@@ -1,0 +1,7 @@
+import pytest
+from probabilistic.problems import Conjugate
+
+
+@pytest.fixture
+def conjugate():
+    return Conjugate()

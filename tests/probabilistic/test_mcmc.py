@@ -1,0 +1,204 @@
+import warnings
+
+import arviz_stats
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from probabilistic.problems import eight_schools, make_prior, schools_model
+from pyro.infer.autoguide.initialization import init_to_sample
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from bayesprior.errors import ConfigError, DivergenceError
+from bayesprior.inference.optimizers import SGHMC, SGLD
+from bayesprior.inference.schedules import cyclical
+from bayesprior.likelihoods import Categorical
+from bayesprior.prediction import predict
+from bayesprior.probabilistic import BayesianNetwork, StochasticGradientMCMC
+
+SCHOOLS = [eight_schools()]
+QUICK = {"num_samples": 6, "warmup_steps": 2, "progress": False}
+
+
+def schools(kernel=SGHMC, **run):
+    options = {"friction": 0.5} if kernel is SGHMC else {}
+    mcmc = StochasticGradientMCMC(kernel, lr=0.5, **options)
+    mcmc.run(schools_model, SCHOOLS, **(QUICK | run))
+    return mcmc
+
+
+@pytest.fixture
+def network():
+    module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    x = torch.randn(30, 2)
+    data = TensorDataset(x, (x[:, 0] > 0).long())
+    return BayesianNetwork(module, make_prior(module), Categorical(), 30), data
+
+
+class TestSamples:
+    @pytest.mark.parametrize("chain_method", ["sequential", "vectorized"])
+    @pytest.mark.parametrize("kernel", [SGLD, SGHMC])
+    def test_shapes_and_support(self, kernel, chain_method):
+        mcmc = schools(kernel, num_chains=3, chain_method=chain_method)
+        grouped = mcmc.get_samples(group_by_chain=True)
+        shapes = {name: tuple(value.shape) for name, value in grouped.items()}
+        assert shapes == {"mu": (3, 6), "tau": (3, 6), "eta": (3, 6, 8)}
+        assert (grouped["tau"] > 0).all()
+        for name, value in mcmc.get_samples().items():
+            assert torch.equal(value, grouped[name].flatten(0, 1))
+        assert len(grouped["mu"][:, -1].unique()) == 3
+
+    def test_seeds_decide(self):
+        first, again, other = (schools(seed=seed).get_samples()["mu"] for seed in (3, 3, 4))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        second_chain = schools(seed=3, num_chains=2).get_samples(group_by_chain=True)["mu"][1]
+        assert torch.equal(second_chain, other)
+
+    def test_the_global_generator_is_left_alone(self):
+        before = torch.get_rng_state()
+        schools(init_strategy=init_to_sample, num_chains=2)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("chain_method", ["sequential", "vectorized"])
+    def test_disk_holds_the_same_draws(self, tmp_path, chain_method):
+        options = {"num_chains": 2, "chain_method": chain_method}
+        kept = schools(**options).get_samples(group_by_chain=True)
+        stored = schools(**options, run_dir=tmp_path).get_samples(group_by_chain=True)
+        assert (tmp_path / "chain-00" / "draw-0005.safetensors").exists()
+        for name, value in kept.items():
+            assert torch.equal(value, stored[name])
+
+    def test_schedules(self):
+        schedule = cyclical(num_steps=20, num_cycles=2, draws_per_cycle=3)
+        mcmc = StochasticGradientMCMC(SGLD, lr=0.5)
+        mcmc.run(schools_model, SCHOOLS, schedule=schedule, num_steps=20, progress=False)
+        assert mcmc.get_samples()["mu"].shape == (6,)
+
+    def test_options_of_single_sites(self):
+        """A frozen site: no temperature and (almost) no step."""
+        frozen = {"tau": {"lr": 1e-12, "temperature": 0.0}}
+        mcmc = StochasticGradientMCMC(SGLD, lr=0.5, site_options=frozen)
+        mcmc.run(schools_model, SCHOOLS, **QUICK)
+        tau = mcmc.get_samples()["tau"]
+        torch.testing.assert_close(tau, tau[:1].expand(6))
+
+    def test_kernels_may_be_anyones(self):
+        def kernel(groups, *, num_data, seed, lr):
+            assert (num_data, seed) == (8, 5)
+            return torch.optim.SGD(groups, lr=lr)
+
+        mcmc = StochasticGradientMCMC(kernel, lr=0.1)
+        mcmc.run(schools_model, SCHOOLS, seed=5, **QUICK)
+        assert mcmc.get_samples()["eta"].shape == (6, 8)
+
+    def test_progress_is_shown(self, capsys):
+        schools(progress=True, num_chains=2)
+        assert "chain 2 of 2" in capsys.readouterr().err
+
+
+class TestNetworks:
+    @pytest.mark.parametrize("chain_method", ["sequential", "vectorized"])
+    def test_from_the_loader_to_predictions(self, network, tmp_path, chain_method):
+        model, data = network
+        loader = DataLoader(data, batch_size=10, shuffle=True)
+        mcmc = StochasticGradientMCMC(SGLD, lr=1e-3)
+        mcmc.run(model, loader, num_chains=2, chain_method=chain_method, **QUICK)
+        posterior = mcmc.posterior()
+        assert posterior.layout == model.prior.layout
+        draws = list(posterior.draws())
+        expected = [(chain, index) for chain in range(2) for index in range(6)]
+        assert sorted((d.chain, d.index) for d in draws) == expected
+        samples = mcmc.get_samples(group_by_chain=True)["weights"]
+        for draw in draws:
+            assert torch.equal(draw.weights, samples[draw.chain, draw.index])
+        assert {d.index for d in posterior.draws(4)} == {2, 5}
+        with pytest.raises(ConfigError, match="multiple of the 2 chains"):
+            list(posterior.draws(3))
+        evaluation = DataLoader(data, batch_size=16)
+        prediction = predict(model.module, posterior, evaluation, Categorical(), progress=False)
+        assert prediction.log_likelihood.shape == (12, 30)
+
+    def test_no_such_network(self, network):
+        with pytest.raises(ConfigError, match="no latent site 'weights' with a GaussianWeights"):
+            schools().posterior()
+
+    def test_dropout_is_warned_of(self, network):
+        model, data = network
+        model.module.insert(1, nn.Dropout(0.5))
+        model.train()
+        mcmc = StochasticGradientMCMC(SGLD, lr=1e-3)
+        module = nn.Sequential(nn.Linear(2, 30), nn.Dropout(0.5), nn.Linear(30, 2))
+        model = BayesianNetwork(module, make_prior(module), Categorical(), 30)
+        with pytest.warns(UserWarning, match="dropout in train mode"):
+            mcmc.run(model, [data.tensors], **QUICK)
+
+
+class TestArviz:
+    def test_summary(self):
+        table = schools(num_chains=2).summary()
+        assert {"mean", "sd", "r_hat"} <= set(table.columns)
+        assert {"mu", "tau", "eta[7]"} <= set(table.index)
+
+    def test_datatree(self):
+        tree = schools(num_chains=2, num_samples=60).to_datatree(SCHOOLS[0])
+        assert tree["posterior"]["theta"].shape == (2, 60, 8)
+        assert set(tree["log_prior"].data_vars) == {"mu", "tau", "eta"}
+        with warnings.catch_warnings(action="ignore"):  # few draws, heavy tails
+            loo = arviz_stats.loo(tree, pointwise=True)
+        assert loo.elpd_i.shape == (8,)
+
+
+class TestBadInput:
+    def check(self, message, model=schools_model, loader=SCHOOLS, **options):
+        mcmc = StochasticGradientMCMC(SGLD, lr=0.1)
+        with pytest.raises(ConfigError, match=message):
+            mcmc.run(model, loader, **(QUICK | options))
+
+    def test_options(self):
+        self.check("must be one of .*'vectorized'", chain_method="vectorised")
+        self.check("num_chains must be at least 1", num_chains=0)
+        self.check("needs num_samples", num_samples=None)
+        self.check("needs num_samples", num_samples=0)
+        schedule = cyclical(num_steps=20, num_cycles=2)
+        self.check("says itself which draws", schedule=schedule)
+        late = cyclical(num_steps=2000, num_cycles=1)
+        options = {"num_samples": None, "warmup_steps": 0, "num_steps": 10}
+        self.check("keeps no draw in 10 steps", schedule=late, **options)
+
+    def test_no_such_site(self):
+        mcmc = StochasticGradientMCMC(SGLD, lr=0.1, site_options={"tua": {"lr": 1.0}})
+        with pytest.raises(ConfigError, match="no latent site 'tua'; did you mean 'tau'"):
+            mcmc.run(schools_model, SCHOOLS, **QUICK)
+
+    def test_several_batches_of_a_model_without_subsampling(self):
+        def model(y):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", len(y)):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+        loader = DataLoader(torch.zeros(20), batch_size=10)
+        self.check("has 2 batches but the model takes each one for all", model, loader)
+
+    def test_another_number_of_data(self, network):
+        model, data = network
+        model.num_data = 31
+        self.check("data set has 30 examples .* num_data = 31", model, DataLoader(data, 10))
+
+    def test_too_many_draws_for_memory(self):
+        def model(y):
+            mean = pyro.sample("mean", dist.Normal(torch.zeros(2**18), 1.0).to_event(1))
+            with pyro.plate("data", 3):
+                pyro.sample("y", dist.Normal(mean.mean(), 1.0), obs=y)
+
+        self.check("GiB of memory; keep them on disk", model, [torch.zeros(3)], num_samples=4096)
+
+    def test_before_the_first_run(self):
+        with pytest.raises(ConfigError, match="call run"):
+            StochasticGradientMCMC(SGLD, lr=0.1).get_samples()
+
+    def test_divergence(self):
+        mcmc = StochasticGradientMCMC(SGLD, lr=1e30)
+        with pytest.raises(DivergenceError, match="lr"):
+            mcmc.run(schools_model, SCHOOLS, **QUICK)
