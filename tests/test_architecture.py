@@ -212,7 +212,7 @@ def test_tests_mirror_the_package():
         stem = path.stem.removeprefix("test_")
         beside = [p.stem.lstrip("_") for p in (PACKAGE / folder).glob("*.py")]
         beside += [p.name for p in (PACKAGE / folder).glob("*/")]
-        whole = ["architecture", "packaging"] if folder == Path() else []
+        whole = ["architecture", "packaging", "tutorials"] if folder == Path() else []
         whole += [folder.name] * (folder != Path())
         if not any(stem == m or stem.startswith(m + "_") for m in beside + whole):
             of_no_module.append(str(path.relative_to(ROOT)))

@@ -1,7 +1,4 @@
-"""Contract suites: everything that a new sampler (or other extension) promises, as one call.
-
-They ship with the package so that an extension written elsewhere can be held to them. A broken
-promise raises `AssertionError` with what was expected.
+"""What every sampler promises, judged by exact laws.
 
 Random output is judged by p-values against the exact law of the discretized algorithm, never by
 a tolerance: `assert_plausible` splits one false-alarm rate over all p-values of a suite.
