@@ -37,7 +37,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("diagnostics", "probabilistic", "importers", "testing", "models", "data"),
     ("report",),
     ("recipes",),
-    ("commands", "demo"),
+    ("commands",),
+    ("demo",),
     ("cli",),
     ("__main__",),
 )
@@ -60,7 +61,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "sklearn": ("data*", "models*", "diagnostics*"),
     "PIL": ("data*", "diagnostics*"),
     "scipy": ("diagnostics", "testing"),
-    "rich": ("inference.progress", "prediction", "recipes", "commands", "cli"),
+    "rich": ("inference.progress", "prediction", "recipes", "commands", "demo", "cli"),
     "jsonargparse": ("commands", "cli", "recipes"),
     "yaml": ("cli", "recipes", "runs"),
 }

@@ -10,7 +10,9 @@ from bayesprior.errors import DataError
 __all__ = ["Probs", "Targets", "check_probs", "top_label"]
 
 Probs = Float[np.ndarray, "N C"]
+"""Class probabilities of N points."""
 Targets = Int[np.ndarray, " N"]
+"""Class indices of N points."""
 
 
 def check_probs(probs: Any, targets: Any = None) -> tuple[Probs, Targets]:

@@ -299,7 +299,7 @@ def conflict_verdict(
         return Verdict(QUESTION, "unknown", "Not measured", "The run holds no prior or no draws.")
     total = checks[0]
     numbers = (
-        f"The weights lie {total.ratio**0.5:.2g} times as far from the prior mean as a draw from "
+        f"The weights lie {total.ratio**0.5:.2f} times as far from the prior mean as a draw from "
         "the prior would."
     )
     clashes = [s.name for s in sensitivity if s.diagnosis == "conflict"]

@@ -10,7 +10,6 @@ import xarray as xr
 from arviz_base import make_attrs
 from jaxtyping import Shaped
 
-import bayesprior
 from bayesprior.diagnostics.chains import ChainGrid
 from bayesprior.diagnostics.traces import Row, stack_traces
 from bayesprior.diagnostics.weights import WeightStatistics, weight_statistics
@@ -18,6 +17,7 @@ from bayesprior.errors import ConfigError, DataError
 from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction import Prediction
+from bayesprior.version import __version__
 
 __all__ = ["to_datatree"]
 
@@ -149,7 +149,8 @@ def to_datatree(
 
 
 def _attrs() -> dict[str, Any]:
-    return make_attrs(inference_library=bayesprior)
+    library = {"inference_library": "bayesprior", "inference_library_version": __version__}
+    return make_attrs(library)
 
 
 def _drawn(grid: ChainGrid, values: np.ndarray, *dims: str) -> tuple[tuple[str, ...], np.ndarray]:
