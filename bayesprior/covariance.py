@@ -11,7 +11,7 @@ from torch import Tensor
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.lowrank import LowRankCovariance
 
-__all__ = ["BlockCovariance", "check_positive", "check_vector"]
+__all__ = ["BlockCovariance", "check_positive", "check_vector", "take"]
 
 
 def check_positive(name: str, value: float | Tensor | None) -> None:
@@ -91,13 +91,12 @@ class BlockCovariance:
                 "cov_diag and cov_factor of GaussianWeights are constants; detach them, learn the "
                 "width with rescale(cov_scale=tensor), or use pyro's LowRankMultivariateNormal"
             )
-        check_finite("cov_factor", factor)
+        rows = factor.T.to(dtype).contiguous()
+        check_finite("cov_factor", rows)  # on other strides torch would copy
         if diag.numel() and not diag.min() > 0:
             raise ConfigError(f"cov_diag must be positive, its least is {diag.min().item():.3g}")
         split = factor.shape[0]
-        shared = LowRankCovariance(
-            diag[:split].to(dtype).contiguous(), factor.T.to(dtype).contiguous()
-        )
+        shared = LowRankCovariance(diag[:split].to(dtype).contiguous(), rows)
         check_positive("cov_scale", scale)
         width = torch.tensor(scale, dtype=torch.float64)
         return cls(shared, diag[split:].to(dtype), width)
@@ -138,15 +137,26 @@ class BlockCovariance:
         return inner + (tail.double().square() / self.tail.double()).sum(-1)
 
     def score(
-        self, value: Float[Tensor, "*batch D"], loc: Float[Tensor, " D"]
+        self, value: Float[Tensor, "*batch D"], loc: Float[Tensor, " D"], out: Tensor | None = None
     ) -> Float[Tensor, "*batch D"]:
         """-Sigma^-1 (value - loc), the only new tensor of D elements; not differentiable."""
         split, width = self.shared_dim, float(self.scale.detach())
-        out = value.new_empty(value.shape, dtype=torch.promote_types(value.dtype, loc.dtype))
+        if out is None:
+            out = value.new_empty(value.shape, dtype=torch.promote_types(value.dtype, loc.dtype))
         shared, tail = out[..., :split], out[..., split:]
         self.shared.solve(value[..., :split], loc[:split], multiplier=-1 / width, out=shared)
         torch.sub(loc[split:], value[..., split:], out=tail).div_(self.tail)
         return out
+
+    def quadratic_of_score(
+        self, value: Float[Tensor, "*batch D"], loc: Float[Tensor, " D"], score: Tensor
+    ) -> Float[Tensor, "*batch"]:
+        """(value - loc)^T Sigma^-1 (value - loc) where ``score`` is already known."""
+        total = value.new_zeros(value.shape[:-1], dtype=torch.float64)
+        for at in self.shared.tiles(dim=loc.shape[0]):
+            product = (value[..., at] - loc[at]) * score[..., at]
+            total -= product.sum(-1, dtype=torch.float64)
+        return total
 
     def inverse_diagonal(self) -> Float[Tensor, " D"]:
         """Diagonal of Sigma^-1 in float64, shape (D,)."""
@@ -174,8 +184,8 @@ class BlockCovariance:
         slices, split = list(slices), self.shared_dim
         inside = [slice(s.start, min(s.stop, split)) for s in slices if s.start < split]
         outside = [slice(max(s.start - split, 0), s.stop - split) for s in slices if s.stop > split]
-        shared = LowRankCovariance(_take(self.shared.diag, inside), _take(self.shared.rows, inside))
-        return replace(self, shared=shared, tail=_take(self.tail, outside))
+        shared = LowRankCovariance(take(self.shared.diag, inside), take(self.shared.rows, inside))
+        return replace(self, shared=shared, tail=take(self.tail, outside))
 
     def rescale(
         self, cov_scale: float | Tensor | None = None, rms_std: float | Tensor | None = None
@@ -255,6 +265,7 @@ class BlockCovariance:
         return 0.5 * (self.log_det() - log_det + trace + self.quadratic(shift) - shift.shape[-1])
 
 
-def _take(tensor: Tensor, slices: list[slice]) -> Tensor:
+def take(tensor: Tensor, slices: list[slice]) -> Tensor:
+    """Join some slices of the last axis; a copy."""
     parts = [tensor[..., s] for s in slices]
     return torch.cat(parts, -1) if parts else tensor[..., :0]

@@ -51,15 +51,16 @@ class LowRankCovariance:
         """K."""
         return self.rows.shape[0]
 
-    def tiles(self, step: int | None = None) -> Iterator[slice]:
-        """Cut the F rows into slices that fit the cache."""
-        size, total = step or _TILE.get(self.diag.device.type, 1 << 24), self.diag.shape[0]
+    def tiles(self, step: int | None = None, dim: int | None = None) -> Iterator[slice]:
+        """Cut the F rows (or ``dim`` of them) into slices that fit the cache."""
+        size = step or _TILE.get(self.diag.device.type, 1 << 24)
+        total = self.diag.shape[0] if dim is None else dim
         for start in range(0, total, size):
             yield slice(start, min(start + size, total))
 
     def _fine(self) -> Iterator[slice]:
         """Smaller tiles for passes that convert the factor to float64."""
-        return self.tiles(1 << 14 if self.diag.device.type == "cpu" else 1 << 21)
+        return self.tiles(1 << 15 if self.diag.device.type == "cpu" else 1 << 21)
 
     @functools.cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
@@ -90,12 +91,12 @@ class LowRankCovariance:
     def project(self, value: Tensor, shift: Tensor | None = None, *, exact: bool = False) -> Tensor:
         """Return W^T D^-1 (value - shift) in float64, shape (..., K), for value (..., F)."""
         out = value.new_zeros((*value.shape[:-1], self.rank), dtype=torch.float64)
-        for at in self._fine() if exact else self.tiles():
+        for at in self._fine():  # short float32 sums: their error grows with the tile
             part = value[..., at] if shift is None else value[..., at] - shift[at]
             rows, diag = self.rows[:, at], self.diag[at]
             if exact:
                 rows, diag, part = rows.double(), diag.double(), part.double()
-            out += torch.matmul(part / diag, rows.T)
+            out += torch.matmul(part / diag if shift is None else part.div_(diag), rows.T)
         return out
 
     def _capacitance_solve(self, projected: Tensor) -> Tensor:
@@ -122,13 +123,16 @@ class LowRankCovariance:
         exact = kind == torch.float64
         inner = self._capacitance_solve(self.project(value, shift, exact=exact)).to(kind)
         for at in self.tiles():
-            part = value[..., at] if shift is None else value[..., at] - shift[at]
-            part, columns = part.to(kind), self.rows[:, at].to(kind).T
-            if part.dim() == 1:
-                part = torch.addmv(part, columns, inner, beta=multiplier, alpha=-multiplier)
+            part, rows = out[..., at], self.rows[:, at].to(kind)
+            if shift is None:
+                part.copy_(value[..., at])
             else:
-                part = (part - inner @ columns.T).mul_(multiplier)
-            torch.div(part, self.diag[at], out=out[..., at])
+                torch.sub(value[..., at], shift[at], out=part)
+            if part.dim() == 1:
+                part.addmv_(rows.T, inner, beta=multiplier, alpha=-multiplier)
+            else:
+                part.sub_(inner @ rows).mul_(multiplier)
+            part.div_(self.diag[at])
         return out
 
     def quadratic(self, residual: Tensor) -> Tensor:
