@@ -12,6 +12,7 @@ import arviz_stats as azs
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import f as f_law
 from scipy.stats import norm
 from torch import Tensor
 
@@ -46,8 +47,11 @@ class ChainSummary:
         How many of its values vary and were looked at.
     rhat
         Largest rank-normalized split R-hat; of one chain, between its halves.
+    rhat_limit
+        What R-hat must exceed to be a sign of trouble: 1.1, or where draws are few the value that
+        independent draws would exceed one time in a thousand.
     share_high
-        Share of the values whose R-hat exceeds 1.1.
+        Share of the values beyond the limit.
     ess_bulk, ess_tail
         Smallest effective sample size of the center and of the 5 % tails.
     mcse
@@ -57,6 +61,7 @@ class ChainSummary:
     name: str
     num_values: int
     rhat: float
+    rhat_limit: float
     share_high: float
     ess_bulk: float
     ess_tail: float
@@ -133,7 +138,7 @@ def summarize_chains(
             continue
         picks = np.linspace(0, flat.shape[-1] - 1, min(max_values, flat.shape[-1])).astype(int)
         flat = flat[..., picks]
-        rhat = np.atleast_1d(_rhat(flat))
+        rhat, limit = np.atleast_1d(_rhat(flat)), max(1.1, _chance_rhat(*flat.shape[:2]))
         bulk, tail = azs.ess(flat, method="bulk"), azs.ess(flat, method="tail", prob=(0.05, 0.95))
         error = azs.mcse(flat, method="mean") / flat.std(axis=(0, 1))
         out.append(
@@ -141,7 +146,8 @@ def summarize_chains(
                 name,
                 flat.shape[-1],
                 float(rhat.max()),
-                float((rhat > 1.1).mean()),
+                limit,
+                float((rhat > limit).mean()),
                 float(np.min(bulk)),
                 float(np.min(tail)),
                 float(np.max(error)),
@@ -162,6 +168,20 @@ def _rhat(values: Float[np.ndarray, "chain draw V"]) -> Float[np.ndarray, " V"]:
     # chains that are constant but differ: nothing mixes
     stuck = (np.ptp(values, axis=1).max(axis=0) == 0) & (np.ptp(values, axis=(0, 1)) > 0)
     return np.where(stuck, np.inf, rhat)
+
+
+def _chance_rhat(num_chains: int, num_draws: int) -> float:
+    """Return the split R-hat that independent normal draws exceed one time in a thousand.
+
+    Of m half-chains of n draws, R-hat^2 = (n - 1 + F) / n with F of m - 1 and m (n - 1) degrees
+    of freedom.
+    """
+    parts = max(2 * num_chains, 4)
+    length = num_chains * num_draws // parts
+    if length < 2:
+        return np.inf
+    ratio = f_law.ppf(0.999, parts - 1, parts * (length - 1))
+    return float(np.sqrt((length - 1 + ratio) / length))
 
 
 def convergence_verdict(
@@ -188,8 +208,8 @@ def convergence_verdict(
     Returns
     -------
     Verdict
-        ``fail`` if an R-hat says that chains (or a chain's halves) disagree: over 1.1 for a
-        single quantity or for more than 5 % of a family; ``warn`` if there are too few effective
+        ``fail`` if an R-hat says that chains (or a chain's halves) disagree: beyond its limit for
+        a single quantity or for more than 5 % of a family; ``warn`` if there are too few effective
         draws or the chains are still drifting (1.05); ``unknown`` if there is nothing to judge.
     """
     if num_chains * num_draws == 1:
@@ -204,10 +224,14 @@ def convergence_verdict(
         )
         return Verdict(QUESTION, "warn", "Too few draws", reason)
     split = "chains" if num_chains > 1 else "halves of the one chain"
-    high = [s for s in summaries if s.rhat > 1.1 and (s.num_values < 20 or s.share_high > 0.05)]
+    high = [
+        s for s in summaries if s.rhat > s.rhat_limit and (s.num_values < 20 or s.share_high > 0.05)
+    ]
     if high:
         bad = max(high, key=lambda s: s.rhat)
-        reason = f"The {split} disagree on {bad.name}: R-hat is {bad.rhat:.2f} (should be 1.0)."
+        reason = (
+            f"The {split} disagree on {bad.name}: R-hat is {bad.rhat:.2f} and should be near 1."
+        )
         return Verdict(QUESTION, "fail", "Not converged, run longer", reason)
     least = min(summaries, key=lambda s: s.ess_bulk)
     numbers = (

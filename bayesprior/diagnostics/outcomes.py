@@ -17,7 +17,16 @@ from bayesprior.diagnostics.uncertainty import risk_coverage, sharpness
 from bayesprior.errors import DataError
 from bayesprior.prediction import Prediction
 
-__all__ = ["Outcome", "score_intervals", "scores"]
+__all__ = ["LABELS", "Outcome", "score_intervals", "scores"]
+
+LABELS = {
+    "accuracy": "accuracy",
+    "nll": "NLL",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "aurc": "AURC",
+}
+"""How scores are called in tables and figures."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Outcome:
         if likelihood is not None:
             likelihood = likelihood.stack(s=("chain", "draw")).transpose("s", ...)
         return _outcome(
-            group.removeprefix("predictions_"),
+            "test set" if group == "predictions" else group.removeprefix("predictions_"),
             data.get("probs"),
             data.get("target"),
             likelihood,

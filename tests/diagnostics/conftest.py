@@ -109,6 +109,9 @@ class Run:
         g = torch.Generator().manual_seed(9)
         noise = self.prior.rsample((chains, draws), generator=g) - self.prior.loc
         self.posterior = ListPosterior(self.prior.layout, self.prior.loc + width * noise)
+        self.predict()
+
+    def predict(self):
         self.predictions = {
             name: predict(self.model, self.posterior, [batch], Categorical())
             for name, batch in self.sets.items()

@@ -95,15 +95,6 @@ def test_sampled_labels_follow_the_averaged_probabilities(run):
     assert np.abs(z).max() < 6
 
 
-@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
-def test_written_and_read_back(tree, tmp_path, suffix):
-    path = tmp_path / f"report{suffix}"
-    for _ in range(2):  # also over an older one
-        save_tree(tree, path)
-        xr.testing.assert_identical(load_tree(path), tree)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # ArviZ on new pandas
 def test_arviz_stats_take_it_unchanged(run, tmp_path):
     run.draw(2, 60, width=0.05)
@@ -211,13 +202,3 @@ def test_unfitting_parts_are_refused(run, make_prediction):
     run.posterior.weights[1, 1, 0] = np.nan
     with pytest.raises(DataError, match="draw 1 of chain 1 holds NaN"):
         run.tree()
-
-
-def test_unreadable_and_unwritable_files(tree, tmp_path):
-    with pytest.raises(DataError, match="does not exist"):
-        load_tree(tmp_path / "none.nc")
-    (tmp_path / "bad.nc").write_text("no tree")
-    with pytest.raises(DataError, match="no readable DataTree"):
-        load_tree(tmp_path / "bad.nc")
-    with pytest.raises(ConfigError, match=r"ends in \.nc or \.zarr"):
-        save_tree(tree, tmp_path / "tree.pkl")
