@@ -187,14 +187,18 @@ class ParameterLayout:
             out.append(found[name])
         return out
 
-    def flatten(self, module: nn.Module) -> Float[Tensor, " D"]:
-        """Copy the module's parameters into a new flat vector of shape (D,)."""
-        return self.flatten_tensors(self.parameters(module))
+    def flatten(
+        self, module: nn.Module, *, out: Float[Tensor, " D"] | None = None
+    ) -> Float[Tensor, " D"]:
+        """Copy the module's parameters into a flat vector of shape (D,), a new one or ``out``."""
+        return self.flatten_tensors(self.parameters(module), out=out)
 
-    def flatten_tensors(self, tensors: Iterable[Tensor]) -> Float[Tensor, " D"]:
-        """Copy tensors given in layout order into a new flat vector of shape (D,)."""
+    def flatten_tensors(
+        self, tensors: Iterable[Tensor], *, out: Float[Tensor, " D"] | None = None
+    ) -> Float[Tensor, " D"]:
+        """Copy tensors given in layout order into a flat vector, a new one or ``out``."""
         flat = [t.detach().reshape(-1) for t in tensors]
-        return torch.cat(flat) if flat else torch.empty(0)
+        return torch.cat(flat, out=out) if flat else torch.empty(0)
 
     @torch.no_grad()
     def load_(self, module: nn.Module, weights: Float[Tensor, " D"]) -> None:

@@ -2,34 +2,48 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import StepEvent
 from bayesprior.layout import ParameterLayout
 
 __all__ = ["SWAG"]
 
+_TILE = 1 << 16  # weights that stay in the cache from one operation to the next
+
+
+class _Moments(NamedTuple):
+    """Of the differences to the first snapshot."""
+
+    origin: Tensor  # (D,), the first snapshot
+    mean: Tensor  # (D,)
+    squares: Tensor  # (D,), sum of squared deviations from the mean
+    ring: Tensor  # (K, D), the last K differences
+
+    def row(self, count: int) -> Tensor:
+        """Return where snapshot number ``count`` belongs."""
+        return self.ring[count % len(self.ring)] if len(self.ring) else torch.empty_like(self.mean)
+
 
 class SWAG:
     r"""Fits :math:`N(m, \frac12 \mathrm{diag}(s^2) + \frac12 \Delta\Delta^T / c)` to snapshots.
 
-    m and s^2 are the mean and the unbiased variance of all n snapshots (Welford's update:
-    E[x^2] - E[x]^2 loses nearly half of the coordinates in float32). The columns of Delta are
-    the last K snapshots less m, and c = K (n - 1) / n makes the law's expected covariance that of
-    independent snapshots; with K = n it is the published n - 1.
+    m and s^2 are the mean and the unbiased variance of all n snapshots. The columns of Delta are
+    the last K snapshots less m, and c = K (n - 1) / n makes both halves' expectations those of
+    the snapshots' own covariance when they are independent; with K = n it is the published n - 1.
 
     Parameters
     ----------
     rank
         K, the number of snapshots kept for the factor.
     diagonal_only
-        Keep none: covariance diag(s^2), without the halves.
+        Keep none: covariance diag(s^2), without the halves (the published SWAG-Diagonal).
     var_floor
         Smallest variance as a share of the mean variance: weights that never moved (dead units)
         would make the law singular. Recorded in the provenance.
@@ -41,13 +55,24 @@ class SWAG:
 
     Notes
     -----
-    Memory (K + 2) D. Deviations from the final mean, not from the running mean of their time:
-    the latter make the first column identically zero and inflate early ones.
+    Memory (K + 3) D. All moments are of differences to the first snapshot and by Welford's
+    update, so float32 keeps about six digits of the variance even where the snapshots agree in
+    four; E[x^2] - E[x]^2 then loses nearly half of the weights. Deviations are from the final
+    mean, not from the running mean of their time, whose first is identically zero.
 
     References
     ----------
     Maddox et al., A Simple Baseline for Bayesian Uncertainty in Deep Learning, arXiv:1902.02476,
     equation 1. Welford (1962), doi:10.1080/00401706.1962.10490022.
+
+    Examples
+    --------
+    >>> layout = ParameterLayout(("w",), ((2,),))
+    >>> swag = SWAG(rank=2)
+    >>> for weights in ([1.0, 0.0], [2.0, 1.0], [3.0, -1.0]):
+    ...     swag.update_weights(torch.tensor(weights), layout)
+    >>> swag.posterior().mean
+    tensor([2., 0.])
     """
 
     def __init__(
@@ -62,35 +87,61 @@ class SWAG:
         self.var_floor = var_floor
         self.count = 0
         self._layout: ParameterLayout | None = None
-        self._mean: Tensor | None = None
-        self._sum_squares: Tensor | None = None  # of deviations from the mean
-        self._snapshots: Tensor | None = None  # (K, D), a ring
+        self._moments: _Moments | None = None
+        self._buffers: dict[str, Tensor] = {}
 
     def update(self, event: StepEvent) -> None:
-        """Take in the weights after a collected step."""
-        self.update_weights(event.weights(), event.layout)
+        """Take in the weights after a collected step, and the module's buffers at that time."""
+        self._buffers = event.buffers()
+        moments = self._prepare(event.layout, event.layout.parameters(event.module)[0])
+        row = event.layout.flatten(event.module, out=moments.row(self.count))
+        self._take_in(row, moments)
 
     @torch.no_grad()
     def update_weights(self, weights: Float[Tensor, " D"], layout: ParameterLayout) -> None:
-        """Take in one snapshot, for instance from a list of checkpoints."""
-        if self._mean is None or self._sum_squares is None:
-            layout.check_dim(weights)
-            self._layout = layout
-            self._mean = torch.zeros_like(weights)
-            self._sum_squares = torch.zeros_like(weights)
-            self._snapshots = weights.new_empty((self.rank, layout.dim))
-        assert self._snapshots is not None
-        if self._mean.device != weights.device:  # a resumed run's state comes from the CPU
-            self._mean = self._mean.to(weights.device)
-            self._sum_squares = self._sum_squares.to(weights.device)
-            self._snapshots = self._snapshots.to(weights.device)
-        if self.rank:
-            self._snapshots[self.count % self.rank].copy_(weights)
-        self.count += 1
-        before = weights - self._mean
-        self._mean.add_(before, alpha=1 / self.count)
-        self._sum_squares.addcmul_(before, weights - self._mean)
+        """Take in one snapshot, for instance from a list of checkpoints.
 
+        Raises
+        ------
+        LayoutMismatchError
+            If the layout is not the first snapshot's.
+        """
+        layout.check_dim(weights)
+        moments = self._prepare(layout, weights)
+        self._take_in(moments.row(self.count).copy_(weights), moments)
+
+    def _prepare(self, layout: ParameterLayout, like: Tensor) -> _Moments:
+        """Allocate once, in float32 or better; follow the weights to their device."""
+        if self._layout is None:
+            self._layout = layout
+        elif layout != self._layout:
+            what = self._layout.compare(layout).describe()
+            raise LayoutMismatchError(f"the snapshots' layout changed while collecting: {what}")
+        moments = self._moments
+        if moments is None:
+            kind = torch.promote_types(like.dtype, torch.float32)
+            vectors = (like.new_zeros(layout.dim, dtype=kind) for _ in range(3))
+            moments = _Moments._make(
+                [*vectors, like.new_empty((self.rank, layout.dim), dtype=kind)]
+            )
+        elif moments.mean.device != like.device:  # a resumed run's state comes from the CPU
+            moments = _Moments(*(tensor.to(like.device) for tensor in moments))
+        self._moments = moments
+        return moments
+
+    @torch.no_grad()
+    def _take_in(self, row: Tensor, moments: _Moments) -> None:
+        """Update the moments by the snapshot in ``row``; leaves its difference to the origin."""
+        if self.count == 0:
+            moments.origin.copy_(row)
+        self.count += 1
+        pieces = (tensor.split(_TILE) for tensor in (row, *moments[:3]))
+        for part, origin, mean, squares in zip(*pieces, strict=True):
+            step = part.sub_(origin) - mean
+            mean.add_(step, alpha=1 / self.count)
+            squares.addcmul_(step, step, value=(self.count - 1) / self.count)
+
+    @torch.no_grad()
     def posterior(
         self,
         *,
@@ -102,16 +153,17 @@ class SWAG:
         Parameters
         ----------
         buffers
-            BatchNorm statistics to go with the mean.
+            BatchNorm statistics to go with the mean; None takes those of the last snapshot.
         provenance
             Joined by ``swag``: snapshots, rank, effective rank, drift share and floor.
 
         Raises
         ------
         ConfigError
-            If fewer than 2 snapshots were collected, fewer than ``rank``, or none ever differed.
+            If fewer than 2 snapshots were collected, fewer than ``rank``, none ever differed, or
+            one holds NaN.
         """
-        if self.count < 2 or self._mean is None or self._sum_squares is None:
+        if self.count < 2 or self._moments is None or self._layout is None:
             raise ConfigError(
                 f"SWAG needs at least 2 snapshots and has {self.count}; does the schedule collect?"
             )
@@ -120,48 +172,49 @@ class SWAG:
                 f"rank = {self.rank} is larger than the {self.count} snapshots collected; collect "
                 "more or lower the rank"
             )
-        assert self._layout is not None
-        assert self._snapshots is not None
-        variance = self._sum_squares / (self.count - 1)
+        origin, mean, squares, ring = self._moments
+        variance = squares / (self.count - 1)
         mean_variance = variance.mean(dtype=torch.float64).item()
-        if not mean_variance > 0:
+        if not math.isfinite(mean_variance):
+            raise ConfigError("a snapshot holds NaN or infinite weights")
+        if mean_variance == 0:
             raise ConfigError("all snapshots are equal; is the learning rate 0 while collecting?")
         share = 1.0 if self.diagonal_only else 0.5
         floor = self.var_floor * mean_variance
-        floored = (variance < floor).double().mean().item()
+        floored = (variance < floor).mean(dtype=torch.float64).item()
         variance = variance.clamp_min_(floor).mul_(share)
-        factor = None
-        if self.rank:
-            divisor = self.rank * (self.count - 1) / self.count
-            factor = _principal_columns(
-                self._snapshots, self._mean, math.sqrt(share / divisor), self.rank == self.count
-            )
-        law = GaussianWeights(self._layout, self._mean.clone(), variance, factor, buffers=buffers)
-        law.provenance = dict(provenance or {}) | {
-            "swag": {
-                "num_snapshots": self.count,
-                "rank": law.rank,
-                "effective_rank": law.effective_rank,
-                "drift_share": law.drift_share,
-                "var_floor": floor,
-                "floored_share": floored,
-            }
+        divisor = max(self.rank, 1) * (self.count - 1) / self.count
+        rows, shares = _principal_rows(ring, mean, share / divisor, self.rank == self.count)
+        swag = {
+            "num_snapshots": self.count,
+            "rank": len(rows),
+            "effective_rank": 1 / float(shares.square().sum()) if len(rows) else 0.0,
+            "drift_share": float(shares[0]) if len(rows) else 0.0,
+            "var_floor": floor,
+            "floored_share": floored,
         }
-        return law
+        return GaussianWeights(
+            self._layout,
+            origin + mean,
+            variance,
+            rows.T,
+            buffers=self._buffers if buffers is None else buffers,
+            provenance={**(provenance or {}), "swag": swag},
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next update needs."""
+        """Return what the next update needs; no row that is not filled yet."""
+        moments = self._moments
         return {
             "count": self.count,
             "rank": self.rank,
             "layout": self._layout.to_json() if self._layout is not None else None,
-            "mean": self._mean,
-            "sum_squares": self._sum_squares,
-            "snapshots": self._snapshots,
+            "moments": moments and (*moments[:3], moments.ring[: self.count]),
+            "buffers": self._buffers,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`.
+        """Continue from `state_dict`, on copies.
 
         Raises
         ------
@@ -172,22 +225,34 @@ class SWAG:
             raise ConfigError(
                 f"the saved SWAG state has rank {state['rank']}, this run asks for {self.rank}"
             )
-        self.count = state["count"]
+        self.count, self._buffers = state["count"], dict(state["buffers"])
+        self._layout = self._moments = None
         if state["layout"] is not None:
             self._layout = ParameterLayout.from_json(state["layout"])
-        self._mean, self._sum_squares = state["mean"], state["sum_squares"]
-        self._snapshots = state["snapshots"]
+            *vectors, filled = state["moments"]
+            ring = filled.new_empty((self.rank, self._layout.dim))
+            ring[: len(filled)] = filled
+            self._moments = _Moments._make([*(vector.clone() for vector in vectors), ring])
 
 
-def _principal_columns(snapshots: Tensor, mean: Tensor, factor: float, centered: bool) -> Tensor:
-    """Return W (D, R) with W W^T = factor^2 (X - m)^T (X - m), columns by falling variance."""
-    rows = (snapshots - mean).mul_(factor)
-    gram = rows.new_zeros((len(rows), len(rows)), dtype=torch.float64)
-    for part in rows.split(1 << 16, dim=1):
-        wide = part.double()
+def _principal_rows(
+    ring: Tensor, mean: Tensor, factor: float, centered: bool
+) -> tuple[Tensor, Tensor]:
+    """Return W^T (R, D) with W W^T = factor (X - m)^T (X - m), rows by falling variance.
+
+    With them goes each row's share of the whole, shape (R,).
+    """
+    gram = ring.new_zeros((len(ring), len(ring)), dtype=torch.float64)
+    for rows, center in zip(ring.split(_TILE, 1), mean.split(_TILE), strict=True):
+        wide = rows.double() - center.double()
         gram += wide @ wide.T
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = (tensor.flip(-1) for tensor in torch.linalg.eigh(gram))
     # K deviations from their own mean span at most K - 1 directions.
-    kept = values.flip(0)[: len(rows) - centered] > values[-1] * 1e-12
-    directions = vectors.flip(1)[:, : int(kept.sum())].to(rows.dtype)
-    return (directions.T @ rows).T
+    kept = values[: max(len(ring) - centered, 0)] > values.sum() * 1e-12
+    values = values[: int(kept.sum())]
+    basis = math.sqrt(factor) * vectors[:, : len(values)].T.to(ring.dtype)
+    out = ring.new_empty((len(basis), len(mean)))
+    pieces = (ring.split(_TILE, 1), mean.split(_TILE), out.split(_TILE, 1))
+    for rows, center, part in zip(*pieces, strict=True):
+        torch.mm(basis, rows - center, out=part)
+    return out, values / values.sum()
