@@ -7,6 +7,7 @@ predictions to.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import arviz_stats as azs
 import numpy as np
@@ -130,7 +131,7 @@ def summarize_chains(
     """
     out = []
     for name, values in quantities.items():
-        flat = np.asarray(values, dtype=float).reshape(*values.shape[:2], -1)
+        flat = np.asarray(values, dtype=float).reshape(*values.shape[:2], prod(values.shape[2:]))
         if flat.shape[1] < MIN_DRAWS or not np.isfinite(flat).all():
             continue
         flat = flat[..., np.ptp(flat, axis=(0, 1)) > 0]

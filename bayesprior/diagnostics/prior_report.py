@@ -219,9 +219,11 @@ def directions(tree: xr.DataTree) -> list[Direction]:
     Raises
     ------
     DataError
-        If the tree holds no prior coordinates.
+        If the tree holds no prior coordinates, or the prior has none (rank 0).
     """
     z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
+    if not z.shape[-1]:
+        raise DataError("the prior has rank 0: no directions of its own")
     flat = z.values.reshape(-1, z.shape[-1])
     std = flat.std(axis=0, ddof=1) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
     return [
@@ -243,7 +245,8 @@ def sensitivities(
     tree
         With ``posterior``, ``log_prior`` and ``log_likelihood``.
     var_names
-        Variables of ``posterior``; by default the prior coordinates.
+        Variables of ``posterior``; by default the prior coordinates (of a prior without, the
+        tracked weights).
     threshold
         Above it a sensitivity counts.
 
@@ -257,7 +260,9 @@ def sensitivities(
     N. Kallioinen et al., Detecting and diagnosing prior and likelihood sensitivity with
     power-scaling, Statistics and Computing 34 (2024), doi:10.1007/s11222-023-10366-5
     """
-    var_names = var_names or ["prior_coordinate"]
+    if var_names is None:
+        z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
+        var_names = ["prior_coordinate" if z.size else "weight"]
     for name in var_names:
         _need(tree, "posterior", name)
     sums = {}
@@ -307,8 +312,8 @@ def conflict_verdict(
     if total.mean > 2 * total.high:
         return Verdict(QUESTION, "fail", "No, the data pull far outside it", numbers)
     if clashes:
-        share = f"{len(clashes)} of {len(sensitivity)} prior directions"
-        reason = f"{numbers} Prior and data pull against each other in {share}."
+        share = f"{len(clashes)} of {len(sensitivity)} directions"
+        reason = f"{numbers} Prior and data pull against each other in {share} looked at."
         return Verdict(QUESTION, "warn", "They partly conflict", reason)
     if far:
         reason = f"{numbers} Outside its range: {', '.join(c.name for c in far[:3])}."

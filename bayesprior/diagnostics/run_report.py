@@ -94,6 +94,21 @@ def build_report(
     -------
     Report
         Call ``write(folder)`` on it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bayesprior.diagnostics.tree import to_datatree
+    >>> from bayesprior.layout import ParameterLayout
+    >>> prior = GaussianWeights.point(ParameterLayout(("w",), ((3,),)), torch.zeros(3), 1.0)
+    >>> tree = to_datatree(prior=prior, draws=prior.draws(1), num_prior_draws=4)
+    >>> report = build_report(tree, title="MAP", prior=prior, num_data=10)
+    >>> for verdict in report.verdicts:
+    ...     print(verdict.question, verdict.headline)
+    Did the prior help? Not compared
+    Did the sampler work? There was no sampler
+    Can the probabilities be trusted? No points
+    Does the prior fit the data? Yes, no sign of conflict
     """
     notes = Notes(_missing(tree))
     sections: list[Section] = []

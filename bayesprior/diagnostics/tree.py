@@ -34,7 +34,7 @@ def to_datatree(
     ood: Mapping[str, Prediction] | None = None,
     traces: Sequence[Sequence[Row]] = (),
     sample_stats: Mapping[str, Shaped[np.ndarray, " S"]] | None = None,
-    samples: Mapping[str, Shaped[np.ndarray, "chain draw *shape"]] | None = None,
+    samples: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     mode: str = "full",
     num_prior_draws: int = 100,
@@ -61,7 +61,8 @@ def to_datatree(
     sample_stats
         Further scalars of each draw, in the order of ``draws``.
     samples
-        Other latent variables, such as a Pyro model's sites, grouped by chain.
+        Other latent variables, such as a Pyro model's sites: tensors or arrays (chain, draw, ...)
+        as ``MCMC.get_samples(group_by_chain=True)`` gives them.
     class_names
         Coordinates of the classes.
     mode
@@ -91,6 +92,17 @@ def to_datatree(
     PSIS-LOO and power scaling read ``log_likelihood``, hence the training points: the log
     likelihood of other points is a variable of their ``predictions`` group. Sampled labels are
     drawn from the averaged probabilities: right for each point, independent between points.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bayesprior.layout import ParameterLayout
+    >>> prior = GaussianWeights.point(ParameterLayout(("w",), ((3,),)), torch.zeros(3), 1.0)
+    >>> tree = to_datatree(prior=prior, draws=prior.draws(5), num_prior_draws=7)
+    >>> sorted(tree.children)
+    ['constant_data', 'log_prior', 'posterior', 'prior', 'sample_stats']
+    >>> dict(tree["posterior"].mahalanobis.sizes)
+    {'chain': 1, 'draw': 5}
     """
     if mode not in ("full", "summary"):
         raise ConfigError(f"mode must be 'full' or 'summary', got {mode!r}")
@@ -192,10 +204,10 @@ def _constants(prior: GaussianWeights) -> xr.Dataset:
     return _dataset(variables, None, block=list(prior.layout.names))
 
 
-def _add_samples(posterior: xr.Dataset | None, samples: Mapping[str, np.ndarray]) -> xr.Dataset:
+def _add_samples(posterior: xr.Dataset | None, samples: Mapping[str, Any]) -> xr.Dataset:
     variables: Variables = {
-        name: (("chain", "draw", *(f"{name}_dim_{i}" for i in range(np.ndim(value) - 2))), value)
-        for name, value in samples.items()
+        name: (("chain", "draw", *(f"{name}_dim_{i}" for i in range(value.ndim - 2))), value)
+        for name, value in ((name, np.asarray(value)) for name, value in samples.items())
     }
     try:
         own = xr.Dataset(variables)

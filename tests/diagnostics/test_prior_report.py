@@ -166,3 +166,13 @@ def test_missing_groups_and_too_few_draws_are_named(run):
         mahalanobis_checks(tree)
     with pytest.raises(ConfigError, match="num_data"):
         prior_summary(run.prior, num_data=0)
+
+
+def test_an_isotropic_prior_has_no_directions_but_is_still_judged():
+    run = Regression()
+    run.prior = run.prior.isotropic()
+    tree = run.tree()
+    with pytest.raises(DataError, match="rank 0"):
+        directions(tree)
+    assert [s.name for s in sensitivities(tree)][0] == "weight[0]"
+    assert len(mahalanobis_checks(tree)) == 3

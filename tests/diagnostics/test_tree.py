@@ -3,16 +3,20 @@ import json
 import arviz_plots as azp
 import arviz_stats as azs
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
 from arviz_base import rcParams
+from pyro.infer import MCMC, NUTS
 
 from bayesprior.diagnostics.outcomes import Outcome, scores
 from bayesprior.diagnostics.tree import to_datatree
 from bayesprior.diagnostics.tree_files import load_tree, save_tree
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.posteriors import PointPosterior
+from bayesprior.inference.protocols import Draw
 from bayesprior.likelihoods import Categorical, Normal, PixelCategorical
 from bayesprior.prediction import predict
 
@@ -147,6 +151,29 @@ def test_other_latents_join_the_posterior(run):
     assert float(azs.rhat(alone).noise_std.max()) > 0
     with pytest.raises(DataError, match="do not share one"):
         run.tree(draws=5, samples={"noise_std": noise})
+
+
+def test_pyros_own_mcmc_becomes_a_tree(run):
+    def model():
+        pyro.sample("weights", run.prior)
+        pyro.sample("noise_std", dist.Gamma(2.0, 1.0))
+
+    kernel = NUTS(model, max_tree_depth=2)
+    mcmc = MCMC(kernel, num_samples=12, warmup_steps=5, disable_progbar=True)
+    mcmc.run()
+    samples = mcmc.get_samples(group_by_chain=True)
+    weights = samples.pop("weights")
+    tree = to_datatree(prior=run.prior, draws=in_order(weights), samples=samples)
+    np.testing.assert_array_equal(tree["posterior"].noise_std, samples["noise_std"])
+    np.testing.assert_allclose(
+        tree["posterior"].mahalanobis[0], run.prior.mahalanobis(weights[0]), rtol=1e-6
+    )
+
+
+def in_order(weights):
+    for chain, rows in enumerate(weights):
+        for index, row in enumerate(rows):
+            yield Draw(chain, index, row)
 
 
 def test_summary_mode_is_small_and_scores_alike(run):
