@@ -1,1 +1,138 @@
-"""Source posteriors as informative priors."""
+"""Source posteriors as informative priors: Bayesian transfer learning with Pyro and ArviZ.
+
+Importing the package is cheap: each public name is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bayesprior.version import __version__
+
+if TYPE_CHECKING:
+    from bayesprior.data import DataBundle, few_shot, from_arrays, get_data
+    from bayesprior.errors import (
+        BayesPriorError,
+        CheckpointError,
+        ConfigError,
+        DataError,
+        DivergenceError,
+        LayoutMismatchError,
+        MissingDependencyError,
+        PriorFileError,
+        StorageError,
+    )
+    from bayesprior.gaussian import GaussianWeights
+    from bayesprior.inference.collectors import SWAG, DrawWriter
+    from bayesprior.inference.engine import train
+    from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
+    from bayesprior.inference.posteriors import PointPosterior, StoredDraws
+    from bayesprior.inference.prior_term import attach_prior
+    from bayesprior.layout import ParameterLayout
+    from bayesprior.likelihoods import (
+        Categorical,
+        HeteroscedasticNormal,
+        Likelihood,
+        Normal,
+        PixelCategorical,
+    )
+    from bayesprior.models import get_model
+    from bayesprior.objectives import supervised, two_view
+    from bayesprior.prediction import Prediction, predict
+    from bayesprior.probabilistic import BayesianNetwork
+    from bayesprior.recipes import fit_map, fit_source, fit_swag, make_prior, report, sample
+
+__all__ = [
+    "SGHMC",
+    "SGLD",
+    "SWAG",
+    "BayesPriorError",
+    "BayesianNetwork",
+    "Categorical",
+    "CheckpointError",
+    "ConfigError",
+    "DataBundle",
+    "DataError",
+    "DivergenceError",
+    "DrawWriter",
+    "GaussianWeights",
+    "HeteroscedasticNormal",
+    "ImplicitPriorSGD",
+    "LayoutMismatchError",
+    "Likelihood",
+    "MissingDependencyError",
+    "Normal",
+    "ParameterLayout",
+    "PixelCategorical",
+    "PointPosterior",
+    "Prediction",
+    "PriorFileError",
+    "StorageError",
+    "StoredDraws",
+    "__version__",
+    "attach_prior",
+    "few_shot",
+    "fit_map",
+    "fit_source",
+    "fit_swag",
+    "from_arrays",
+    "get_data",
+    "get_model",
+    "make_prior",
+    "predict",
+    "report",
+    "sample",
+    "supervised",
+    "train",
+    "two_view",
+]
+
+# Where each name lives; the same as the imports above, which type checkers read.
+_HOMES = {
+    "bayesprior.data": ("DataBundle", "few_shot", "from_arrays", "get_data"),
+    "bayesprior.errors": (
+        "BayesPriorError",
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "DivergenceError",
+        "LayoutMismatchError",
+        "MissingDependencyError",
+        "PriorFileError",
+        "StorageError",
+    ),
+    "bayesprior.gaussian": ("GaussianWeights",),
+    "bayesprior.inference.collectors": ("SWAG", "DrawWriter"),
+    "bayesprior.inference.engine": ("train",),
+    "bayesprior.inference.optimizers": ("SGHMC", "SGLD", "ImplicitPriorSGD"),
+    "bayesprior.inference.posteriors": ("PointPosterior", "StoredDraws"),
+    "bayesprior.inference.prior_term": ("attach_prior",),
+    "bayesprior.layout": ("ParameterLayout",),
+    "bayesprior.likelihoods": (
+        "Categorical",
+        "HeteroscedasticNormal",
+        "Likelihood",
+        "Normal",
+        "PixelCategorical",
+    ),
+    "bayesprior.models": ("get_model",),
+    "bayesprior.objectives": ("supervised", "two_view"),
+    "bayesprior.prediction": ("Prediction", "predict"),
+    "bayesprior.probabilistic": ("BayesianNetwork",),
+    "bayesprior.recipes": ("fit_map", "fit_source", "fit_swag", "make_prior", "report", "sample"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        from bayesprior.errors import nearest_name
+
+        hint = nearest_name(name, _HOME)
+        raise AttributeError(f"module 'bayesprior' has no attribute {name!r}{hint}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,7 @@ Each reads values and files, writes one run folder if ``out`` is given, and retu
 again with the same arguments and folder, it continues where it was stopped.
 """
 
+from bayesprior.recipes.reporting import report
 from bayesprior.recipes.run import initialize_, pick_device
 from bayesprior.recipes.source import fit_source, make_prior, shaped
 from bayesprior.recipes.target import fit_map, fit_swag, sample
@@ -15,6 +16,7 @@ __all__ = [
     "initialize_",
     "make_prior",
     "pick_device",
+    "report",
     "sample",
     "shaped",
 ]

@@ -1,0 +1,1 @@
+"""The embedded example: typeset glyphs to handwritten digits, offline, in minutes."""

@@ -1,0 +1,203 @@
+"""Predict every split, collect the DataTree, write the report."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from torch import nn
+
+from bayesprior.data.bundle import DataBundle
+from bayesprior.diagnostics.compare import RunResult
+from bayesprior.diagnostics.corruptions import CORRUPTIONS, Corruption
+from bayesprior.diagnostics.outcomes import Outcome
+from bayesprior.diagnostics.run_report import build_report
+from bayesprior.diagnostics.tree import to_datatree
+from bayesprior.diagnostics.tree_files import save_tree
+from bayesprior.errors import ConfigError
+from bayesprior.gaussian import GaussianWeights
+from bayesprior.inference.posteriors import StoredDraws
+from bayesprior.inference.progress import read_trace
+from bayesprior.inference.protocols import Posterior
+from bayesprior.likelihoods import Categorical, Likelihood
+from bayesprior.prediction import Prediction, predict
+from bayesprior.recipes.run import pick_device
+from bayesprior.storage import TRACE, chain_dir
+
+__all__ = ["corrupted", "report"]
+
+_NUM_IMAGES = 5000  # raw test images handed to the report; it shows a dozen
+
+
+def report(
+    module: nn.Module,
+    posterior: Posterior,
+    data: DataBundle,
+    *,
+    out: str | Path,
+    prior: GaussianWeights | None = None,
+    likelihood: Likelihood | None = None,
+    run_dir: str | Path | None = None,
+    title: str = "bayesprior report",
+    subtitle: str = "",
+    temperature: float = 1.0,
+    shifted: Mapping[str, DataBundle] | None = None,
+    ood: Mapping[str, DataBundle] | None = None,
+    corruptions: Sequence[int] = (),
+    runs: Sequence[RunResult] = (),
+    method: str | None = None,
+    baseline: str | None = None,
+    configuration: Mapping[str, Any] | None = None,
+    num_draws: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    device: str = "auto",
+    mode: str = "full",
+    progress: bool = True,
+) -> xr.DataTree:
+    """Say what a posterior brought: ``report.nc`` for ArviZ, and a page for a person.
+
+    Parameters
+    ----------
+    module, posterior, data
+        The network, the fit, and its task.
+    out
+        Folder of ``report.nc``, ``report.html``, ``report.md`` and ``report.json``.
+    prior
+        That the fit was made with, for what it did.
+    likelihood
+        `Categorical` by default.
+    run_dir
+        Folder with the run's ``trace.csv`` (or the chains').
+    title, subtitle
+        Of the page.
+    temperature
+        That the sampler was asked for.
+    shifted, ood
+        Further tasks by name, of which the test split is taken: with this task's labels, and
+        foreign ones.
+    corruptions
+        Severities (1 to 5) at which the test images are corrupted, all kinds each.
+    runs, method, baseline
+        Results on the same test points to set side by side; this run's name and its reference.
+    configuration
+        Shown at the page's end.
+    num_draws
+        Draws averaged; all stored ones (30 of a Gaussian) by default.
+    batch_size, seed, device, progress
+        Of the predictions.
+    mode
+        "full" or "summary", see `bayesprior.diagnostics.tree.to_datatree`.
+
+    Returns
+    -------
+    xarray.DataTree
+
+    Raises
+    ------
+    StorageError
+        If the folder cannot be written.
+    DataError
+        If a set does not fit the task.
+    """
+    likelihood = likelihood or Categorical()
+    folder = Path(out)
+    module = module.to(pick_device(device))
+
+    def predicted(bundle: DataBundle, split: str) -> Prediction:
+        return predict(
+            module,
+            posterior,
+            bundle.loader(split, batch_size),
+            likelihood,
+            num_draws=num_draws,
+            progress=progress,
+            seed=seed,
+        )
+
+    plain = dataclasses.replace(data, train=data.train.without_augmentation())
+    test = predicted(data, "test")
+    validation = None
+    if data.validation is not None:
+        validation = Outcome.from_prediction("validation set", predicted(data, "validation"))
+    changed = {name: bundle for s in corruptions for name, bundle in corrupted(data, s).items()}
+    sets = {
+        name: predicted(bundle, "test") for name, bundle in (changed | dict(shifted or {})).items()
+    }
+    foreign = {name: predicted(bundle, "test") for name, bundle in (ood or {}).items()}
+    tree = to_datatree(
+        prior=prior,
+        draws=posterior.draws(num_draws, seed),
+        train=predicted(plain, "train"),
+        test=test,
+        shifted=sets,
+        ood=foreign,
+        traces=_traces(run_dir, posterior),
+        class_names=data.class_names or None,
+        mode=mode,
+        attrs={"data": data.name, "num_data": data.num_data, "seed": seed},
+        seed=seed,
+    )
+    save_tree(tree, folder / "report.nc")
+    page = build_report(
+        tree,
+        title=title,
+        subtitle=subtitle,
+        prior=prior,
+        num_data=data.num_data,
+        temperature=temperature,
+        independent_draws=isinstance(posterior, GaussianWeights),
+        validation=validation,
+        images=_images(data),
+        runs=runs,
+        method=method,
+        baseline=baseline,
+        configuration=configuration,
+    )
+    page.write(folder)
+    return tree
+
+
+def corrupted(data: DataBundle, severity: int) -> dict[str, DataBundle]:
+    """Return the task with corrupted test images, by ``kind-severity``.
+
+    Raises
+    ------
+    ConfigError
+        If the severity is not 1 to 5, or the data set has no transform to put the corruption in.
+    """
+    if not hasattr(data.test, "transform"):
+        raise ConfigError(
+            f"{type(data.test).__name__} has no transform, so its images cannot be corrupted; "
+            "use ArrayDataset or LazyDataset"
+        )
+    out = {}
+    for kind in CORRUPTIONS:
+        corruption = Corruption(kind, severity, then=data.test.transform)
+        test = dataclasses.replace(data.test, transform=corruption)  # type: ignore[type-var]
+        out[f"{kind}-{severity}"] = dataclasses.replace(data, test=test)
+    return out
+
+
+def _traces(run_dir: str | Path | None, posterior: Posterior) -> list[list[dict[str, float]]]:
+    if run_dir is None:
+        return []
+    folders = [Path(run_dir)]
+    if isinstance(posterior, StoredDraws):
+        folders = [chain_dir(run_dir, chain) for chain in range(posterior.num_chains)]
+    return [read_trace(f / TRACE) for f in folders if (f / TRACE).exists()]
+
+
+def _images(data: DataBundle) -> np.ndarray | None:
+    """Return the raw test images, channels last; None if they are not all of one shape."""
+    if len(data.test) > _NUM_IMAGES:
+        return None
+    images = [np.asarray(data.test.raw(i)) for i in range(len(data.test))]
+    if len({image.shape for image in images}) > 1 or images[0].ndim not in (2, 3):
+        return None
+    stacked = np.stack(images)
+    if stacked.ndim == 4 and stacked.shape[1] in (1, 3):
+        stacked = np.moveaxis(stacked, 1, -1)
+    return stacked[..., 0] if stacked.ndim == 4 and stacked.shape[-1] == 1 else stacked

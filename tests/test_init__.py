@@ -1,0 +1,45 @@
+import ast
+import inspect
+import pkgutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import bayesprior
+
+
+def typed_imports() -> dict[str, str]:
+    """Public name -> module, as type checkers read them."""
+    tree = ast.parse(Path(bayesprior.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    return {alias.name: node.module for node in block.body for alias in node.names}
+
+
+def test_type_checkers_and_the_interpreter_find_the_same_names():
+    assert typed_imports() == bayesprior._HOME
+    assert set(bayesprior.__all__) == {*bayesprior._HOME, "__version__"}
+
+
+def test_names_are_the_homes_own_and_show_in_dir():
+    for name, home in bayesprior._HOME.items():
+        __import__(home)
+        assert getattr(bayesprior, name) is getattr(sys.modules[home], name)
+    assert set(bayesprior.__all__) <= set(dir(bayesprior))
+
+
+def test_an_unknown_name_is_an_attribute_error_with_the_nearest_one():
+    with pytest.raises(AttributeError, match=r"'fit_mapp'; did you mean 'fit_map'"):
+        _ = bayesprior.fit_mapp
+    assert not hasattr(bayesprior, "Zebra")
+
+
+def test_no_submodule_has_a_public_name():
+    """Importing it would put the module in the function's place in the package."""
+    modules = {module.name for module in pkgutil.iter_modules(bayesprior.__path__)}
+    assert not modules & set(bayesprior.__all__)
+
+
+def test_version_is_a_string():
+    assert bayesprior.__version__.count(".") == 2
+    assert inspect.getdoc(bayesprior)
