@@ -56,7 +56,11 @@ def test_density(case, value):
     solved = torch.linalg.solve(case.cov, residual.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(law.mahalanobis(value), (residual * solved).sum(-1))
     torch.testing.assert_close(law.score(value), -solved)
-    score, log_prob = law.score_and_log_prob(value)
+    out = torch.empty_like(value)
+    assert law.score(value, out=out) is out
+    torch.testing.assert_close(out, -solved)
+    score, log_prob = law.score_and_log_prob(value, out=out)
+    assert score is out
     torch.testing.assert_close(score, -solved)
     torch.testing.assert_close(log_prob, dense.log_prob(value))
     normalizer = torch.logdet(case.cov) + D * math.log(2 * math.pi)

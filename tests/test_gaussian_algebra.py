@@ -126,6 +126,18 @@ def test_isotropic_keeps_mean_width_and_tail(case):
     close(covariance_of(law), torch.diag(variances))
 
 
+def test_jitter_adds_a_share_of_the_mean_variance(case):
+    split = case.law.shared_dim
+    expected = case.cov.clone()
+    if split:
+        mean = case.cov.diagonal()[:split].mean()
+        expected[:split, :split] += 0.1 * mean * torch.eye(split, dtype=torch.float64)
+    close(covariance_of(case.law.jitter(0.1)), expected)
+    close(covariance_of(case.law.jitter(0.0)), case.cov)
+    with pytest.raises(ConfigError, match=r"jitter must be 0 or more, got -0\.1"):
+        case.law.jitter(-0.1)
+
+
 def test_truncate_keeps_the_leading_directions_and_every_variance(case):
     law, split = case.law, case.law.shared_dim
     factor = law.cov_factor[:split]

@@ -69,10 +69,11 @@ class SWAG:
     --------
     >>> layout = ParameterLayout(("w",), ((2,),))
     >>> swag = SWAG(rank=2)
-    >>> for weights in ([1.0, 0.0], [2.0, 1.0], [3.0, -1.0]):
-    ...     swag.update_weights(torch.tensor(weights), layout)
-    >>> swag.posterior().mean
-    tensor([2., 0.])
+    >>> swag.update_weights(torch.tensor([1.0, 0.0]), layout)
+    >>> swag.update_weights(torch.tensor([3.0, 1.0]), layout)
+    >>> swag.posterior().covariance_matrix
+    tensor([[2.0000, 0.5000],
+            [0.5000, 0.5000]])
     """
 
     def __init__(
