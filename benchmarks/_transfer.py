@@ -88,7 +88,6 @@ class Task:
     make_source: Callable[[], GaussianWeights]
     target: DataBundle
     setting: Setting
-    head_lr: float | None = None
 
     def grid(self, method: str) -> list[Config]:
         """Return what to select from: as many and as wide priors for every method."""
@@ -149,7 +148,6 @@ class Task:
                 burn_in=s.num_steps,
                 thin=max(s.num_steps // s.num_draws, 1),
                 lr=min(lr, limit / 2),
-                head_lr=lr,
                 temperature=config["temperature"],
                 head_temperature=s.head_temperature,
                 **common,
@@ -222,8 +220,7 @@ def fashion(data_dir: Path, *, quick: bool = False, **changes: Any) -> Task:
         collect_every=10,
         num_steps=100,
         batch_size=50,
-        rms_stds=(0.1, 0.3, 1.0, 3.0),
-        selection_seeds=2,
+        rms_stds=(0.01, 0.1, 1.0),
         test_seeds=6,
     )
     setting = dataclasses.replace(setting.quick() if quick else setting, **changes)
@@ -257,9 +254,10 @@ def flowers(data_dir: Path, *, quick: bool = False, **changes: Any) -> Task:
         num_test=240,
         source_steps=60,
         collect_every=4,
-        num_steps=30,
+        num_steps=50,
         batch_size=20,
-        lrs=(0.003, 0.01),
+        lrs=(0.001, 0.003),
+        num_draws=10,
     )
     setting = dataclasses.replace(setting.quick() if quick else setting, **changes)
     checkpoint = data_dir / "squeezenet1_1_imagenet.safetensors"
@@ -305,6 +303,7 @@ def cifar(data_dir: Path, *, quick: bool = False, **changes: Any) -> Task:
         collect_every=5,
         num_steps=50,
         batch_size=25,
+        rms_stds=(0.1, 1.0),
         num_draws=10,
     )
     setting = dataclasses.replace(setting.quick() if quick else setting, **changes)

@@ -157,17 +157,21 @@ def measure(kind: str, dim: int, rank: int) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     options = _bench.parser(__doc__)
     options.add_argument("--imagenet", action="store_true", help="ResNet-18 at 224 x 224")
+    options.add_argument("--dims", nargs="+", type=float, default=[1e6, 11.7e6, 25.6e6])
+    options.add_argument("--ranks", nargs="+", type=int, default=[5, 10, 20])
+    options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = options.parse_args(argv)
     if arguments.measure:
         kind, dim, rank = arguments.measure
         return _bench.show(measure(kind, int(dim), int(rank)))
     _bench.start(arguments, "Prior gradient")
-    quick = arguments.quick
-    dims = [20_000] if quick else [1_000_000, 11_700_000, 25_600_000]
-    ranks = [5] if quick else [5, 10, 20]
-    print(speed(dims, ranks, 2 if quick else 7, arguments.imagenet), end="\n\n", flush=True)
-    print(memory(20_000 if quick else 25_600_000, 5 if quick else 10), end="\n\n")
+    dims, ranks, rounds = arguments.dims, arguments.ranks, arguments.rounds
+    if arguments.quick:
+        dims, ranks, rounds = [2e4], [5], 2
+    sizes = [round(dim) for dim in dims]
+    print(speed(sizes, ranks, rounds, arguments.imagenet), end="\n\n", flush=True)
+    print(memory(sizes[-1], ranks[len(ranks) // 2]), end="\n\n")
     return None
 
 

@@ -51,9 +51,7 @@ class Record:
         setting = dataclasses.replace(task.setting, selection_seeds=0, test_seeds=0)
         key = json.dumps([method, config, seed, split, repr(setting)])
         if key not in self.rows:
-            begin = time.process_time()
             metrics = task.score(method, config, source, seed, split)
-            metrics["seconds"] = time.process_time() - begin
             self.rows[key] = metrics
             with self.path.open("a") as file:
                 file.write(json.dumps({"key": key, "metrics": metrics}) + "\n")
@@ -86,7 +84,7 @@ def compare(task: Task, out: Path) -> dict[str, dict[str, object]]:
         results[method] = {
             "config": best,
             "validation_nll": losses,
-            **{name: [row[name] for row in tests] for name in (*SHOWN, "seconds")},
+            **{name: [row[name] for row in tests] for name in SHOWN},
         }
         nll = np.mean(results[method]["nll"])  # type: ignore[arg-type]
         _say(
@@ -125,8 +123,7 @@ def report(task: Task, results: dict[str, dict[str, object]]) -> str:
             mean, error, _ = paired(*pair)  # type: ignore[arg-type]
             against = [f"{mean:+.3f} ± {error:.3f}", verdict(*pair)]  # type: ignore[arg-type]
         chosen = ", ".join(f"{k} {v:g}" for k, v in found["config"].items())  # type: ignore[attr-defined]
-        seconds = f"{np.median(found['seconds']):.1f}"  # type: ignore[arg-type]
-        rows.append([method, *cells, *against, chosen, seconds])
+        rows.append([method, *cells, *against, chosen])
     s = task.setting
     header = [
         "method",
@@ -136,7 +133,6 @@ def report(task: Task, results: dict[str, dict[str, object]]) -> str:
         f"NLL - {REFERENCE}",
         "",
         "selected",
-        "CPU s per fit",
     ]
     notes = (
         f"Selected by validation NLL ({s.num_validation} images, {s.selection_seeds} seed(s), "
