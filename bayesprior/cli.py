@@ -16,16 +16,20 @@ from bayesprior.version import __version__
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
-    "demo": "bayesprior.demo.command:demo",
-    "fit-source": "bayesprior.commands.fitting:fit_source",
-    "make-prior": "bayesprior.commands.fitting:make_prior",
-    "fit": "bayesprior.commands.fitting:fit",
-    "predict": "bayesprior.commands.reporting:predict",
-    "report": "bayesprior.commands.reporting:report",
-    "compare": "bayesprior.commands.reporting:compare",
-    "inspect": "bayesprior.commands.inspection:inspect",
+    "demo": "bayesprior.demo.command:demo_command",
+    "fit-source": "bayesprior.commands.fitting:fit_source_command",
+    "make-prior": "bayesprior.commands.fitting:make_prior_command",
+    "fit": "bayesprior.commands.fitting:fit_command",
+    "predict": "bayesprior.commands.predicting:predict_command",
+    "report": "bayesprior.commands.reporting:report_command",
+    "compare": "bayesprior.commands.reporting:compare_command",
+    "inspect": "bayesprior.commands.inspection:inspect_command",
 }
-"""Name of each command and the function behind it."""
+"""Name of each command and the function behind it.
+
+The functions must not be named as the package's public names: jsonargparse looks a function's
+name up in every parent package, which would import the library for ``--help``.
+"""
 
 _BOOLEANS = ("true", "false", "yes", "no")
 
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"error: {error}")
         return 2
     except KeyboardInterrupt as stop:
-        _say(f"{stop or 'stopped'}; the same command continues where it can")
+        _say(f"{str(stop) or 'stopped'}; the same command continues where it can")
         return 130
 
 

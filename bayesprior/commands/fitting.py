@@ -8,10 +8,10 @@ from typing import Any, Literal
 from bayesprior.commands.choices import DataChoice, ModelChoice, RunChoice, flat, with_full_paths
 from bayesprior.errors import ConfigError, nearest_name
 
-__all__ = ["fit", "fit_source", "make_prior", "run_fit"]
+__all__ = ["fit_command", "fit_source_command", "make_prior_command", "run_fit"]
 
 
-def fit_source(
+def fit_source_command(
     data: DataChoice,
     model: ModelChoice,
     run: RunChoice,
@@ -100,7 +100,7 @@ def fit_source(
 _PASSED = {"data", "head", "out", "seed", "device", "progress", "checkpoint_every"}
 
 
-def make_prior(
+def make_prior_command(
     data: DataChoice,
     model: ModelChoice,
     run: RunChoice,
@@ -173,7 +173,7 @@ def make_prior(
     show(folder / "prior.safetensors")
 
 
-def fit(
+def fit_command(
     data: DataChoice,
     model: ModelChoice,
     run: RunChoice,
@@ -275,7 +275,7 @@ def run_fit(
     checkpoint_every: int = 1000,
     **tuning: Any,
 ) -> Path:
-    """Do what `fit` does, without a word; returns the folder. What is left out is the default."""
+    """Do what `fit_command` does without printing; return the folder."""
     import time
 
     from bayesprior import recipes
@@ -328,7 +328,7 @@ def _own_options(
 ) -> dict[str, Any]:
     """Return the method's options with its defaults; refuse those that it does not have."""
     parameters = inspect.signature(recipe).parameters
-    offered = inspect.signature(fit).parameters
+    offered = inspect.signature(fit_command).parameters
     tunable = [k for k, p in offered.items() if p.default is None and k != "rms_std"]
     mine = [k for k in tunable if k in parameters and (k != "friction" or method == "sghmc")]
     for name in tunable:

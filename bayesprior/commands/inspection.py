@@ -6,10 +6,10 @@ from typing import Any
 
 _POINT, _DRAW = "bayesprior.point/1", "bayesprior.draw/1"
 
-__all__ = ["describe", "inspect", "show", "show_results"]
+__all__ = ["describe", "inspect_command", "show", "show_results"]
 
 
-def inspect(file: str) -> None:
+def inspect_command(file: str) -> None:
     """Say what a file holds: prior, source or SWAG posterior, MAP estimate or draw.
 
     Parameters

@@ -1,9 +1,12 @@
-"""What the shared options stand for: data, networks, posteriors."""
+"""What the shared options stand for: data, networks, posteriors, finished fits."""
 
 import dataclasses
 import hashlib
 import inspect
+import json
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import torch
 from torch import nn
 
 from bayesprior.commands.choices import DataChoice, ModelChoice, grouped
+from bayesprior.commands.predicting import run_predict
 from bayesprior.data import (
     DataBundle,
     few_shot,
@@ -20,6 +24,9 @@ from bayesprior.data import (
     select_classes,
     split_validation,
 )
+from bayesprior.diagnostics.compare import RunResult
+from bayesprior.diagnostics.outcomes import Outcome
+from bayesprior.diagnostics.tree_files import load_tree
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
@@ -34,7 +41,7 @@ from bayesprior.models import (
 )
 from bayesprior.models.zoo import MODELS
 from bayesprior.registry import resolve
-from bayesprior.runs import RunConfig, read_config
+from bayesprior.runs import read_config, read_results
 
 __all__ = [
     "FitRun",
@@ -43,6 +50,7 @@ __all__ = [
     "load_data",
     "load_model",
     "load_posterior",
+    "load_results",
     "load_run",
     "point_source",
 ]
@@ -57,7 +65,7 @@ def load_data(choice: DataChoice) -> DataBundle:
         If a name or option is unknown, or the data cannot be had.
     """
     name, options = choice.data, dict(choice.data_options)
-    if name.endswith(".npz"):
+    if _is_npz(name):
         name, options = "npz", {**options, "path": name}
     bundle = get_data(name, **options)
     if choice.classes is not None:
@@ -173,64 +181,123 @@ def load_posterior(run: str | Path, method: str) -> PointPosterior | GaussianWei
 
 @dataclass(frozen=True)
 class FitRun:
-    """A finished fit, put together again from its folder."""
+    """A finished fit, put together again from its folder.
 
-    config: RunConfig
+    Attributes
+    ----------
+    options
+        Of ``bayesprior fit``.
+    data, module
+        The task, and the network with the BatchNorm statistics of the first draw.
+    posterior, prior
+        The fitted law, and the prior at the width that it had.
+    """
+
+    options: Mapping[str, Any]
     data: DataBundle
     module: nn.Module
     posterior: PointPosterior | GaussianWeights | StoredDraws
     prior: GaussianWeights
 
 
+@torch.no_grad()
 def load_run(run: str | Path) -> FitRun:
-    """Read a folder that ``fit`` wrote: its data, network, posterior and prior.
+    """Read a folder that ``fit`` wrote.
 
     Raises
     ------
     ConfigError, PriorFileError
         If the folder is no finished fit, or its prior's file is gone.
     """
-    config = read_config(run, "fit")
-    options = config.options
+    options = read_config(run, "fit").options
     data = load_data(grouped(DataChoice, options))
     module, _ = load_model(grouped(ModelChoice, options), data, seed=options["seed"])
+    posterior = load_posterior(run, options["method"])
+    buffers = dict(module.named_buffers())
+    for name, value in next(iter(posterior.draws())).buffers.items():
+        buffers[name].copy_(value)
     prior = GaussianWeights.load(options["prior"])
-    if options.get("rms_std") is not None:
+    if options["rms_std"] is not None:
         prior = prior.rescale(rms_std=options["rms_std"])
-    return FitRun(config, data, module, load_posterior(run, options["method"]), prior)
+    return FitRun(options, data, module, posterior, prior)
 
 
-def foreign_set(text: str, task: DataBundle, *, labeled: bool) -> tuple[str, DataBundle]:
-    """Return the name and the images of ``NAME=FILE.npz``, prepared as the task's own are.
+def foreign_set(source: str, task: DataBundle, *, labeled: bool) -> DataBundle:
+    """Return another test set, its images prepared as the task's own are.
 
-    Arrays are x_test and y_test, or x and y (all of them are used).
+    Parameters
+    ----------
+    source
+        An .npz file with x_test and y_test, or with x and y, all of which are used; or the name
+        of a data set.
+    task
+        Gives the transform, the shape and the classes.
+    labeled
+        Whether the labels must be the task's.
 
     Raises
     ------
-    ConfigError
-        If the text is not NAME=FILE.npz.
     DataError
-        If the file or its labels do not fit the task.
+        If the images or the classes do not fit the task.
     """
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise ConfigError(f"expected NAME=FILE.npz, got {text!r}")
-    bundle = get_data("npz", path=path, normalize=None)
-    test = bundle.test
-    with np.load(path) as arrays:
-        if "x_test" not in arrays.files:  # split for training: put together again
-            inputs = torch.cat([bundle.train.inputs, test.inputs])  # type: ignore[attr-defined]
-            targets = torch.cat([bundle.train.targets, test.targets])
-            test = dataclasses.replace(test, inputs=inputs, targets=targets)  # type: ignore[type-var]
-    transform = getattr(task.test, "transform", None)
-    test = dataclasses.replace(test, transform=transform)  # type: ignore[type-var]
-    names = task.class_names if labeled else ()
-    found = dataclasses.replace(
-        task, name=name, train=task.train, test=test, validation=None, class_names=names
-    )
-    if found.input_shape != task.input_shape:
+    own = getattr(task.test, "transform", None)
+    if _is_npz(source):
+        bundle = get_data("npz", path=source, normalize=None)
+        test: Any = bundle.test
+        with np.load(source) as arrays:
+            if "x_test" not in arrays.files:  # split for training: put together again
+                inputs = torch.cat([bundle.train.inputs, test.inputs])  # type: ignore[attr-defined]
+                targets = torch.cat([bundle.train.targets, test.targets])
+                test = dataclasses.replace(test, inputs=inputs, targets=targets)
+        test = test if own is None else dataclasses.replace(test, transform=own)
+    else:
+        bundle = load_data(DataChoice(source))
+        test = bundle.test
+    if (shape := tuple(test[0][0].shape)) != task.input_shape:
         raise DataError(
-            f"{path}: its images are {found.input_shape} as the network would see them, the "
-            f"task's are {task.input_shape}; resize them or give the task --data_options.size"
+            f"{source}: its images are {shape} as the network would see them, the task's are "
+            f"{task.input_shape}; resize them or fit with --data_options.size"
         )
-    return name, found
+    if labeled and bundle.num_classes > task.num_classes:
+        raise DataError(
+            f"{source} has {bundle.num_classes} classes, the task {task.num_classes}; give foreign "
+            "images as --ood"
+        )
+    if not labeled:  # foreign labels mean nothing to the task's likelihood
+        test = test.subset(torch.arange(len(test)), targets=torch.zeros(len(test)).long())
+    return dataclasses.replace(task, test=test, validation=None)
+
+
+def load_results(runs: Sequence[str], **options: Any) -> list[RunResult]:
+    """Return fits as rows of a comparison, predicted where that is not done.
+
+    Parameters
+    ----------
+    runs
+        Folders of fits. Those that differ in their seeds only are one row of several seeds.
+    **options
+        Of `bayesprior.commands.predicting.run_predict`.
+    """
+    groups: dict[str, list[tuple[Any, Path, Outcome]]] = {}
+    for run in runs:
+        fit = dict(read_config(run, "fit").options)
+        tree = load_tree(run_predict(run, **options))
+        seeds = (fit.pop("data_seed"), fit.pop("seed"))
+        key = json.dumps({k: v for k, v in fit.items() if k not in ("out", "device", "progress")})
+        outcome = Outcome.from_group(tree, "predictions")
+        groups.setdefault(key, []).append((seeds, Path(run), outcome))
+    results = []
+    for members in groups.values():
+        members.sort(key=lambda member: member[0])
+        seconds = [read_results(run)["fit"]["seconds"] for _, run, _ in members]
+        more = f" and {len(members) - 1} more" if len(members) > 1 else ""
+        name = members[0][1].resolve().name + more
+        outcomes = [outcome for *_, outcome in members]
+        results.append(RunResult(name, outcomes, seconds=sum(seconds) / len(seconds)))
+    if twice := [n for n, k in Counter(r.name for r in results).items() if k > 1]:
+        raise ConfigError(f"two of the runs are in folders named {twice[0]!r}; rename one")
+    return results
+
+
+def _is_npz(name: str) -> bool:
+    return name.endswith(".npz")

@@ -1,106 +1,23 @@
-"""``predict``, ``report`` and ``compare``: from fits to numbers, figures and words."""
+"""``report`` and ``compare``: from fits to figures and words."""
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from bayesprior.commands.choices import DataChoice, ModelChoice, flat, grouped
+from bayesprior.errors import ConfigError
 
-__all__ = ["compare", "predict", "report"]
+if TYPE_CHECKING:
+    from rich.table import Table
 
-
-def predict(
-    run: str,
-    *,
-    split: Literal["test", "validation", "train"] = "test",
-    num_draws: int | None = None,
-    batch_size: int = 256,
-    batch_norm: Literal["stored", "reestimate"] = "stored",
-    seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    progress: bool = True,
-) -> None:
-    """Predict a split with a fit's model average: accuracy, NLL, Brier, ECE.
-
-    Writes predictive-<split>.nc (an ArviZ DataTree) and the metrics into results.json.
-
-    Parameters
-    ----------
-    run
-        Folder that fit wrote.
-    split
-        Which examples.
-    num_draws
-        Draws averaged; all that are stored, or 30 of a SWAG posterior, by default.
-    batch_size
-        Examples at a time.
-    batch_norm
-        BatchNorm statistics: those stored with each draw, or averages over the training split.
-    seed
-        Of the draws from a SWAG posterior.
-    device
-        Where to compute; auto takes a GPU if there is one.
-    progress
-        Show a progress bar.
-    """
-    options = flat(locals())
-    from pathlib import Path
-
-    from bayesprior import prediction
-    from bayesprior.commands.inspection import show_results
-    from bayesprior.commands.loading import load_data, load_model, load_posterior
-    from bayesprior.diagnostics.tree import to_datatree
-    from bayesprior.diagnostics.tree_files import save_tree
-    from bayesprior.errors import ConfigError
-    from bayesprior.likelihoods import Categorical
-    from bayesprior.recipes import pick_device
-    from bayesprior.runs import add_results, read_config, read_results
-
-    config = read_config(run, "fit")
-    stage = f"predict-{split}"
-    path = Path(run) / f"predictive-{split}.nc"
-    asked = {k: options[k] for k in ("num_draws", "batch_norm", "seed")}
-    done = read_results(run).get(stage)
-    if done is not None and path.exists():
-        for key, value in asked.items():
-            if done[key] != value:
-                raise ConfigError(
-                    f"{path} was made with {key} = {done[key]}, not {value}; delete it to make it "
-                    "anew; nothing was overwritten"
-                )
-        show_results(run, stage)
-        return
-    bundle = load_data(grouped(DataChoice, config.options))
-    bundle.split(split)
-    choice = grouped(ModelChoice, config.options)
-    module, _ = load_model(choice, bundle, seed=config.options["seed"])
-    posterior = load_posterior(run, config.options["method"])
-    where = pick_device(device)
-    again = bundle.loader("train", batch_size) if batch_norm == "reestimate" else None
-    found = prediction.predict(
-        module.to(where),
-        posterior,
-        bundle.loader(split, batch_size),
-        Categorical(),
-        num_draws=num_draws,
-        batch_norm=batch_norm,
-        bn_loader=again,
-        progress=progress,
-        seed=seed,
-    )
-    tree = to_datatree(
-        test=found, class_names=bundle.class_names, mode="summary", attrs={"split": split}
-    )
-    save_tree(tree, path)
-    numbers = {"num_points": found.log_likelihood.shape[1], "draws": len(found.draw)}
-    add_results(run, stage, {**found.metrics, **numbers, **asked})
-    show_results(run, stage)
+__all__ = ["compare_command", "report_command"]
 
 
-def report(
+def report_command(
     runs: list[str],
     *,
     out: str | None = None,
-    shift: list[str] | None = None,
-    ood: list[str] | None = None,
+    shift: dict[str, str] | None = None,
+    ood: dict[str, str] | None = None,
     corruptions: bool = False,
     num_draws: int | None = None,
     batch_size: int = 256,
@@ -109,24 +26,23 @@ def report(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     progress: bool = True,
 ) -> None:
-    """Say whether the prior helped, the sampler worked and the probabilities can be trusted.
+    """Report on a fit, set beside other fits: report.html, .md, .json and report.nc for ArviZ.
 
-    Writes report.nc (an ArviZ DataTree), report.html, report.md and report.json.
+    The page is about the first run. The others are set beside it on the same test points; the
+    second is the one it is held against. Runs that differ in their seeds only are one method.
 
     Parameters
     ----------
     runs
-        Folders that fit wrote. The first is reported, the others are set beside it; the last one
-        is the reference of the comparison.
+        Folders that fit wrote.
     out
-        Folder to write; the first run's by default.
+        Folder of the report; the first run's by default.
     shift
-        NAME=FILE.npz: images of the task's classes from elsewhere; may be given several times.
+        Further test sets with the same classes, as NAME=FILE: an .npz file or a data set's name.
     ood
-        NAME=FILE.npz: foreign images.
+        Foreign sets, likewise; their labels are not used.
     corruptions
-        Corrupt the test images as well: noise, blur, contrast, pixelate, JPEG at severities 1, 3
-        and 5.
+        Also corrupt the test images: noise, blur, contrast and more, at severities 1, 3 and 5.
     num_draws
         Draws averaged; all that are stored, or 30 of a SWAG posterior, by default.
     batch_size
@@ -134,21 +50,29 @@ def report(
     mode
         summary keeps moments instead of sampled labels, for large sets.
     seed
-        Of the draws from a SWAG posterior.
+        Of what is drawn.
     device
         Where to compute; auto takes a GPU if there is one.
     progress
         Show progress bars.
     """
-    from pathlib import Path
-
     from bayesprior import recipes
-    from bayesprior.commands.loading import foreign_set, load_run
+    from bayesprior.commands.loading import foreign_set, load_results, load_run
 
     first = load_run(runs[0])
-    beside = _results(runs, num_draws, batch_size, seed, device) if len(runs) > 1 else []
-    folder = Path(out or runs[0])
-    options = first.config.options
+    sets = {
+        kind: {name: foreign_set(file, first.data, labeled=kind == "shift") for name, file in named}
+        for kind, named in (("shift", (shift or {}).items()), ("ood", (ood or {}).items()))
+    }
+    predicting: dict[str, Any] = {
+        "num_draws": num_draws,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": device,
+        "progress": progress,
+    }
+    results = load_results(runs, **predicting) if len(runs) > 1 else []
+    folder = Path(runs[0] if out is None else out)
     recipes.report(
         first.module,
         first.posterior,
@@ -156,122 +80,106 @@ def report(
         out=folder,
         prior=first.prior,
         run_dir=runs[0],
-        title=f"{options['method'].upper()} on {first.data.name}",
-        subtitle=f"{options['model']}, {first.data.num_data} training examples",
-        temperature=options.get("temperature") or 1.0,
-        shifted=dict(foreign_set(text, first.data, labeled=True) for text in shift or []),
-        ood=dict(foreign_set(text, first.data, labeled=False) for text in ood or []),
+        title=f"{first.options['method'].upper()} on {first.data.name}",
+        subtitle=f"{first.data.num_data} training examples, {first.options['model']}",
+        temperature=first.options.get("temperature", 1.0),
+        shifted=sets["shift"],
+        ood=sets["ood"],
         corruptions=(1, 3, 5) if corruptions else (),
-        runs=beside,
-        method=beside[0].name if beside else None,
-        baseline=beside[-1].name if beside else None,
-        configuration=options,
-        num_draws=num_draws,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
+        runs=results,
+        method=results[0].name if results else None,
+        baseline=results[1].name if len(results) > 1 else None,
+        configuration=first.options,
         mode=mode,
-        progress=progress,
+        **predicting,
     )
     print(folder / "report.html")
 
 
-def compare(
+def compare_command(
     runs: list[str],
     *,
     out: str | None = None,
     num_draws: int | None = None,
-    batch_size: int = 256,
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    progress: bool = True,
 ) -> None:
-    """Set fits side by side on the same test points; a tie is called a tie.
+    """Set fits side by side: one table, and paired differences to the first.
 
-    Prints accuracy, NLL, ECE and more, then each fit's paired difference to the first one with a
-    95 % bootstrap interval over the test points.
+    Runs that differ in their seeds only are one method with several seeds. Runs are predicted on
+    their test split first where that is not done.
 
     Parameters
     ----------
     runs
-        Folders that fit wrote, of one task; the first is the reference.
+        Folders that fit wrote, of the same test split; the first is the reference.
     out
-        File for the same numbers as JSON.
+        Also write the numbers to this .json file.
     num_draws
-        Draws averaged; all that are stored, or 30 of a SWAG posterior, by default.
-    batch_size
-        Examples at a time.
+        Draws averaged, where a run is not predicted yet.
     seed
         Of the draws from a SWAG posterior.
     device
         Where to compute; auto takes a GPU if there is one.
+    progress
+        Show progress bars.
     """
-    import dataclasses
-
     from rich.console import Console
-    from rich.table import Table
 
+    from bayesprior.commands.loading import load_results
     from bayesprior.diagnostics.compare import comparison_table, paired_differences
-    from bayesprior.errors import ConfigError
-    from bayesprior.runs import write_json
+    from bayesprior.runs import versions, write_json
 
     if len(runs) < 2:
-        raise ConfigError("compare needs at least two run folders")
-    results = _results(runs, num_draws, batch_size, seed, device)
-    rows = comparison_table(results)
-    differences = paired_differences(results, results[0].name)
+        raise ConfigError("compare needs at least two runs")
+    if out is not None and Path(out).exists():
+        raise ConfigError(f"{out} exists; choose another --out; nothing was overwritten")
+    results = load_results(runs, num_draws=num_draws, seed=seed, device=device, progress=progress)
+    table = comparison_table(results)
+    differences = [
+        {"method": d.method, "metric": d.metric, "over": d.over, "verdict": d.verdict}
+        | {k: float(v) for k, v in d.interval._asdict().items()}
+        for d in (paired_differences(results, results[0].name) if len(results) > 1 else ())
+    ]
     console = Console(highlight=False)
-    columns = [key for key, value in rows[0].items() if value is not None]
-    table = Table(*columns, box=None)
-    for row in rows:
-        cells = (row.get(key) for key in columns)
-        table.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells))
-    console.print(table)
-    for found in differences:
-        low, high = found.interval.low, found.interval.high
-        console.print(
-            f"{found.method} - {results[0].name}, {found.metric}: "
-            f"{found.interval.estimate:+.4f} [{low:+.4f}, {high:+.4f}]: {found.verdict}"
-        )
+    console.print(_table(table))
+    for line in _lines(differences, results[0].name):
+        console.print(f"* {line}")
     if out is not None:
-        listed = [
-            dataclasses.asdict(found) | {"interval": found.interval._asdict()}
-            for found in differences
-        ]
-        write_json(out, {"table": rows, "reference": results[0].name, "differences": listed})
-
-
-def _results(
-    runs: list[str], num_draws: int | None, batch_size: int, seed: int, device: str
-) -> list[Any]:
-    """Predict the first run's test points with every run; names are the folders' names."""
-    from pathlib import Path
-
-    from bayesprior.commands.loading import load_run
-    from bayesprior.diagnostics.compare import RunResult
-    from bayesprior.diagnostics.outcomes import Outcome
-    from bayesprior.errors import ConfigError
-    from bayesprior.likelihoods import Categorical
-    from bayesprior.prediction import predict as predict_with
-    from bayesprior.recipes import pick_device
-    from bayesprior.runs import read_results
-
-    names = [Path(run).name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(Path(run)) for run in runs]
-    if len(set(names)) < len(names):
-        raise ConfigError("a run folder is given twice; compare different runs")
-    results = []
-    for name, run in zip(names, runs, strict=True):
-        found = load_run(run)
-        prediction = predict_with(
-            found.module.to(pick_device(device)),
-            found.posterior,
-            found.data.loader("test", batch_size),
-            Categorical(),
-            num_draws=num_draws,
-            seed=seed,
+        write_json(
+            out, {"versions": versions(), "runs": runs, "table": table, "differences": differences}
         )
-        outcome = Outcome.from_prediction("test set", prediction)
-        seconds = read_results(run).get("fit", {}).get("seconds")
-        results.append(RunResult(name, [outcome], seconds=seconds))
-    return results
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None)
+    table.add_column("method")
+    columns = ("seeds", "accuracy", "nll", "ece", "aurc", "seconds")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        cells = []
+        for column in columns:
+            value, error = row[column], row.get(f"{column}_se")
+            text = "" if value is None else f"{value:.4g}"
+            cells.append(text if error is None else f"{text} ± {error:.2g}")
+        table.add_row(row["method"], *cells)
+    return table
+
+
+def _lines(differences: Sequence[Mapping[str, Any]], reference: str) -> list[str]:
+    """One sentence a method; over seeds where there are several, else over test points."""
+    lines = []
+    for method in dict.fromkeys(d["method"] for d in differences):
+        mine = [d for d in differences if d["method"] == method]
+        over = "seeds" if any(d["over"] == "seeds" for d in mine) else "points"
+        parts = [
+            f"{d['metric']} {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] {d['verdict']}"
+            for d in mine
+            if d["over"] == over and d["metric"] in ("accuracy", "nll", "ece")
+        ]
+        lines.append(f"{method} minus {reference}, 95 % over {over}: {'; '.join(parts)}")
+    return lines

@@ -2,10 +2,10 @@
 
 from bayesprior.commands.choices import flat
 
-__all__ = ["demo"]
+__all__ = ["demo_command"]
 
 
-def demo(
+def demo_command(
     *,
     out: str = "demo",
     num_data: int = 20,

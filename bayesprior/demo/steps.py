@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from bayesprior import recipes
-from bayesprior.commands.loading import load_model
+from bayesprior.commands.loading import load_model, load_run
 from bayesprior.data import digits, few_shot, glyphs
 from bayesprior.demo.methods import HEAD_STD, METHODS, MODEL, Setting, predict_with
 from bayesprior.demo.table import REFERENCE, as_arrays, compare, rows, sentences
+from bayesprior.diagnostics.compare import RunResult
 from bayesprior.diagnostics.outcomes import Outcome
 from bayesprior.errors import ConfigError
 from bayesprior.gaussian import GaussianWeights
@@ -35,7 +36,7 @@ KEPT = ("map", "swag", "sgld")
 
 
 def run_demo(options: Mapping[str, Any]) -> None:
-    """Do all steps that are not done; see `bayesprior.demo.command.demo`.
+    """Do all steps that are not done; see `bayesprior.demo.command.demo_command`.
 
     Raises
     ------
@@ -254,7 +255,40 @@ def _conclude(
             "selection": selection,
         },
     )
+    _report(folder, options, outcomes, seconds)
     _show(folder, options, table, said)
+
+
+def _report(
+    folder: Path,
+    options: Mapping[str, Any],
+    outcomes: Mapping[str, list[Outcome]],
+    seconds: Mapping[str, list[float]],
+) -> None:
+    """Write the report of the kept SGLD run, all methods beside it."""
+    run = load_run(folder / "sgld")
+    runs = [
+        RunResult(METHODS[method].title, found, seconds=float(np.mean(seconds[method])))
+        for method, found in outcomes.items()
+    ]
+    with _one_thread():
+        recipes.report(
+            run.module,
+            run.posterior,
+            run.data,
+            out=folder,
+            prior=run.prior,
+            run_dir=folder / "sgld",
+            title="From typeset glyphs to handwritten digits",
+            subtitle=f"SGLD with the learned prior, {options['num_data']} labeled images",
+            corruptions=(1, 3, 5),
+            runs=runs,
+            method=METHODS["sgld"].title,
+            baseline=METHODS[REFERENCE].title,
+            configuration=run.options,
+            progress=False,
+            device="cpu",
+        )
 
 
 def _show(
@@ -280,6 +314,7 @@ def _show(
     console.print(grid)
     for sentence in said:
         console.print(f"* {sentence}")
+    console.print(f"The report, with figures: {folder / 'report.html'}")
 
 
 def _cell(mean: float, error: float | None, factor: float, digits_: int) -> str:

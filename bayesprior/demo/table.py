@@ -18,6 +18,8 @@ from bayesprior.diagnostics.outcomes import Outcome
 __all__ = ["COLUMNS", "REFERENCE", "compare", "rows", "sentences"]
 
 COLUMNS = ("accuracy", "nll", "ece")
+NEGLIGIBLE = 5e-4
+"""Smaller differences are zero as printed, and a tie whatever their interval."""
 REFERENCE = "fine-tuning"
 """The method that the others are compared with."""
 
@@ -41,6 +43,8 @@ def compare(
     for metric in COLUMNS:
         interval = paired_t_interval(ours.metric(metric), theirs.metric(metric))
         word = verdict(interval, larger_is_better=METRICS[metric][0])
+        if max(abs(interval.low), abs(interval.high)) < NEGLIGIBLE:
+            word = "tie"
         out[metric] = {**{k: float(v) for k, v in interval._asdict().items()}, "verdict": word}
     return out
 

@@ -122,7 +122,7 @@ def prior_section(
             Column("size", "weights", ","),
             Column("rms_std", "prior std", ".3g"),
             Column("weight_decay", "equivalent weight decay", ".2g"),
-            Column("ratio", "squared distance / expected", ".2f"),
+            Column("ratio", "squared distance / expected", ".2g"),
         ]
         ratios = {c.name: c.ratio for c in checks}
         rows = [{**vars(b), "ratio": ratios.get(b.name)} for b in summary.blocks]

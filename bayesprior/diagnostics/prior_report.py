@@ -22,6 +22,7 @@ __all__ = [
     "mahalanobis_checks",
     "prior_summary",
     "sensitivities",
+    "width_verdict",
 ]
 
 QUESTION = "Does the prior fit the data?"
@@ -321,6 +322,37 @@ def conflict_verdict(
     if num_draws == 1:
         numbers += " A point estimate is expected to lie closer than a draw."
     return Verdict(QUESTION, "ok", "Yes, no sign of conflict", numbers)
+
+
+def width_verdict(
+    total: ChiSquareCheck, num_constraints: int, *, temperature: float = 1.0
+) -> Verdict:
+    """Say whether several draws are as wide as a posterior of so few data must be.
+
+    N points with C outputs can narrow at most N C of the D directions (in the linear
+    approximation); along the others the posterior is the prior, so that the squared distance of
+    its draws from the prior mean is at least T (D - N C). SWAG's draws, and those of a chain that
+    has not travelled, are often far narrower.
+
+    Parameters
+    ----------
+    total
+        The first of `mahalanobis_checks`.
+    num_constraints
+        N C.
+    temperature
+        T.
+    """
+    question = "Did the sampler work?"
+    least = temperature * (total.dim - num_constraints)
+    numbers = (
+        f"The draws' squared distance from the prior mean is {total.mean:.3g}; "
+        f"{num_constraints:,} observed outputs leave at least {max(least, 0):.3g} of "
+        f"{total.dim:,} free."
+    )
+    if total.mean >= 0.8 * least:
+        return Verdict(question, "ok", "The draws are wide enough", numbers)
+    return Verdict(question, "warn", "The draws are narrower than the posterior", numbers)
 
 
 def _need(tree: xr.DataTree, group: str, variable: str | None = None) -> xr.Dataset:

@@ -61,8 +61,8 @@ th[aria-sort=ascending] button::after { content: "\\2191"; color: var(--ink); }
 th[aria-sort=descending] button::after { content: "\\2193"; color: var(--ink); }
 @media (max-width: 40rem) { td.long { white-space: nowrap; } th { white-space: normal; } }
 summary { font-weight: 650; cursor: pointer; margin: 1.4rem 0 .3rem; }
-pre { background: var(--card); padding: .8rem; border-radius: .4rem; overflow-x: auto;
-      font-size: .85rem; }
+pre { background: var(--card); padding: .8rem; border-radius: .4rem;
+      font-size: .85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 SCRIPT = """

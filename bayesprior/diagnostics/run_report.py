@@ -32,11 +32,13 @@ from bayesprior.diagnostics.prediction_sections import (
     uncertainty_section,
 )
 from bayesprior.diagnostics.prior_report import (
+    ChiSquareCheck,
     Sensitivity,
     conflict_verdict,
     mahalanobis_checks,
     prior_summary,
     sensitivities,
+    width_verdict,
 )
 from bayesprior.diagnostics.reliability import CalibrationBins, calibration_verdict
 from bayesprior.diagnostics.report import Column, Report, Section, Table, Text
@@ -113,12 +115,15 @@ def build_report(
     notes = Notes(_missing(tree))
     sections: list[Section] = []
     verdicts = [_compare(runs, method, baseline, trees or {}, sections, notes)]
-    verdicts.append(_sampler(tree, independent_draws, sections, notes))
+    checks = notes.attempt(
+        "distance from the prior", lambda: mahalanobis_checks(tree, temperature=temperature)
+    )
+    verdicts.append(_sampler(tree, independent_draws, checks or [], temperature, sections, notes))
     converged = verdicts[-1].level != "fail"
     test = notes.attempt("predictions", lambda: Outcome.from_group(tree, "predictions"))
     bins = CalibrationBins() if test is None else test.bins()
     verdicts.append(calibration_verdict(bins))
-    verdicts.append(_prior(tree, prior, num_data, temperature, converged, sections, notes))
+    verdicts.append(_prior(tree, prior, num_data, checks or [], converged, sections, notes))
     if test is not None:
         verdicts += _predictions(tree, test, validation, images, sections, notes)
     order = ["Results", "Comparison", "Calibration", "Uncertainty", "Changed data"]
@@ -127,7 +132,8 @@ def build_report(
         columns = [Column("what", "not reported"), Column("why", "why")]
         rows = [{"what": what, "why": why} for what, why in notes.items()]
         sections.append(Section("Not reported", [Table("What is missing", columns, rows)]))
-    configured = dict(configuration or {}) | {"tree": dict(tree.attrs)}
+    attrs = {k: json.loads(v) if str(v)[:1] == "{" else v for k, v in tree.attrs.items()}
+    configured = dict(configuration or {}) | {"tree": attrs}
     text = json.dumps(configured, indent=1, default=str)
     sections.append(Section("Configuration", [Text(text, is_code=True)]))
     return Report(title, subtitle, verdicts, sections, {"configuration": configured})
@@ -198,7 +204,12 @@ def _compare(
 
 
 def _sampler(
-    tree: xr.DataTree, independent_draws: bool, sections: list[Section], notes: Notes
+    tree: xr.DataTree,
+    independent_draws: bool,
+    checks: list[ChiSquareCheck],
+    temperature: float,
+    sections: list[Section],
+    notes: Notes,
 ) -> Verdict:
     sizes = next(
         (
@@ -221,17 +232,31 @@ def _sampler(
         verdict = worst(verdict.question, [verdict, temperature_verdict(temperatures)])
     elif is_chain:
         notes["temperature of the sampler"] = "the trace records none"
+    outputs = _num_outputs(tree)
+    if checks and outputs and sizes["chain"] * sizes["draw"] > 1:
+        width = width_verdict(checks[0], outputs, temperature=temperature)
+        verdict = worst(verdict.question, [verdict, width])
     section = sampler_section(tree, chains, temperatures, notes)
     if section.items:
         sections.append(section)
     return verdict
 
 
+def _num_outputs(tree: xr.DataTree) -> int:
+    """Count the outputs that the training set constrains: points times classes."""
+    if "log_likelihood" not in tree.children or "predictions" not in tree.children:
+        return 0
+    sizes = tree["predictions"].sizes
+    pixels = sizes.get("row", 1) * sizes.get("column", 1)
+    outputs = sizes.get("class_name", sizes.get("output", 0))
+    return int(tree["log_likelihood"].sizes["train_point"] * outputs * pixels)
+
+
 def _prior(
     tree: xr.DataTree,
     prior: GaussianWeights | None,
     num_data: int | None,
-    temperature: float,
+    checks: list[ChiSquareCheck],
     converged: bool,
     sections: list[Section],
     notes: Notes,
@@ -241,12 +266,6 @@ def _prior(
         notes["how informative the prior is"] = "the prior or the number of points was not given"
     else:
         summary = prior_summary(prior, num_data)
-    checks = (
-        notes.attempt(
-            "distance from the prior", lambda: mahalanobis_checks(tree, temperature=temperature)
-        )
-        or []
-    )
     sensitivity: list[Sensitivity] = []
     if converged:
         sensitivity = notes.attempt("sensitivity to the prior", lambda: sensitivities(tree)) or []

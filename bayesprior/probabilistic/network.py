@@ -167,7 +167,8 @@ class BayesianNetwork(PyroModule):
         lead = weights.shape[:-1]
         if lead[-1:] == (1,):  # from inside outer plates: the place of the plate "data"
             lead = lead[:-1]
-        outputs = self._run(weights.reshape(-1, weights.shape[-1]), x, stacked=bool(lead))
+        shape = (-1, weights.shape[-1]) if lead else (-1,)
+        outputs = self._run(weights.reshape(shape), x)
         law = likelihood.distribution(outputs)
         if lead:
             law = StackedDistribution(law, lead)
@@ -202,8 +203,8 @@ class BayesianNetwork(PyroModule):
                 given[name] = value.reshape(())
         return prior, _replace(self.likelihood, given) if given else self.likelihood
 
-    def _run(self, weights: Tensor, x: Tensor, *, stacked: bool) -> Tensor:
-        """Return outputs (S * B, ...) for weights (S, D); vmap over them if ``stacked``."""
+    def _run(self, weights: Tensor, x: Tensor) -> Tensor:
+        """Return outputs (B, ...) for weights (D,), (S * B, ...) for weights (S, D)."""
         layout, module = self.prior.layout, self._modules["module"]
         sizes = [where.stop - where.start for where in layout.slices.values()]
         fixed = self._points() | self._buffers_of_call()
@@ -214,8 +215,8 @@ class BayesianNetwork(PyroModule):
             views = {name: part.view(shape) for name, part, shape in parts}
             return torch.func.functional_call(module, {**fixed, **views}, (x,))
 
-        if not stacked:
-            return call(weights[0])
+        if weights.dim() == 1:
+            return call(weights)
         return torch.func.vmap(call, randomness="different")(weights).flatten(0, 1)
 
     def _buffers_of_call(self) -> dict[str, Tensor]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import IndependentTransform, Transform, biject_to
 from torch.distributions.constraints import Constraint
+from torch.distributions.transforms import identity_transform
 
 from bayesprior.errors import ConfigError
 from bayesprior.gaussian import GaussianWeights
@@ -54,9 +55,12 @@ def check_latent(site: Site) -> None:
 
 
 def transform_of(site: Site) -> Transform:
-    """Return the bijection from the reals to a site's support."""
+    """Return the bijection from the reals to a site's support; `identity_transform` if real."""
     try:
-        return biject_to(site["fn"].support)
+        transform = base = biject_to(site["fn"].support)
+        while isinstance(base, IndependentTransform):
+            base = base.base_transform
+        return identity_transform if base is identity_transform else transform
     except NotImplementedError as error:
         raise ConfigError(
             f"no bijection from the reals to the support of the latent site {site['name']!r} "

@@ -11,6 +11,7 @@ from bayesprior.diagnostics.prior_report import (
     mahalanobis_checks,
     prior_summary,
     sensitivities,
+    width_verdict,
 )
 from bayesprior.diagnostics.tree import to_datatree
 from bayesprior.errors import ConfigError, DataError
@@ -176,3 +177,15 @@ def test_an_isotropic_prior_has_no_directions_but_is_still_judged():
         directions(tree)
     assert [s.name for s in sensitivities(tree)][0] == "weight[0]"
     assert len(mahalanobis_checks(tree)) == 3
+
+
+@pytest.mark.parametrize("num_data", [1, 3])
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_few_data_leave_the_posterior_as_wide_as_the_stated_bound(num_data, temperature):
+    """Exact posteriors keep it at every temperature; draws of half the width break it."""
+    run = Regression(num_data=num_data)
+    for widen, level in ((1.0, "ok"), (0.4, "warn")):
+        tree = run.tree(widen=widen * np.sqrt(temperature))
+        total = mahalanobis_checks(tree, temperature=temperature)[0]
+        verdict = width_verdict(total, num_data, temperature=temperature)
+        assert verdict.level == level

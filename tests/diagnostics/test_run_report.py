@@ -10,6 +10,8 @@ from bayesprior.diagnostics.report import Picture, Table
 from bayesprior.diagnostics.run_report import build_report, chain_summaries, temperature_checks
 from bayesprior.diagnostics.tree import to_datatree
 from bayesprior.diagnostics.tree_files import load_tree, save_tree
+from bayesprior.likelihoods import Categorical
+from bayesprior.prediction import predict
 
 QUESTIONS = [
     "Did the prior help?",
@@ -145,9 +147,15 @@ def test_dropped_draws_are_named(run):
     assert "1 draw(s)" in missing(build_report(tree, title="x"))
 
 
-def test_independent_draws_need_not_converge(run):
+def test_independent_draws_need_not_converge_but_be_wide_enough(run):
     report = build_report(run.tree(), title="SWAG", independent_draws=True)
     assert report.verdicts[1].headline == "Nothing to converge"
+    run.draw(2, 4, width=0.05)
+    few = run.tree(
+        train=predict(run.model, run.posterior, [[t[:1] for t in run.loader[0]]], Categorical())
+    )
+    report = build_report(few, title="SWAG", independent_draws=True)
+    assert report.verdicts[1].headline == "The draws are narrower than the posterior"
 
 
 def test_chains_are_followed_in_function_space_and_in_the_prior(run):
