@@ -40,7 +40,7 @@ def from_four_files(
     r"""Read ``PREFIX_{mean,variance,covmat,model}.pt``, the priors of "Pre-Train Your Loss".
 
     With v the variances, Q (K, D) the deviations (divided by :math:`\sqrt{K - 1}` unless the file
-    holds them so) and :math:`\lambda` the ``cov_scale``, the covariance is
+    holds them so) and :math:`\lambda` the ``cov_scale``, the covariance by ``convention`` is
 
     * ``"proper"``: :math:`\frac\lambda2 (\mathrm{diag}(v) + Q^T Q) + \epsilon I`, SWAG's own;
     * ``"official"``: :math:`\mathrm{diag}(\lambda v + \epsilon) + \lambda^2 Q^T Q`, what the
@@ -56,8 +56,6 @@ def from_four_files(
     factor_divided
         Whether the rows contain :math:`1 / \sqrt{K - 1}` already: a factor K - 1 in the
         covariance that no file tells. Decide; the choice goes into the provenance.
-    convention, cov_scale, eps
-        See above.
 
     Raises
     ------
@@ -156,12 +154,12 @@ def from_checkpoints(
     layout, swag = ParameterLayout.from_module(module), SWAG(rank=rank, **options)
     names, buffers = [], {}
     for source in sources:
-        state = _state(source)
-        swag.update_weights(_flatten(state, layout, _name(source)), layout)
-        names.append(_name(source))
+        state, name = _state(source), _name(source)
+        swag.update_weights(_flatten(state, layout, name), layout)
+        names.append(name)
         buffers = _buffers(state, module)
-    provenance = {"imported": {"format": "checkpoints", "source": names}}
-    return swag.posterior(buffers=buffers, provenance=provenance)
+    record = {"format": "checkpoints", "source": names}
+    return swag.posterior(buffers=buffers, provenance={"imported": record})
 
 
 def _name(source: State) -> str:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from dense import LAYOUT, SHAPES, covariance_of, make_case
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayesprior.errors import ConfigError, LayoutMismatchError
@@ -40,6 +40,7 @@ def test_rescale_multiplies_the_shared_block_only(case):
     close(covariance_of(case.law), case.cov)  # the original stays
 
 
+@settings(max_examples=40)
 @given(kind=kinds, first=positive, second=positive)
 def test_rescale_composes(kind, first, second):
     law = make_case(kind).law
@@ -49,6 +50,7 @@ def test_rescale_composes(kind, first, second):
     )
 
 
+@settings(max_examples=40)
 @given(kind=kinds.filter("nothing shared".__ne__), std=positive)
 def test_rms_std_is_the_root_mean_variance_of_the_shared_block(kind, std):
     law, _, cov = make_case(kind)
@@ -61,6 +63,7 @@ def test_rms_std_is_the_root_mean_variance_of_the_shared_block(kind, std):
         close(rescaled.variance[split:], cov.diagonal()[split:])
 
 
+@settings(max_examples=40)
 @given(kind=kinds, names=subsets)
 def test_marginal_is_a_block_of_the_covariance(kind, names):
     law, loc, cov = make_case(kind)
@@ -75,6 +78,7 @@ def test_marginal_is_a_block_of_the_covariance(kind, names):
         close(part.log_prob(value), dense.log_prob(value))
 
 
+@settings(max_examples=40)
 @given(kind=kinds, order=st.permutations([*LAYOUT.names, "new.weight", "new.bias"]))
 def test_marginal_undoes_extend(kind, order):
     law = make_case(kind).law

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from dense import LAYOUT, SHAPES, make_case
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -56,6 +56,7 @@ def identical(first: GaussianWeights, second: GaussianWeights) -> None:
     assert all(torch.equal(b, second.buffers[n]) for n, b in first.buffers.items())
 
 
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(sorted(SHAPES)),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
