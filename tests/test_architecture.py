@@ -53,7 +53,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "arviz_base": ("diagnostics", "report", "probabilistic*"),
     "arviz_stats": ("diagnostics", "report", "probabilistic*"),
     "arviz_plots": ("diagnostics", "report"),
-    "xarray": ("diagnostics", "report", "probabilistic*"),
+    "xarray": ("diagnostics", "recipes.reporting", "probabilistic*"),
     "matplotlib": ("diagnostics", "report", "data*"),
     "torchvision": ("data*", "models*", "diagnostics*"),
     "timm": ("data*", "models*"),

@@ -44,7 +44,7 @@ def show(file: str | Path) -> None:
         table.add_column(column, justify="right")
     for block in found["blocks"]:
         shape = " x ".join(map(str, block["shape"])) or "scalar"
-        table.add_row(block["name"], shape, f"{block['size']:,}", f"{block['value']:.4g}")
+        table.add_row(escape(block["name"]), shape, f"{block['size']:,}", f"{block['value']:.4g}")
     console.print(table)
 
 

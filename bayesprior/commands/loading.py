@@ -279,8 +279,8 @@ def load_results(runs: Sequence[str], **options: Any) -> list[RunResult]:
         Of `bayesprior.commands.predicting.run_predict`.
     """
     groups: dict[str, list[tuple[Any, Path, Outcome]]] = {}
-    for run in runs:
-        fit = dict(read_config(run, "fit").options)
+    configured = [dict(read_config(run, "fit").options) for run in runs]
+    for run, fit in zip(runs, configured, strict=True):
         tree = load_tree(run_predict(run, **options))
         seeds = (fit.pop("data_seed"), fit.pop("seed"))
         key = json.dumps({k: v for k, v in fit.items() if k not in ("out", "device", "progress")})

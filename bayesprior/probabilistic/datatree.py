@@ -1,5 +1,6 @@
 """Draws of a Pyro model as an ArviZ DataTree."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -71,7 +72,10 @@ def samples_to_datatree(
             groups["posterior"][f"{name}_mahalanobis"] = distance.numpy(force=True)
     if model is not None and data is not None:
         _add_densities(groups, samples, model, data)
-    return from_dict(dict(groups))
+    with warnings.catch_warnings():
+        # Many short chains are meant: the axes are named by us.
+        warnings.filterwarnings("ignore", "Found chain dimension to be longer")
+        return from_dict(dict(groups))
 
 
 def _add_densities(

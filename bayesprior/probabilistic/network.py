@@ -131,6 +131,7 @@ class BayesianNetwork(PyroModule):
         self.hyperpriors = hyperpriors
         self.likelihood = _template(likelihood, prior, hyperpriors)
         self.module = module
+        self._watched = (0, 0)
         self.train(module.training)
 
     def train(self, mode: bool = True) -> "BayesianNetwork":
@@ -162,6 +163,7 @@ class BayesianNetwork(PyroModule):
                 f"a batch of {len(x)} is larger than num_data = {self.num_data}; num_data is the "
                 "size of the whole training set"
             )
+        self._check_untouched()
         prior, likelihood = self._with_hyperparameters()
         weights = pyro.sample("weights", prior)
         lead = weights.shape[:-1]
@@ -183,6 +185,19 @@ class BayesianNetwork(PyroModule):
         with pyro.plate("data", self.num_data, subsample=torch.arange(len(x)), dim=-1):
             pyro.sample("obs", law, obs=y)
         return outputs
+
+    def _check_untouched(self) -> None:
+        """Notice a guide that was started at ``prior.loc`` itself and now optimizes it."""
+        loc = self.prior.loc
+        if loc.requires_grad or loc.is_inference():
+            return
+        seen, self._watched = self._watched, (id(loc), loc._version)
+        if seen[0] == id(loc) and seen != self._watched:
+            raise ConfigError(
+                "the prior's mean was changed in place, as by a guide that shares its memory; "
+                "load the prior again, and start guides at a copy: init_to_value(values="
+                "{'weights': prior.loc.clone()})"
+            )
 
     def _with_hyperparameters(self) -> tuple[GaussianWeights, Likelihood]:
         """Draw the hyperparameters and put them where they belong."""

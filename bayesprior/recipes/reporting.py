@@ -120,7 +120,7 @@ def report(
     plain = dataclasses.replace(data, train=data.train.without_augmentation())
     test = predicted(data, "test")
     validation = None
-    if data.validation is not None:
+    if data.validation is not None and data.class_names:
         validation = Outcome.from_prediction("validation set", predicted(data, "validation"))
     changed = {name: bundle for s in corruptions for name, bundle in corrupted(data, s).items()}
     sets = {

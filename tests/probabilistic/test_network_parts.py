@@ -10,7 +10,7 @@ import torch
 from probabilistic.problems import make_prior
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal, init_to_value
+from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 from torch import nn
 
 from bayesprior.errors import ConfigError, DataError, LayoutMismatchError
@@ -171,6 +171,13 @@ class TestBadInput:
         prior = make_prior(module).marginal(["0.weight", "0.bias"])
         with pytest.raises(LayoutMismatchError, match="says nothing of.*'3.weight'.*extend"):
             BayesianNetwork(module, prior, Categorical(), 10)
+
+    def test_a_guide_that_optimizes_the_prior(self, model, data):
+        guide = AutoDelta(model, init_loc_fn=init_to_value(values={"weights": model.prior.loc}))
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        svi.step(*data)
+        with pytest.raises(ConfigError, match="changed in place.*prior.loc.clone"):
+            svi.step(*data)
 
     def test_pattern_without_match(self):
         module = classifier()

@@ -1,0 +1,67 @@
+import json
+
+import pytest
+import torch
+from recipes_cases import source_and_target
+
+from bayesprior.diagnostics.corruptions import CORRUPTIONS
+from bayesprior.diagnostics.tree_files import load_tree
+from bayesprior.recipes import fit_map, make_prior, report, sample
+from bayesprior.recipes.reporting import corrupted
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def task():
+    source, target, data = source_and_target()
+    return make_prior(source, target, head="head", rms_std=0.1), target, data
+
+
+def test_sampled_run_is_reported_with_everything(task, tmp_path):
+    prior, module, data = task
+    options = {"lr": 1e-3, "num_draws": 12, "chains": 2, "burn_in": 5, "thin": 2}
+    draws = sample(module, prior, data, out=tmp_path / "run", **options, **QUIET)
+    tree = report(
+        module,
+        draws,
+        data,
+        out=tmp_path / "report",
+        prior=prior,
+        run_dir=tmp_path / "run",
+        corruptions=(1,),
+        shifted={"again": data},
+        ood={"other": data},
+        **QUIET,
+    )
+    groups = {"posterior", "prior", "log_prior", "log_likelihood", "predictions", "trace"}
+    assert groups <= set(tree.children)
+    assert "predictions_again" in tree.children
+    assert tree["predictions_other"].attrs["kind"] == "ood"
+    assert "predictions_jpeg-1" in tree.children
+    again = load_tree(tmp_path / "report" / "report.nc")
+    assert again["posterior"].sizes["chain"] == 2
+    assert again["posterior"].sizes["draw"] == 12
+    verdicts = json.loads((tmp_path / "report" / "report.json").read_text())["verdicts"]
+    assert {v["question"] for v in verdicts} >= {"Did the prior help?", "Did the sampler work?"}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_point_estimate_is_reported_and_what_is_missing_is_named(task, tmp_path):
+    prior, module, data = task
+    fit = fit_map(module, prior, data, num_steps=5, **QUIET)
+    report(module, fit, data, out=tmp_path, prior=prior, **QUIET)
+    text = (tmp_path / "report.md").read_text()
+    assert "Not reported" in text
+
+
+def test_corruptions_change_the_test_images_only(task):
+    *_, data = task
+    changed = corrupted(data, 3)
+    assert set(changed) == {f"{kind}-3" for kind in CORRUPTIONS}
+    for bundle in changed.values():
+        assert not torch.equal(bundle.test[0][0], data.test[0][0])
+        assert torch.equal(bundle.test.targets, data.test.targets)
+        assert torch.equal(bundle.train[0][0], data.train[0][0])
