@@ -34,10 +34,10 @@ def show(file: str | Path) -> None:
 
     found = _read(Path(file))
     console = Console()
-    console.print(f"[bold]{escape(str(file))}[/bold]: {found['kind']}", soft_wrap=True)
+    console.print(f"[bold]{escape(str(file))}[/bold]: {escape(found['kind'])}", soft_wrap=True)
     facts = Table.grid(padding=(0, 2))
     for name, text in _facts(found):
-        facts.add_row(name, escape(text))
+        facts.add_row(escape(name), escape(text))
     console.print(facts)
     table = Table("parameter", box=None, header_style="bold", pad_edge=False)
     for column in ("shape", "weights", found["measure"]):
