@@ -27,10 +27,12 @@ from bayesprior.storage import atomic_path
 
 __all__ = ["GRID", "run_demo", "run_pieces"]
 
-GRID = tuple((lr, rms_std) for lr in (0.01, 0.05) for rms_std in (0.01, 0.3, 10.0))
+GRID = tuple((lr, rms_std) for lr in (0.005, 0.02) for rms_std in (0.01, 0.3, 10.0))
 """(learning rate, width of the backbone's prior) that every method is tried with."""
 SELECTION_SEEDS = 2
 FIRST_SELECTION_SEED = 1000
+CORRUPTIONS = (3,)
+"""Severities at which the report corrupts the test images."""
 KEPT = ("map", "swag", "sgld")
 """Methods whose first final fit stays as a run folder."""
 
@@ -281,7 +283,7 @@ def _report(
             run_dir=folder / "sgld",
             title="From typeset glyphs to handwritten digits",
             subtitle=f"SGLD with the learned prior, {options['num_data']} labeled images",
-            corruptions=(1, 3, 5),
+            corruptions=CORRUPTIONS,
             runs=runs,
             method=METHODS["sgld"].title,
             baseline=METHODS[REFERENCE].title,
