@@ -2,10 +2,10 @@ import dataclasses
 import math
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
+from poisson import Poisson
 
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.likelihoods import (
@@ -16,29 +16,6 @@ from bayesprior.likelihoods import (
     PixelCategorical,
 )
 from bayesprior.testing import check_likelihood
-
-
-class Poisson:
-    """A plain class from outside: counts, with the log rate as output."""
-
-    def validate(self, outputs, targets):
-        if outputs.shape != targets.shape or targets.is_complex():
-            raise DataError("expected log rates and counts of one shape")
-
-    def log_prob(self, outputs, targets):
-        return self.distribution(outputs).log_prob(targets)
-
-    def predictive(self, outputs):
-        return Moments(outputs.exp(), outputs.exp())
-
-    average = Normal.average
-    entropy = Normal.entropy
-
-    def distribution(self, outputs):
-        return dist.Poisson(outputs.exp()).to_event(1)
-
-    def monitor(self, outputs, targets):
-        return {}
 
 
 def categorical():

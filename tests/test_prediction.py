@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from likelihood_contract import Poisson
+from poisson import Poisson
 from prediction_cases import Draws, batches, classifier
 from torch import nn
 from torchmetrics.classification import MulticlassF1Score
