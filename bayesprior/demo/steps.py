@@ -4,8 +4,8 @@ import contextlib
 import json
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,11 @@ def run_demo(options: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} must be at least 1, got {options[name]}")
     few_shot(digits(), num_data=options["num_data"])  # refuse what cannot be drawn at once
     folder = open_run(options["out"], "demo", options)
+    with _workers(options["jobs"]) as pool:
+        _run_steps(folder, options, pool)
+
+
+def _run_steps(folder: Path, options: Mapping[str, Any], pool: ProcessPoolExecutor | None) -> None:
     prior_file = _make_prior(folder, options)
     base = Setting("", 0.0, 0.0, 0, options["num_data"], options["num_steps"])
 
@@ -61,7 +66,8 @@ def run_demo(options: Mapping[str, Any]) -> None:
         for seed in range(first, first + SELECTION_SEEDS)
         for s in [replace(base, method=method, lr=lr, rms_std=rms_std, seed=seed)]
     }
-    run_pieces(folder, prior_file, trials, options, "tuning")
+    show = options["progress"]
+    run_pieces(folder, prior_file, trials, pool, description="tuning", progress=show)
     selection = _select(folder, trials)
     finals = {}
     for method, chosen in selection["chosen"].items():
@@ -69,7 +75,7 @@ def run_demo(options: Mapping[str, Any]) -> None:
             s = replace(base, method=method, **chosen, seed=seed)
             is_kept = method in KEPT and seed == options["seed"]
             finals[_name("final", s)] = (s, "test", folder / method if is_kept else None)
-    run_pieces(folder, prior_file, finals, options, "final fits")
+    run_pieces(folder, prior_file, finals, pool, description="final fits", progress=show)
     _conclude(folder, options, selection, finals)
 
 
@@ -121,36 +127,47 @@ def run_pieces(
     folder: Path,
     prior_file: Path,
     pieces: Mapping[str, Piece],
-    options: Mapping[str, Any],
-    description: str,
+    pool: ProcessPoolExecutor | None,
+    *,
+    description: str = "pieces",
+    progress: bool = True,
 ) -> None:
-    """Do the pieces that have no file yet, ``jobs`` at a time."""
+    """Do the pieces that have no file yet, in the pool or one by one."""
     todo = {name: piece for name, piece in pieces.items() if not _path(folder, name).exists()}
-    with _bar(description, len(pieces), len(pieces) - len(todo), options["progress"]) as advance:
-        if options["jobs"] == 1:
+    with _bar(description, len(pieces), len(pieces) - len(todo), progress) as advance:
+        if pool is None:
             with _one_thread():
                 for name, piece in todo.items():
                     _do(_path(folder, name), prior_file, piece)
                     advance()
             return
-        # Fresh processes: forking after torch has started its threads is not safe.
-        pool = ProcessPoolExecutor(
-            min(options["jobs"], max(len(todo), 1)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-        )
-        with pool:
-            try:
-                jobs: Iterable[Future[None]] = [
-                    pool.submit(_do, _path(folder, name), prior_file, piece)
-                    for name, piece in todo.items()
-                ]
-                for job in as_completed(jobs):
-                    job.result()
-                    advance()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        jobs = [
+            pool.submit(_do, _path(folder, name), prior_file, piece) for name, piece in todo.items()
+        ]
+        for job in as_completed(jobs):
+            job.result()
+            advance()
+
+
+@contextlib.contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Start worker processes; None stands for this process alone.
+
+    They are fresh ones: forking after torch has started its threads is not safe. Where there is
+    a fork server, the package is imported once for all of them, beside the source fit.
+    """
+    if jobs == 1:
+        yield None
+        return
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if has_server else "spawn")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    pool.submit(int)  # starts the first one
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:

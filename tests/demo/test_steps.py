@@ -104,10 +104,10 @@ def test_wrong_options_write_nothing(options, message, tmp_path, capsys):
 
 
 def test_pieces_run_in_other_processes(tmp_path):
-    options = {"jobs": 2, "progress": False, "seed": 0, "source_steps": 2}
-    prior_file = steps._make_prior(tmp_path, options)
+    prior_file = steps._make_prior(tmp_path, {"progress": False, "seed": 0, "source_steps": 2})
     piece = (methods.Setting("map", 0.01, 0.01, 0, 10, 2), "test", None)
-    steps.run_pieces(tmp_path, prior_file, {"one": piece, "two": piece}, options, "pieces")
+    with steps._workers(2) as pool:
+        steps.run_pieces(tmp_path, prior_file, {"one": piece, "two": piece}, pool, progress=False)
     one, two = (json.loads((tmp_path / "pieces" / f"{n}.json").read_text()) for n in ("one", "two"))
     assert one["metrics"] == two["metrics"]
     assert (tmp_path / "pieces" / "one.npz").exists()

@@ -18,14 +18,13 @@ def outcome(loss: float, seed: int) -> Outcome:
 
 
 def outcomes(seeds: int = 4, **losses: float) -> dict[str, list[Outcome]]:
-    """Per method its loss, with a small difference between seeds that is not shared."""
-    rng = np.random.default_rng(0)
+    """Per method its loss; the methods' own differences between seeds cancel."""
     return {
         method: [
-            outcome(losses.get(method.replace("-", "_"), 0.3) + 0.001 * rng.random(), s)
+            outcome(losses.get(method, 0.3) + 0.002 * (index % 3) * (-1) ** s, s)
             for s in range(seeds)
         ]
-        for method in METHODS
+        for index, method in enumerate(METHODS)
     }
 
 
