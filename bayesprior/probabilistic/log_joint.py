@@ -62,8 +62,6 @@ class LogJoint(PlateGuard):
         The log joint density, a scalar.
     latent_sites
         The latent sites that were met, by name.
-    observed
-        Log densities of the observed sites, each of its batch shape, before subsample scaling.
     """
 
     def __init__(
@@ -77,7 +75,6 @@ class LogJoint(PlateGuard):
         self.latents, self.transforms, self.laws, self.plates = latents, transforms, laws, plates
         self.total = torch.zeros(())
         self.latent_sites: dict[str, Site] = {}
-        self.observed: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Site) -> None:
         super()._pyro_sample(msg)
@@ -116,8 +113,6 @@ class LogJoint(PlateGuard):
         elif msg["infer"].get("_deterministic"):
             return
         log_prob = law.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-        if msg["is_observed"]:
-            self.observed[name] = log_prob
         self.total = self.total + scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()
 
     def _pyro_post_param(self, msg: Site) -> None:

@@ -23,7 +23,7 @@ from bayesprior.probabilistic.potential import (
     potential_loss,
 )
 from bayesprior.probabilistic.site_draws import DrawKeeper, SiteDraws
-from bayesprior.storage import chain_dir
+from bayesprior.storage import CHECKPOINT, chain_dir
 
 __all__ = ["StochasticGradientMCMC"]
 
@@ -92,6 +92,7 @@ class StochasticGradientMCMC:
         num_steps: int | None = None,
         seed: int = 0,
         run_dir: str | Path | None = None,
+        resume: bool = False,
         progress: bool = True,
         **engine_options: Any,
     ) -> None:
@@ -129,10 +130,12 @@ class StochasticGradientMCMC:
             Chain c's noise has seed ``seed + c``.
         run_dir
             Keeps draws, checkpoints and traces on disk, and nothing in memory.
+        resume
+            Continue what lies in ``run_dir``: finished chains stay, an interrupted one goes on.
         progress
             Whether to show a progress bar.
         **engine_options
-            Further arguments of `bayesprior.inference.engine.train`, such as ``resume``.
+            Further arguments of `bayesprior.inference.engine.train`, such as ``fabric``.
 
         Raises
         ------
@@ -156,7 +159,9 @@ class StochasticGradientMCMC:
             schedule, num_steps, num_samples, warmup_steps, thin
         )
         vectorized = chain_method == "vectorized"
-        batch = next(iter(data_loader))
+        batch = next(iter(data_loader), None)
+        if batch is None:
+            raise ConfigError("the data loader yields no batch; [()] is one without arguments")
         potential = PyroPotential(
             model,
             batch,
@@ -190,6 +195,7 @@ class StochasticGradientMCMC:
                 if run_dir is None
                 else DrawWriter(run_dir, chain)
             )
+            folder = None if run_dir is None else chain_dir(run_dir, chain)
             train(
                 potential,
                 potential_loss,
@@ -200,7 +206,8 @@ class StochasticGradientMCMC:
                 prior=potential.prior,
                 num_data=potential.num_data,
                 collectors=(keeper,),
-                run_dir=None if run_dir is None else chain_dir(run_dir, chain),
+                run_dir=folder,
+                resume=resume and folder is not None and (folder / CHECKPOINT).exists(),
                 progress=progress,
                 description=f"chain {chain + 1} of {runs}" if runs > 1 else "sampling",
                 **engine_options,

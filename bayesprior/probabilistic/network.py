@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro
 import torch
+from jaxtyping import Shaped
 from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import effectful
@@ -150,7 +151,9 @@ class BayesianNetwork(PyroModule):
             self.prior = self.prior.to(device=then.device, dtype=then.dtype)
         return self
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Shaped[Tensor, "B *input"], y: Shaped[Tensor, "B *target"] | None = None
+    ) -> Shaped[Tensor, "..."]:
         """Run the model on a batch of B inputs, observing ``y`` if given; return the outputs.
 
         Returns

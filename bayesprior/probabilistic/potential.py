@@ -152,8 +152,11 @@ class PyroPotential(nn.Module):
             if isinstance(site["fn"], GaussianWeights)
         }
         laws = self._examine(batch, trace)
-        for name, value in self._start(batch, seed).items():
-            self._register(name, value)
+        start = self._start(batch, seed)
+        # Scalars beside a network's weights are often made on the CPU.
+        device = next((v.device for v in start.values() if v.device.type != "cpu"), None)
+        for name, value in start.items():
+            self._register(name, value.to(device))
         # Not by attribute assignment: a latent may be called "prior".
         layout = ParameterLayout.from_module(self)
         self.__dict__.update(layout=layout, prior=SitePrior(layout, laws) if laws else None)
@@ -210,13 +213,14 @@ class PyroPotential(nn.Module):
         return self._model[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PyroPotential":
-        now = next(self.parameters()).detach().flatten()[:0]
-        then = fn(now)
-        if (then.device, then.dtype) != (now.device, now.dtype):
-            raise ConfigError(
-                f"a potential stays where its model is ({now.device}, {now.dtype}): move the model "
-                "and the data, and make the potential from them"
-            )
+        for parameter in self.parameters():
+            now = parameter.detach().flatten()[:0]
+            then = fn(now)
+            if (then.device, then.dtype) != (now.device, now.dtype):
+                raise ConfigError(
+                    f"a potential stays where its model is ({now.device}, {now.dtype}): move the "
+                    "model and the data, and make the potential from them"
+                )
         super()._apply(fn, recurse)
         return self
 

@@ -70,6 +70,24 @@ class TestSamples:
         for name, value in kept.items():
             assert torch.equal(value, stored[name])
 
+    def test_an_interrupted_run_goes_on(self, tmp_path):
+        options = {"num_chains": 3, "num_samples": 6}
+        whole = schools(**options, run_dir=tmp_path / "whole").get_samples()
+        steps = 0
+
+        def interrupt(event):
+            nonlocal steps
+            steps += 1
+            if steps == 13:  # the second chain's fifth step
+                raise KeyboardInterrupt
+
+        parts = {"run_dir": tmp_path / "parts", "checkpoint_every": 2}
+        with pytest.raises(KeyboardInterrupt):
+            schools(**options, **parts, on_step=interrupt)
+        resumed = schools(**options, **parts, resume=True).get_samples()
+        for name, value in whole.items():
+            assert torch.equal(value, resumed[name])
+
     def test_schedules(self):
         schedule = cyclical(num_steps=20, num_cycles=2, draws_per_cycle=3)
         mcmc = StochasticGradientMCMC(SGLD, lr=0.5)
@@ -193,6 +211,9 @@ class TestBadInput:
                 pyro.sample("y", dist.Normal(mean.mean(), 1.0), obs=y)
 
         self.check("GiB of memory; keep them on disk", model, [torch.zeros(3)], num_samples=4096)
+
+    def test_empty_loader(self):
+        self.check("yields no batch", loader=[])
 
     def test_before_the_first_run(self):
         with pytest.raises(ConfigError, match="call run"):

@@ -9,7 +9,7 @@ import torch
 from probabilistic.problems import make_prior
 from pyro import poutine
 from pyro.contrib.autoname import scope
-from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import HMC, MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
@@ -193,6 +193,14 @@ class TestGuides:
         found = guide.laplace_approximation(conjugate.x, conjugate.y).get_posterior()
         torch.testing.assert_close(found.loc, conjugate.mean)
         torch.testing.assert_close(found.covariance_matrix, conjugate.cov)
+
+    @pytest.mark.parametrize("kernel", [partial(HMC, num_steps=3), partial(NUTS, max_tree_depth=3)])
+    def test_hmc_and_nuts_run(self, conjugate, kernel):
+        mcmc = MCMC(kernel(conjugate.model), num_samples=4, warmup_steps=4, disable_progbar=True)
+        mcmc.run(conjugate.x, conjugate.y)
+        samples = mcmc.get_samples()["weights"]
+        assert samples.shape == (4, 4)
+        assert samples.dtype == torch.float64
 
     def test_elbo_of_the_exact_posterior_is_the_evidence(self, conjugate):
         posterior = dist.MultivariateNormal(conjugate.mean, conjugate.cov)

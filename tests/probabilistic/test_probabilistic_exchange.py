@@ -87,7 +87,7 @@ class VariationalNetwork:
 
     def __init__(self, net, prior, likelihood, guide, num_data, expose=None):
         self.model = BayesianNetwork(net, prior, likelihood, num_data, random=expose)
-        self.start = init_to_value(values={"weights": self.model.prior.loc})
+        self.start = init_to_value(values={"weights": self.model.prior.loc.clone()})
         self.guide = guide(self.model, init_loc_fn=self.start)
 
     def fit(self, batches, num_epochs, lr=0.05):
@@ -102,7 +102,7 @@ class VariationalNetwork:
         """Variational continual learning: yesterday's posterior is today's prior."""
         found = self.guide.get_posterior()
         self.model.prior = GaussianWeights(
-            self.model.prior.layout, found.mean.detach(), found.variance.detach()
+            self.model.prior.layout, found.mean.detach().clone(), found.variance.detach()
         )
 
 
