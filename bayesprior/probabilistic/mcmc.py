@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.inference.collectors.draws import DrawWriter
@@ -162,6 +163,8 @@ class StochasticGradientMCMC:
         batch = next(iter(data_loader), None)
         if batch is None:
             raise ConfigError("the data loader yields no batch; [()] is one without arguments")
+        if isinstance(model, nn.Module):
+            batch = _moved(batch, model)
         potential = PyroPotential(
             model,
             batch,
@@ -292,11 +295,12 @@ class StochasticGradientMCMC:
         xarray.DataTree
             For figures and reports of a network's predictions see `bayesprior.diagnostics`.
         """
+        potential = self.potential
         return samples_to_datatree(
-            self.get_samples(group_by_chain=True),
-            model=self.potential.model,
-            data=data,
-            networks=self.potential.networks,
+            _moved(self.get_samples(group_by_chain=True), potential),
+            model=potential.model,
+            data=_moved(data, potential),
+            networks=potential.networks,
             max_size=max_size,
         )
 
@@ -311,6 +315,12 @@ class StochasticGradientMCMC:
         import arviz_stats
 
         return arviz_stats.summary(self.to_datatree(), **{"round_to": "none", **options})
+
+
+def _moved(data: Any, module: nn.Module) -> Any:
+    """Return a structure of tensors on a module's device."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, data)
 
 
 def _plan(

@@ -138,6 +138,18 @@ class TestNetworks:
         prediction = predict(model.module, posterior, evaluation, Categorical(), progress=False)
         assert prediction.log_likelihood.shape == (12, 30)
 
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("chain_method", ["sequential", "vectorized"])
+    def test_on_the_gpu(self, network, chain_method):
+        model, data = network
+        mcmc = StochasticGradientMCMC(SGHMC, lr=1e-3, friction=0.1)
+        options = {"num_chains": 2, "chain_method": chain_method}
+        mcmc.run(model.cuda(), DataLoader(data, batch_size=10), **options, **QUICK)
+        assert mcmc.potential.weights.device.type == "cuda"
+        assert mcmc.get_samples()["weights"].device.type == "cpu"
+        tree = mcmc.to_datatree(data.tensors)
+        assert tree["log_likelihood"]["obs"].shape == (2, 6, 30)
+
     def test_no_such_network(self, network):
         with pytest.raises(ConfigError, match="no latent site 'weights' with a GaussianWeights"):
             schools().posterior()
