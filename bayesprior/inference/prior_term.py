@@ -46,6 +46,7 @@ class PriorTerm:
         self.prior = prior
         self.num_data = num_data
         self.parameters = prior.layout.parameters(module)
+        self._flat: Tensor | None = None  # one D-vector, filled anew at every step
         covered = {id(p) for p in self.parameters}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad and id(parameter) not in covered:
@@ -66,13 +67,14 @@ class PriorTerm:
             weights of (w - loc) dU/dw, whose expectation is T at stationarity.
         """
         layout = self.prior.layout
-        weights = layout.flatten_tensors(self.parameters)
+        weights = self._flat = layout.flatten_tensors(self.parameters, out=self._flat)
         stats = {}
         if diagnose:
             score, log_prob = self.prior.score_and_log_prob(weights)
             stats["log_prior"] = float(log_prob)
         else:
-            score = self.prior.score(weights)
+            same = weights.dtype == self.prior.loc.dtype
+            score = self.prior.score(weights, out=weights if same else None)
         for parameter, view in zip(self.parameters, layout.unflatten(score).values(), strict=True):
             if parameter.grad is None:
                 parameter.grad = torch.mul(view, -1 / self.num_data)

@@ -156,8 +156,10 @@ class WeightDistribution(Protocol):
     def loc(self) -> Float[Tensor, " D"]:
         """The mean."""
 
-    def score(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """Gradient of the log density."""
+    def score(
+        self, value: Float[Tensor, "*batch D"], *, out: Tensor | None = None
+    ) -> Float[Tensor, "*batch D"]:
+        """Gradient of the log density, written to ``out`` where given (``value`` itself, too)."""
 
     def score_and_log_prob(
         self, value: Float[Tensor, "*batch D"]

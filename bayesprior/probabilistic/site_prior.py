@@ -41,11 +41,14 @@ class SitePrior:
         return out
 
     @torch.no_grad()
-    def score(self, value: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-        """Gradient of the log density."""
+    def score(
+        self, value: Float[Tensor, " D"], *, out: Tensor | None = None
+    ) -> Float[Tensor, " D"]:
+        """Gradient of the log density, written to ``out`` where given."""
         if self._only is not None:
-            return self._only.score(value)
-        return self.score_and_log_prob(value)[0]
+            return self._only.score(value, out=out)
+        score = self.score_and_log_prob(value)[0]
+        return score if out is None else out.copy_(score)
 
     @torch.no_grad()
     def score_and_log_prob(
