@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +18,7 @@ from bayesprior import cli
 from bayesprior.cli import COMMANDS, main
 from bayesprior.errors import ConfigError
 
+ROOT = Path(__file__).parent.parent
 FIT = ["fit", "--data", "digits", "--model", "small_conv", "--prior", "p", "--out", "o"]
 
 
@@ -263,3 +267,22 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_resumes(tmp_path):
     assert "stopped after step" in process.communicate(timeout=300)[1]
     assert process.returncode == 130
     assert json.loads(json.dumps(trace.read_text().splitlines()[1].split(",")[0])) == "10"
+
+
+def readme_commands() -> list[list[str]]:
+    """Every ``bayesprior`` line of the README's shell blocks, split into words."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [words[1:] for words in found if words and words[0].endswith("bayesprior")]
+
+
+def test_the_readme_shows_every_command_but_compare():
+    assert {words[0] for words in readme_commands()} == set(COMMANDS) - {"compare"}
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=lambda words: words[0])
+def test_the_readmes_commands_are_accepted(words, called):
+    assert main(words) == 0
+    assert [name for name, _ in called] == [words[0]]
