@@ -73,15 +73,18 @@ class _MeanScore(Metric):
         self, probs: Float[Tensor, "B C *grid"], targets: Integer[Tensor, "B *grid"]
     ) -> None:
         """Take in one batch."""
-        probs, targets = _labeled(probs, targets, self.ignore_index)
-        self.total += self._score(probs, targets).sum()
-        self.count += len(targets)
+        counts, safe = _labeled(targets, self.ignore_index)
+        picked = probs.gather(1, safe[:, None]).squeeze(1)
+        scores = self._score(probs, picked)[counts]
+        self.total += scores.sum(dtype=self.total.dtype)
+        self.count += scores.numel()
 
     def compute(self) -> Float[Tensor, ""]:
         """Return the mean; NaN without points."""
         return self.total / self.count
 
-    def _score(self, probs: Tensor, targets: Tensor) -> Tensor:
+    def _score(self, probs: Tensor, picked: Tensor) -> Tensor:
+        """Score of each point, from all probabilities and that of its label."""
         raise NotImplementedError
 
 
@@ -103,8 +106,7 @@ class BrierScore(_MeanScore):
     '1.28'
     """
 
-    def _score(self, probs: Tensor, targets: Tensor) -> Tensor:
-        picked = probs.gather(1, targets[:, None]).squeeze(1)
+    def _score(self, probs: Tensor, picked: Tensor) -> Tensor:
         return probs.square().sum(1) - 2 * picked + 1
 
 
@@ -120,8 +122,8 @@ class LogLoss(_MeanScore):
         Label of points that do not count.
     """
 
-    def _score(self, probs: Tensor, targets: Tensor) -> Tensor:
-        return -probs.gather(1, targets[:, None]).squeeze(1).log()
+    def _score(self, probs: Tensor, picked: Tensor) -> Tensor:
+        return -picked.log()
 
 
 class CalibrationError(Metric):
@@ -172,13 +174,14 @@ class CalibrationError(Metric):
         self, probs: Float[Tensor, "B C *grid"], targets: Integer[Tensor, "B *grid"]
     ) -> None:
         """Take in one batch."""
-        probs, targets = _labeled(probs, targets, self.ignore_index)
-        confidence, label = probs.double().max(1)
+        counts, safe = _labeled(targets, self.ignore_index)
+        top, label = probs.max(1)
+        confidence, is_right = top[counts].double(), (label == safe)[counts]
         edges = torch.arange(1, self.num_bins, device=probs.device).double() / self.num_bins
         where = torch.bucketize(confidence, edges)
         self.num_points.index_add_(0, where, torch.ones_like(confidence))
         self.confidence.index_add_(0, where, confidence)
-        self.correct.index_add_(0, where, (label == targets).double())
+        self.correct.index_add_(0, where, is_right.double())
 
     def compute(self) -> Float[Tensor, ""]:
         """Return the error, between 0 and 1; NaN without points."""
@@ -206,8 +209,8 @@ def pixel_metrics(num_classes: int, ignore_index: int | None = None) -> MetricCo
     common: dict[str, Any] = {"ignore_index": ignore_index, "validate_args": False}
     return MetricCollection(
         {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro", **common),
-            "mean_iou": MulticlassJaccardIndex(num_classes, average="macro", **common),
+            "accuracy": _PixelAccuracy(num_classes, average="micro", **common),
+            "mean_iou": _PixelJaccardIndex(num_classes, average="macro", **common),
             "nll": LogLoss(ignore_index),
             "brier": BrierScore(ignore_index),
             "ece": CalibrationError(ignore_index=ignore_index),
@@ -264,10 +267,24 @@ def _(likelihood: Normal | HeteroscedasticNormal, num_classes: int) -> MetricCol
     return regression_metrics()
 
 
-def _labeled(probs: Tensor, targets: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """Rows of probabilities (n, C) and labels (n,) of the points that count."""
-    probs, targets = probs.movedim(1, -1).flatten(0, -2), targets.flatten().long()
+def _labeled(targets: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Which points count, and labels with a class also where none is given."""
+    targets = targets.long()
     if ignore_index is None:
-        return probs, targets
+        return torch.ones_like(targets, dtype=torch.bool), targets
     counts = targets != ignore_index
-    return probs[counts], targets[counts]
+    return counts, targets.where(counts, 0)
+
+
+class _PixelAccuracy(MulticlassAccuracy):
+    """torchmetrics' own, told the most probable classes, which it takes far longer to find."""
+
+    def update(self, probs: Tensor, targets: Tensor) -> None:
+        super().update(probs.max(1).indices, targets)
+
+
+class _PixelJaccardIndex(MulticlassJaccardIndex):
+    """Likewise."""
+
+    def update(self, probs: Tensor, targets: Tensor) -> None:
+        super().update(probs.max(1).indices, targets)

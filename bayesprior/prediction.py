@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from bayesprior.averaging import DrawAverage
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.functional import FunctionalNetwork
 from bayesprior.inference.protocols import Batch, Draw, Posterior
@@ -21,7 +22,7 @@ __all__ = ["Prediction", "predict"]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What `predict` found for N points with S draws; tensors in float64 on the CPU.
+    """What `predict` found for N points with S draws; on the CPU, in float64 (maps in float32).
 
     Attributes
     ----------
@@ -46,6 +47,16 @@ class Prediction:
         Of the average: ``nll`` and what was asked for.
     mean, variance
         (N, P), moments of the average; None for classes.
+    energy
+        (N,), -(1 / S) sum_s logsumexp_c f_c(x_n, w_s) of the logits f: larger for inputs that no
+        class claims (Liu et al., arXiv:2010.03759). For pixels as the entropies; None where the
+        outputs are no logits.
+
+    Notes
+    -----
+    The energy is averaged over draws, rather than taken of averaged logits or of averaged
+    exp(-energy), because a draw's logits are known only up to a constant that no likelihood
+    sees: in the mean such constants shift all points alike and change no ranking.
     """
 
     mean_probs: Float[Tensor, "N C *grid"] | None
@@ -59,6 +70,7 @@ class Prediction:
     metrics: Mapping[str, float]
     mean: Float[Tensor, "N P"] | None = None
     variance: Float[Tensor, "N P"] | None = None
+    energy: Float[Tensor, "N *grid"] | None = None
 
 
 @torch.no_grad()
@@ -152,7 +164,7 @@ def predict(
         model, posterior.layout, batch_norm=batch_norm, bn_loader=bn_loader, device=device
     )
     results = _Results(likelihood, metrics, keep_maps)
-    averages: list[_Average] = []  # one for each batch
+    averages: list[DrawAverage] = []  # one for each batch
     rows: list[Tensor] = []  # of the log likelihood, one block for each chunk
     coordinates: list[tuple[int, int]] = []
     with _evaluating(model):
@@ -162,7 +174,7 @@ def predict(
             for number, batch in enumerate(_shown(loader, len(chunk), progress)):
                 inputs, targets = _split(batch, network.device)
                 if not rows:
-                    averages.append(_Average(likelihood, targets.cpu()))
+                    averages.append(DrawAverage(likelihood, targets.cpu()))
                 average = _same_batch(averages, number, targets)
                 outputs = (network(state, inputs) for state in states)
                 columns.append(average.update(outputs, targets, chunk, number))
@@ -179,61 +191,6 @@ def predict(
             coordinates += [(draw.chain, draw.index) for draw in chunk]
             del chunk, states  # before the next ones are read
     return results.prediction(rows, coordinates)
-
-
-class _Average:
-    """Running averages over draws for one batch."""
-
-    def __init__(self, likelihood: Likelihood, targets: Tensor) -> None:
-        self.likelihood, self.targets = likelihood, targets
-        self.count = 0
-        self.prediction: Any = None
-        self.expected_entropy: Any = None
-
-    def update(
-        self, outputs: Iterable[Tensor], targets: Tensor, draws: list[Draw], number: int
-    ) -> Tensor:
-        """Take in the outputs of some draws; return their log likelihoods (s, B) on the CPU."""
-        scores: list[Tensor] = []
-        broken: list[Tensor] = []
-        for output in outputs:
-            # Apple's devices have no float64.
-            output = output.to(torch.float32 if output.device.type == "mps" else torch.float64)
-            if not scores:
-                self.likelihood.validate(output, targets)
-            scores.append(self.likelihood.log_prob(output, targets))
-            prediction = self.likelihood.predictive(output)
-            entropy = self.likelihood.entropy(prediction)
-            broken.append(entropy.isnan().any() | scores[-1].isnan().any())
-            if self.count:
-                self.move(output.device)
-                counts = [self.count, 1]
-                prediction = self.likelihood.average([self.prediction, prediction], counts)
-                entropy = (self.expected_entropy * self.count + entropy) / (self.count + 1)
-            self.prediction, self.expected_entropy = prediction, entropy
-            self.count += 1
-        flags = torch.stack(broken).tolist()  # once a batch, because a GPU has to wait for it
-        if any(flags):
-            draw = draws[flags.index(True)]
-            raise DataError(
-                f"draw {draw.index} of chain {draw.chain} gives NaN in batch {number}: its "
-                "weights or the inputs are not finite; a smaller lr keeps samplers from diverging"
-            )
-        return torch.stack(scores).cpu()
-
-    def release(self) -> None:
-        """Forget what the results have taken over."""
-        self.prediction = self.expected_entropy = None
-        self.targets = self.targets[:0]
-
-    def move(self, device: torch.device | str) -> None:
-        """Hold the averages on another device."""
-        if self.expected_entropy.device != torch.device(device):
-            self.expected_entropy = self.expected_entropy.to(device)
-            if isinstance(self.prediction, Moments):
-                self.prediction = Moments(*(t.to(device) for t in self.prediction))
-            else:
-                self.prediction = self.prediction.to(device)
 
 
 class _Results:
@@ -255,21 +212,23 @@ class _Results:
             self._metrics.reset()
         self._kept: dict[str, list[Tensor]] = {}
 
-    def add(self, average: _Average) -> None:
+    def add(self, average: DrawAverage) -> None:
         """Take over one batch's average over all draws."""
-        prediction, expected = average.prediction, average.expected_entropy
+        prediction, means = average.average()
         point = prediction.mean if isinstance(prediction, Moments) else prediction
         if self._metrics is None:
             self._metrics = default_metrics(self._likelihood, point.shape[1])
         self._metrics.to(point.device).update(point, average.targets.to(point.device))
         total = self._likelihood.entropy(prediction)
+        if average.count == 1:  # nothing to disagree about, not even by rounding
+            means["expected_entropy"] = total
         kept = {
             "predictive_entropy": total,
-            "expected_entropy": expected,
-            "mutual_information": (total - expected).clamp_min(0),  # rounding may fall below
+            "mutual_information": (total - means["expected_entropy"]).clamp_min(0),  # rounding
+            **means,
         }
         if total.dim() > 1 and not self._keep_maps:
-            kept = {name: entropy.flatten(1).mean(1) for name, entropy in kept.items()}
+            kept = {k: v.flatten(1).mean(1, dtype=torch.float64) for k, v in kept.items()}
         elif isinstance(prediction, Moments):
             kept |= {**prediction._asdict(), "targets": average.targets}
         else:
@@ -328,7 +287,7 @@ def _split(batch: Batch, device: torch.device) -> tuple[Any, Tensor]:
     return inputs.to(device), targets.to(device)
 
 
-def _same_batch(averages: list[_Average], number: int, targets: Tensor) -> _Average:
+def _same_batch(averages: list[DrawAverage], number: int, targets: Tensor) -> DrawAverage:
     if number >= len(averages):
         raise _order_error(f"has more than the {len(averages)} batches of the first")
     if not torch.equal(averages[number].targets, targets.cpu()):

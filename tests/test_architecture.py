@@ -32,6 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "inference.checkpoint",
         "inference.progress",
         "metrics",
+        "averaging",
     ),
     ("inference.engine", "prediction"),
     ("diagnostics", "probabilistic", "importers", "testing", "models", "data"),

@@ -61,6 +61,8 @@ def test_classification_equals_the_whole_computation(max_draw_bytes):
     np.testing.assert_allclose(
         found.mutual_information, entropy(mean) - entropy(probs).mean(0), rtol=1e-9
     )
+    energy = -np.logaddexp.reduce(outputs_of(model, posterior, loader), axis=2).mean(0)
+    np.testing.assert_allclose(found.energy, energy, rtol=1e-12)
     assert torch.equal(found.targets, torch.from_numpy(targets))
     assert found.chain.tolist() == [0, 0, 1, 1, 2]
     assert found.draw.tolist() == [0, 1, 0, 1, 0]
@@ -73,6 +75,33 @@ def test_classification_equals_the_whole_computation(max_draw_bytes):
         assert tensor.dtype == torch.float64
         assert not tensor.requires_grad
         assert not tensor.is_inference()
+
+
+def test_a_constant_that_a_draw_adds_to_its_logits_moves_no_point_against_another():
+    model, loader = nn.Linear(3, 4), batches()
+    draws = Draws(model)
+    energy = predict(model, draws, loader, Categorical()).energy
+    moved = Draws(model)
+    for row, constant in zip(moved.weights, (9.0, -3.0, 0.5, 2.0, -7.0), strict=True):
+        draws.layout.unflatten(row)["bias"].add_(constant)
+    found = predict(model, moved, loader, Categorical()).energy
+    np.testing.assert_allclose(found - energy, -(9 - 3 + 0.5 + 2 - 7) / 5, rtol=1e-5)
+
+
+class RulesOut(nn.Linear):
+    """Its first class is impossible."""
+
+    def forward(self, inputs):
+        return super().forward(inputs) + torch.tensor([-torch.inf, 0.0, 0.0])
+
+
+def test_classes_ruled_out_have_no_part_in_entropy_and_energy():
+    model, loader = RulesOut(3, 3), [(torch.zeros(1, 3), torch.tensor([1]))]
+    nn.init.zeros_(model.bias)
+    found = predict(model, Draws(model, std=0.0), loader, Categorical())
+    assert found.predictive_entropy.item() == pytest.approx(math.log(2), rel=1e-12)
+    assert found.expected_entropy.item() == pytest.approx(math.log(2), rel=1e-12)
+    assert found.energy.item() == pytest.approx(-math.log(2), rel=1e-12)
 
 
 def test_draws_that_agree_share_no_information():
@@ -119,6 +148,7 @@ def test_regression_equals_the_whole_computation(likelihood, max_draw_bytes):
     nll = -(np.logaddexp.reduce(density, axis=0) - math.log(5)).mean()
     assert found.metrics == {"nll": pytest.approx(nll), "rmse": pytest.approx(rmse, rel=1e-6)}
     assert found.mean_probs is None
+    assert found.energy is None  # no logits
 
 
 def segmentation():
@@ -140,10 +170,14 @@ def test_pixels_equal_the_whole_computation(max_draw_bytes):
     labeled = targets != 255
     picked = np.take_along_axis(probs, np.where(labeled, targets, 0)[None, :, None], 2)[:, :, 0]
     mean = probs.mean(0)
-    np.testing.assert_allclose(found.mean_probs, mean, rtol=1e-12)
+    assert found.mean_probs.dtype == torch.float32  # maps
+    np.testing.assert_allclose(found.mean_probs, mean, rtol=1e-6)
     scores = np.where(labeled, np.log(picked), 0.0).sum((2, 3))
-    np.testing.assert_allclose(found.log_likelihood, scores, rtol=1e-12)
-    np.testing.assert_allclose(found.predictive_entropy, entropy(mean, 1), rtol=1e-12)
+    np.testing.assert_allclose(found.log_likelihood, scores, rtol=1e-6)
+    np.testing.assert_allclose(found.predictive_entropy, entropy(mean, 1), rtol=1e-6)
+    np.testing.assert_allclose(found.expected_entropy, entropy(probs, 2).mean(0), rtol=1e-6)
+    energy = -np.logaddexp.reduce(outputs_of(model, posterior, loader), axis=2).mean(0)
+    np.testing.assert_allclose(found.energy, energy, rtol=1e-5)
     assert np.array_equal(found.targets, targets)
     assert found.metrics["nll"] == pytest.approx(-np.log(picked.mean(0))[labeled].mean())
     right = mean.argmax(1) == targets
@@ -159,10 +193,9 @@ def test_pixels_keep_no_maps_by_default():
     assert found.mean_probs is None
     assert found.targets is None
     assert found.metrics == maps.metrics
-    torch.testing.assert_close(
-        found.mutual_information, maps.mutual_information.mean((1, 2)), rtol=1e-9, atol=0
-    )
-    torch.testing.assert_close(found.predictive_entropy, maps.predictive_entropy.mean((1, 2)))
+    for name in ("mutual_information", "predictive_entropy", "expected_entropy", "energy"):
+        mean = getattr(maps, name).double().mean((1, 2))
+        torch.testing.assert_close(getattr(found, name), mean, rtol=1e-12, atol=0)
 
 
 def test_a_likelihood_from_outside():
