@@ -47,6 +47,8 @@ class Outcome:
         Parts of each point's entropy in nats, shape (N,).
     is_dense
         Whether the points are pixels, which depend on their neighbors.
+    energy
+        -logsumexp of the logits averaged over draws, shape (N,); None where it was not kept.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Outcome:
     aleatoric: Float[np.ndarray, " N"]
     epistemic: Float[np.ndarray, " N"]
     is_dense: bool = False
+    energy: Float[np.ndarray, " N"] | None = None
 
     @classmethod
     def from_prediction(
@@ -76,6 +79,7 @@ class Outcome:
             p.log_likelihood,
             p.expected_entropy,
             p.mutual_information,
+            p.energy,
         )
 
     @classmethod
@@ -100,6 +104,7 @@ class Outcome:
             likelihood,
             data.get("expected_entropy"),
             data.get("mutual_information"),
+            data.get("energy"),
         )
 
     @property
@@ -128,7 +133,13 @@ class Outcome:
 
 
 def _outcome(
-    name: str, probs: Any, targets: Any, log_likelihood: Any, aleatoric: Any, epistemic: Any
+    name: str,
+    probs: Any,
+    targets: Any,
+    log_likelihood: Any,
+    aleatoric: Any,
+    epistemic: Any,
+    energy: Any,
 ) -> Outcome:
     if probs is None:
         raise DataError(
@@ -138,23 +149,29 @@ def _outcome(
     probs = np.asarray(probs, dtype=float)
     is_dense = probs.ndim > 2
     probs = np.moveaxis(probs, 1, -1).reshape(-1, probs.shape[1])
-    aleatoric, epistemic = (np.asarray(p, dtype=float).reshape(-1) for p in (aleatoric, epistemic))
+    if aleatoric is None or epistemic is None:
+        raise DataError(f"the predictions of {name!r} hold no entropies; predict again")
+    parts = {"aleatoric": aleatoric, "epistemic": epistemic, "energy": energy}
+    points = {
+        k: np.asarray(part, dtype=float).reshape(-1)
+        for k, part in parts.items()
+        if part is not None
+    }
     if targets is None:
         check_probs(probs)
-        return Outcome(name, probs, None, None, aleatoric, epistemic, is_dense)
+        return Outcome(name, probs, None, None, is_dense=is_dense, **points)
     targets = np.asarray(targets).reshape(-1).astype(np.int64)
     if is_dense:  # pixels without a label do not count
         kept = (targets >= 0) & (targets < probs.shape[1])
-        probs, targets, aleatoric, epistemic = (
-            part[kept] for part in (probs, targets, aleatoric, epistemic)
-        )
+        probs, targets = probs[kept], targets[kept]
+        points = {k: part[kept] for k, part in points.items()}
     probs, targets = check_probs(probs, targets)
     if is_dense:
         score = np.log(np.maximum(probs[np.arange(len(targets)), targets], np.finfo(float).tiny))
     else:
         draws = np.asarray(log_likelihood, dtype=float)
         score = logsumexp(draws, axis=0) - np.log(len(draws))
-    return Outcome(name, probs, targets, score, aleatoric, epistemic, is_dense)
+    return Outcome(name, probs, targets, score, is_dense=is_dense, **points)
 
 
 def scores(outcome: Outcome) -> dict[str, float]:

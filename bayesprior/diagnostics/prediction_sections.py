@@ -146,7 +146,10 @@ def uncertainty_section(
         what = [Column(k, label, f) for (k, f), label in zip(keys, labels, strict=True)]
         note = "AUROC 0.5 is chance, 1 perfect. FPR95: the task's own points that are flagged too."
         items.append(Table("Telling foreign data from the task's", what, detections, note))
-        notes["energy score of foreign data"] = "predictions keep no logits"
+        if without := [o.name for o in (test, *foreign) if o.energy is None]:
+            notes["energy score of foreign data"] = (
+                f"no energies were stored with {', '.join(without)}; predict again to have them"
+            )
     if images is None:
         notes["pictures of mistakes"] = "no images of the test set were given"
     elif not test.is_dense:

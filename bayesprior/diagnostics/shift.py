@@ -68,18 +68,20 @@ def shift_table(test: Outcome, shifted: Sequence[Outcome]) -> list[ShiftRow]:
 def ood_table(test: Outcome, foreign: Sequence[Outcome]) -> list[DetectionRow]:
     """Say how well each score of uncertainty detects each foreign set.
 
-    Scores: 1 - max probability, entropy and mutual information. The energy needs the logits,
-    which predictions do not keep; see `bayesprior.diagnostics.uncertainty.ood_scores`.
+    Scores: 1 - max probability, entropy, mutual information and energy, each where both sets
+    have it; see `bayesprior.diagnostics.uncertainty.ood_scores`.
     """
 
     def of(outcome: Outcome) -> dict[str, np.ndarray]:
-        return ood_scores(outcome.probs, mutual_information=outcome.epistemic)
+        parts = {"mutual_information": outcome.epistemic, "energy": outcome.energy}
+        return ood_scores(outcome.probs, **parts)
 
     inside = of(test)
     return [
         DetectionRow(outcome.name, score, detection(inside[score], values))
         for outcome in foreign
         for score, values in of(outcome).items()
+        if score in inside
     ]
 
 

@@ -299,6 +299,11 @@ def _predictions(
     for name in ("predictive_entropy", "expected_entropy", "mutual_information"):
         values = np.asarray(getattr(prediction, name))
         variables[name] = (_point_dims(values, "point"), values)
+    if prediction.energy is not None:
+        variables["energy"] = (
+            _point_dims(prediction.energy, "point"),
+            np.asarray(prediction.energy),
+        )
     if prediction.mean_probs is not None:
         probs = np.asarray(prediction.mean_probs)
         names = list(class_names or map(str, range(probs.shape[1])))

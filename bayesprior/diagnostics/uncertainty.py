@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import entr, logsumexp
+from scipy.special import entr
 
 from bayesprior.diagnostics.checks import Probs, check_probs
 from bayesprior.errors import DataError
@@ -189,7 +189,7 @@ def ood_scores(
     probs: Probs,
     *,
     mutual_information: Points | None = None,
-    logits: Float[np.ndarray, "N C"] | None = None,
+    energy: Points | None = None,
 ) -> dict[str, Points]:
     """Return the usual scores of being out of distribution; larger means further out.
 
@@ -199,14 +199,14 @@ def ood_scores(
         Averaged probabilities, shape (N, C).
     mutual_information
         Epistemic part in nats, if there were several draws.
-    logits
-        Logits, or log probabilities averaged over draws, for the energy.
+    energy
+        -logsumexp of the logits averaged over draws, as `bayesprior.prediction.Prediction` keeps.
 
     Returns
     -------
     dict
         ``max_probability`` (1 - max p), ``entropy``, and where given ``mutual_information`` and
-        ``energy`` (-logsumexp of the logits).
+        ``energy``.
 
     References
     ----------
@@ -217,8 +217,8 @@ def ood_scores(
     scores = {"max_probability": 1 - probs.max(axis=1), "entropy": entropy(probs)}
     if mutual_information is not None:
         scores["mutual_information"] = np.asarray(mutual_information, dtype=float)
-    if logits is not None:
-        scores["energy"] = -logsumexp(np.asarray(logits, dtype=float), axis=1)
+    if energy is not None:
+        scores["energy"] = np.asarray(energy, dtype=float)
     return scores
 
 

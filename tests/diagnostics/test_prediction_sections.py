@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -47,8 +49,16 @@ def test_calibration_measures(outcome):
 def test_uncertainty_tables_and_pictures(outcome, make_prediction):
     foreign = Outcome.from_prediction("noise", make_prediction(seed=2), has_labels=False)
     images = np.zeros((150, 4, 4), np.uint8)
-    section = uncertainty_section(outcome, [foreign], images, list("abcd"), Notes())
-    assert len(table(section, "Telling").rows) == 3
+    notes = Notes()
+    section = uncertainty_section(outcome, [foreign], images, list("abcd"), notes)
+    scores = ["max probability", "entropy", "mutual information", "energy"]
+    assert [row["score"] for row in table(section, "Telling").rows] == scores
+    assert not notes
+    old = dataclasses.replace(foreign, energy=None)  # of a file without
+    section = uncertainty_section(outcome, [old, foreign], images, list("abcd"), notes)
+    rows = [(row["set"], row["score"]) for row in table(section, "Telling").rows]
+    assert len(rows) == 3 + 4
+    assert notes["energy score of foreign data"].startswith("no energies were stored with noise;")
     kept = table(section, "Selective").rows
     assert kept[0]["kept"] <= kept[1]["kept"] <= kept[2]["kept"]
     mistakes = next(

@@ -92,7 +92,7 @@ def test_a_complete_run_reports_everything(full):
         "Where the posterior ended in the prior",
         "Distance by layer",
     }
-    assert set(missing(full)) == {"energy score of foreign data", "temperature of the sampler"}
+    assert set(missing(full)) == {"temperature of the sampler"}
     assert full.data["configuration"]["lr"] == 0.1
     json.loads(full.to_json())
     rows = {row["score"]: row for row in tables(full)["Scores on the test set (30 points)"].rows}

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -59,3 +61,22 @@ def test_detection_table(rng):
     confidence = np.concatenate([test.confidence, foreign.confidence])
     assert rows[0].detection.auroc == pytest.approx(roc_auc_score(labels, -confidence))
     assert rows[0].detection.auroc > 0.9
+
+
+def test_the_energy_detects_what_no_class_claims(make_prediction):
+    """Inputs with logits near 0 have a higher energy; a file without energies has no such row."""
+    test = Outcome.from_prediction("test", make_prediction(num_points=200))
+    shifted = make_prediction(num_points=200, seed=1)
+    foreign = Outcome.from_prediction("far", shifted, has_labels=False)
+    far = dataclasses.replace(foreign, energy=foreign.energy + 50)
+    rows = {row.score: row.detection for row in ood_table(test, [far])}
+    assert rows["energy"] == (1.0, 1.0, 0.0)
+    labels = np.repeat([0, 1], 200)
+    both = np.concatenate([test.energy, foreign.energy])
+    found = {row.score: row.detection for row in ood_table(test, [foreign])}
+    assert found["energy"].auroc == pytest.approx(roc_auc_score(labels, both))
+    for pair in (
+        (dataclasses.replace(test, energy=None), far),
+        (test, dataclasses.replace(far, energy=None)),
+    ):
+        assert "energy" not in {row.score for row in ood_table(pair[0], [pair[1]])}
