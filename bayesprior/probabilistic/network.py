@@ -1,6 +1,8 @@
 """`BayesianNetwork`: a network, a prior over its weights and a likelihood as one Pyro model."""
 
 import copy
+import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +11,8 @@ import torch
 from jaxtyping import Shaped
 from pyro.distributions import constraints
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import effectful
+from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.runtime import _PYRO_STACK, effectful
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import transform_to
@@ -167,6 +170,7 @@ class BayesianNetwork(PyroModule):
                 "size of the whole training set"
             )
         self._check_untouched()
+        self._warn_of_dropout()
         prior, likelihood = self._with_hyperparameters()
         weights = pyro.sample("weights", prior)
         lead = weights.shape[:-1]
@@ -202,6 +206,24 @@ class BayesianNetwork(PyroModule):
                 "{'weights': prior.loc.clone()})"
             )
 
+    def _warn_of_dropout(self) -> None:
+        """Pyro's HMC and NUTS condition on values that want a gradient: a fixed target is meant."""
+        if not any(
+            isinstance(value, Tensor) and value.requires_grad
+            for handler in _PYRO_STACK
+            if isinstance(handler, ConditionMessenger) and isinstance(handler.data, Mapping)
+            for value in handler.data.values()
+        ):
+            return
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p:
+                warnings.warn(
+                    f"the dropout layer {name!r} is in train mode, so the density of the weights "
+                    "is another one at every call and MCMC has no fixed target; call .eval()",
+                    stacklevel=2,
+                )
+                return
+
     def _with_hyperparameters(self) -> tuple[GaussianWeights, Likelihood]:
         """Draw the hyperparameters and put them where they belong."""
         prior, given = self.prior, {}
@@ -214,9 +236,7 @@ class BayesianNetwork(PyroModule):
                     "vectorize_particles=False"
                 )
             if name in _WIDTHS:
-                # A divergent trajectory of NUTS may overflow; its energy is infinite as it is.
-                width = value.reshape(()).nan_to_num().clamp(*_FINITE)
-                prior = prior.rescale(**{name: width})
+                prior = _at_width(prior, name, value.reshape(()))
             else:
                 given[name] = value.reshape(())
         return prior, _replace(self.likelihood, given) if given else self.likelihood
@@ -267,9 +287,16 @@ def _template(
     for name, law in hyperpriors.items():
         if not isinstance(law, torch.distributions.Distribution):
             raise ConfigError(f"the hyperprior {name!r} must be a distribution, got {law!r}")
-        if name in _WIDTHS and not prior.shared_dim:
+        if name not in _WIDTHS:
+            continue
+        if not prior.shared_dim:
             raise ConfigError(
                 f"{name!r} acts on the shared block of the prior, of which no weight is random"
+            )
+        if transform_to(law.support)(torch.tensor(-1e3)) < 0:
+            raise ConfigError(
+                f"the width {name!r} needs a positive distribution such as dist.LogNormal, got "
+                f"{type(law).__name__}"
             )
     feasible = {
         name: transform_to(law.support)(torch.zeros(()))
@@ -283,14 +310,27 @@ def _template(
                     f"the hyperprior {name!r} fits no argument: neither rescale() nor "
                     f"{type(likelihood).__name__} has one of this name"
                 )
-        return likelihood
     try:
-        return likelihood(**feasible)
-    except TypeError as error:
+        if isinstance(likelihood, type):
+            return likelihood(**feasible)
+        if dataclasses.is_dataclass(likelihood):
+            dataclasses.replace(likelihood, **feasible)  # do the supports suit the arguments?
+    except (TypeError, ConfigError) as error:
+        kind = likelihood if isinstance(likelihood, type) else type(likelihood)
         names = ", ".join(sorted(feasible)) or "none"
         raise ConfigError(
-            f"{likelihood.__name__} cannot be made from the hyperpriors ({names}): {error}"
+            f"{kind.__name__} cannot be made from the hyperpriors ({names}): {error}"
         ) from error
+    return likelihood
+
+
+def _at_width(prior: GaussianWeights, name: str, width: Tensor) -> GaussianWeights:
+    """`GaussianWeights.rescale` without its check, a branch on a value that vmap cannot take."""
+    # A divergent trajectory of NUTS may overflow; its energy is infinite as it is.
+    width = width.nan_to_num().clamp(*_FINITE).to("cpu", torch.float64)
+    unit = prior.rescale(**{name: 1.0})
+    factor = width.square() if name == "rms_std" else width
+    return unit._with(_cov=dataclasses.replace(unit._cov, scale=unit._cov.scale * factor))
 
 
 def _replace(likelihood: Likelihood, given: Mapping[str, Tensor]) -> Likelihood:

@@ -1,22 +1,15 @@
 import copy
-from functools import partial
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
 from probabilistic.problems import make_prior
 from pyro import poutine
 from pyro.contrib.autoname import scope
-from pyro.infer import HMC, MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import (
-    AutoDelta,
-    AutoDiagonalNormal,
-    AutoLaplaceApproximation,
-    AutoLowRankMultivariateNormal,
     AutoNormal,
-    init_to_value,
 )
 from pyro.infer.inspect import get_model_relations
 from torch import nn
@@ -165,52 +158,7 @@ class TestVectorized:
         assert svi.step(*data) > 0
 
 
-class TestGuides:
-    @pytest.mark.parametrize(
-        "guide",
-        [AutoNormal, AutoDiagonalNormal, partial(AutoLowRankMultivariateNormal, rank=2)],
-        ids=["normal", "diagonal", "low-rank"],
-    )
-    def test_elbo_rises(self, conjugate, guide):
-        far = init_to_value(values={"weights": conjugate.mean + 3})
-        made = guide(conjugate.model, init_loc_fn=far)
-        elbo = TraceMeanField_ELBO if isinstance(made, AutoNormal) else Trace_ELBO
-        svi = SVI(conjugate.model, made, pyro.optim.Adam({"lr": 0.3}), elbo())
-        losses = [svi.step(conjugate.x, conjugate.y) for _ in range(15)]
-        assert sum(losses[-4:]) < sum(losses[:4])
-
-    def test_auto_delta_is_at_rest_at_the_map(self, conjugate):
-        start = init_to_value(values={"weights": conjugate.mean})
-        guide = AutoDelta(conjugate.model, init_loc_fn=start)
-        Trace_ELBO().loss_and_grads(conjugate.model, guide, conjugate.x, conjugate.y)
-        (gradient,) = (p.grad for p in guide.parameters())
-        assert gradient.abs().max() < 1e-9 * conjugate.cov.inverse().abs().max()
-
-    def test_laplace_is_exact_on_a_conjugate_model(self, conjugate):
-        start = init_to_value(values={"weights": conjugate.mean})
-        guide = AutoLaplaceApproximation(conjugate.model, init_loc_fn=start)
-        guide(conjugate.x, conjugate.y)
-        found = guide.laplace_approximation(conjugate.x, conjugate.y).get_posterior()
-        torch.testing.assert_close(found.loc, conjugate.mean)
-        torch.testing.assert_close(found.covariance_matrix, conjugate.cov)
-
-    @pytest.mark.parametrize("kernel", [partial(HMC, num_steps=3), partial(NUTS, max_tree_depth=3)])
-    def test_hmc_and_nuts_run(self, conjugate, kernel):
-        mcmc = MCMC(kernel(conjugate.model), num_samples=4, warmup_steps=4, disable_progbar=True)
-        mcmc.run(conjugate.x, conjugate.y)
-        samples = mcmc.get_samples()["weights"]
-        assert samples.shape == (4, 4)
-        assert samples.dtype == torch.float64
-
-    def test_elbo_of_the_exact_posterior_is_the_evidence(self, conjugate):
-        posterior = dist.MultivariateNormal(conjugate.mean, conjugate.cov)
-
-        def guide(x, y):
-            pyro.sample("weights", posterior)
-
-        elbo = -Trace_ELBO(num_particles=3).loss(conjugate.model, guide, conjugate.x, conjugate.y)
-        assert elbo == pytest.approx(conjugate.log_evidence.item(), rel=1e-9)
-
+class TestInPyro:
     def test_minibatches_are_unbiased(self, conjugate):
         fixed = poutine.condition(conjugate.model, {"weights": conjugate.prior.sample()})
         full = poutine.trace(fixed).get_trace(conjugate.x, conjugate.y).log_prob_sum()
@@ -223,6 +171,22 @@ class TestGuides:
         assert relations["sample_sample"] == {"weights": [], "obs": ["weights"]}
         assert relations["plate_sample"] == {"data": ["obs"]}
         assert relations["sample_dist"]["weights"] == "GaussianWeights"
+
+    def test_inside_a_plate(self, model, data):
+        """An ensemble: three independent networks of one law on the same data."""
+
+        def ensemble(x, y):
+            with pyro.plate("ensemble", 3, dim=-2):
+                return model(x, y)
+
+        trace = poutine.trace(ensemble).get_trace(*data)
+        weights = trace.nodes["weights"]["value"]
+        assert weights.shape == (3, 1, model.prior.dim)
+        expected = model.prior.log_prob(weights).sum()
+        for row in weights:
+            model.prior.layout.load_(model.module, row[0])
+            expected = expected + 4 * Categorical().log_prob(model.module(data[0]), data[1]).sum()
+        torch.testing.assert_close(trace.log_prob_sum(), expected)
 
     def test_render_model(self, model, data):
         pytest.importorskip("graphviz")

@@ -190,7 +190,13 @@ class TestBadInput:
             (Normal(std=1.0), {"scale": dist.HalfNormal(1.0)}, "'scale' fits no argument"),
             (Normal, {"scale": dist.HalfNormal(1.0)}, "cannot be made from the hyperpriors"),
             (Normal, {}, "cannot be made from the hyperpriors"),
+            (
+                Normal(std=1.0),
+                {"std": dist.Normal(0.0, 1.0)},
+                "Normal cannot.*noise std must be pos",
+            ),
             (Categorical(), {"rms_std": 0.1}, "must be a distribution"),
+            (Categorical(), {"rms_std": dist.Normal(0.1, 1.0)}, "needs a positive.*got Normal"),
         ],
     )
     def test_hyperprior_that_fits_nothing(self, likelihood, hyperpriors, message):

@@ -111,9 +111,7 @@ class TestEnergy:
         for name, gradient in gradients.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4, msg=name)
 
-    def test_chains_are_independent_copies(self, problem, request):
-        if "width" in request.node.callspec.id:
-            pytest.xfail("rescale() branches on its argument")
+    def test_chains_are_independent_copies(self, problem):
         model, batch = problem
         single = PyroPotential(model, batch)
         several = PyroPotential(model, batch, num_chains=3)
