@@ -1,16 +1,22 @@
 """The recorded steps of the chains as arrays."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float, Integer
 
 from bayesprior.errors import DataError
+from bayesprior.inference.posteriors import stored_step
+from bayesprior.storage import chain_dir, draw_path
 
-__all__ = ["stack_traces", "trace_at"]
+__all__ = ["draw_statistics", "stack_traces", "trace_at"]
 
 Row = Mapping[str, float]
+
+PER_DRAW = ("lr", "temperature", "kinetic_temperature", "configurational_temperature")
+"""Columns of the trace that speak of the sampler at one draw, rather than of one batch."""
 
 
 def stack_traces(traces: Iterable[Sequence[Row]]) -> xr.Dataset:
@@ -67,3 +73,50 @@ def trace_at(
         for name in rows[0]
         if name != "step"
     }
+
+
+def draw_statistics(
+    run_dir: str | Path,
+    chain: Integer[np.ndarray, " S"],
+    draw: Integer[np.ndarray, " S"],
+    traces: Sequence[Sequence[Row]],
+) -> dict[str, Float[np.ndarray, " S"]]:
+    """Return step, learning rate and temperatures at every stored draw, for ``sample_stats``.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of ``chain-00``, ``chain-01``, ... with the draws, whose headers know their step.
+    chain, draw
+        Which draws, as `bayesprior.prediction.Prediction` names them.
+    traces
+        Each chain's rows of ``trace.csv``. Of a step that was not recorded the last row before it
+        is taken.
+
+    Returns
+    -------
+    dict
+        ``step``, and those of ``lr``, ``temperature``, ``kinetic_temperature`` and
+        ``configurational_temperature`` that every chain recorded. Nothing if a draw's step is not
+        on record.
+
+    Raises
+    ------
+    PriorFileError
+        If a draw's file is missing or damaged.
+    """
+    pairs = zip(chain.tolist(), draw.tolist(), strict=True)
+    found = [stored_step(draw_path(chain_dir(run_dir, c), i)) for c, i in pairs]
+    if None in found:
+        return {}
+    out = {"step": np.array(found, float)}
+    if len(traces) <= chain.max() or not all(traces):
+        return out
+    recorded = [name for name in PER_DRAW if all(name in rows[0] for rows in traces)]
+    out |= {name: np.empty(len(chain)) for name in recorded}
+    for number in np.unique(chain):
+        mine = chain == number
+        values = trace_at(traces[number], out["step"][mine].astype(int))
+        for name in recorded:
+            out[name][mine] = values[name]
+    return out

@@ -16,7 +16,7 @@ from bayesprior.inference.protocols import Draw
 from bayesprior.layout import ParameterLayout
 from bayesprior.storage import chain_dir, draw_path, load_tensors, read_header, save_tensors
 
-__all__ = ["PointPosterior", "StoredDraws", "save_draw", "stored_draw_paths"]
+__all__ = ["PointPosterior", "StoredDraws", "save_draw", "stored_draw_paths", "stored_step"]
 
 _POINT = "bayesprior.point/1"
 _DRAW = "bayesprior.draw/1"
@@ -242,6 +242,18 @@ def save_draw(
     extra = {"chain": str(draw.chain), "index": str(draw.index), "step": str(step)}
     path = draw_path(folder, draw.index)
     _write(path, _DRAW, layout, draw.weights, draw.buffers, extra)
+
+
+def stored_step(path: str | Path) -> int | None:
+    """Return how many steps the run had made at a stored draw; None if that is not on record.
+
+    Raises
+    ------
+    PriorFileError
+        If the file is missing or is no stored draw.
+    """
+    step = read_header(path, format=_DRAW).get("step", "")
+    return int(step) if step.isdigit() else None
 
 
 def _chain_dirs(run_dir: Path) -> list[Path]:

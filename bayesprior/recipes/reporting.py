@@ -14,6 +14,7 @@ from bayesprior.diagnostics.compare import RunResult
 from bayesprior.diagnostics.corruptions import CORRUPTIONS, Corruption
 from bayesprior.diagnostics.outcomes import Outcome
 from bayesprior.diagnostics.run_report import build_report
+from bayesprior.diagnostics.traces import draw_statistics
 from bayesprior.diagnostics.tree import to_datatree
 from bayesprior.diagnostics.tree_files import save_tree
 from bayesprior.errors import ConfigError
@@ -127,6 +128,11 @@ def report(
         name: predicted(bundle, "test") for name, bundle in (changed | dict(shifted or {})).items()
     }
     foreign = {name: predicted(bundle, "test") for name, bundle in (ood or {}).items()}
+    traces = _traces(run_dir, posterior)
+    statistics = None
+    if run_dir is not None and isinstance(posterior, StoredDraws):
+        which = test.chain.numpy(), test.draw.numpy()
+        statistics = draw_statistics(run_dir, *which, traces)
     tree = to_datatree(
         prior=prior,
         draws=posterior.draws(num_draws, seed),
@@ -134,7 +140,8 @@ def report(
         test=test,
         shifted=sets,
         ood=foreign,
-        traces=_traces(run_dir, posterior),
+        traces=traces,
+        sample_stats=statistics,
         class_names=data.class_names or None,
         mode=mode,
         attrs={"data": data.name, "num_data": data.num_data, "seed": seed},

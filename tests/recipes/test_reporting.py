@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from recipes_cases import source_and_target
@@ -40,6 +41,12 @@ def test_sampled_run_is_reported_with_everything(task, tmp_path):
     assert tree["predictions_other"].attrs["kind"] == "ood"
     assert "predictions_jpeg-1" in tree.children
     again = load_tree(tmp_path / "report" / "report.nc")
+    stats = again["sample_stats"]
+    np.testing.assert_array_equal(stats.step, [range(7, 30, 2)] * 2)  # burn-in 5, every second
+    assert (stats.lr[:, 2:] == 1e-3).all()  # rows every 10 steps
+    assert (stats.temperature[:, 2:] == 1).all()
+    assert stats.configurational_temperature[:, 2:].notnull().all()
+    np.testing.assert_allclose(stats.lp, stats.log_prior + stats.log_likelihood)
     assert again["posterior"].sizes["chain"] == 2
     assert again["posterior"].sizes["draw"] == 12
     verdicts = json.loads((tmp_path / "report" / "report.json").read_text())["verdicts"]
