@@ -4,6 +4,7 @@ import contextlib
 import json
 import multiprocessing
 import signal
+import string
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ import torch
 
 from bayesprior import recipes
 from bayesprior.commands.loading import load_model, load_run
-from bayesprior.data import digits, few_shot, glyphs
+from bayesprior.data import DataBundle, digits, few_shot, glyphs, select_classes
 from bayesprior.demo.methods import HEAD_STD, METHODS, MODEL, Setting, predict_with
 from bayesprior.demo.table import REFERENCE, as_arrays, compare, rows, sentences
 from bayesprior.diagnostics.compare import RunResult
@@ -300,6 +301,7 @@ def _report(
             run_dir=folder / "sgld",
             title="From typeset glyphs to handwritten digits",
             subtitle=f"SGLD with the learned prior, {options['num_data']} labeled images",
+            ood={"typeset letters": _letters()},
             corruptions=CORRUPTIONS,
             runs=runs,
             method=METHODS["sgld"].title,
@@ -308,6 +310,11 @@ def _report(
             progress=False,
             device="cpu",
         )
+
+
+def _letters() -> DataBundle:
+    """Test images of letters, which are foreign to a network that knows ten digits."""
+    return select_classes(glyphs(), list(string.ascii_letters))
 
 
 def _show(

@@ -290,8 +290,8 @@ def temperature_verdict(checks: list[TemperatureCheck]) -> Verdict:
         claim = f"temperature {check.claimed:.3g}"
         m = check.measured
         reason = (
-            f"Its {check.name} temperature is {m.estimate:.3g} (95 % interval {m.low:.3g} to "
-            f"{m.high:.3g}), it claims {check.claimed:.3g}."
+            f"Its {check.name} temperature is {m.estimate:.4g} (95 % interval {m.low:.4g} to "
+            f"{m.high:.4g}), it claims {check.claimed:.4g}."
         )
         if check.agrees():
             verdicts.append(Verdict(QUESTION, "ok", f"Yes, at {claim}", reason))

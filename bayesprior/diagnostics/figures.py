@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 from jaxtyping import Shaped
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bayesprior.diagnostics.compare import METRICS, Difference
 from bayesprior.diagnostics.figure_style import (
@@ -36,8 +37,6 @@ __all__ = [
     "trace_plot",
     "uncertainty_histograms",
 ]
-
-PERCENT = PercentFormatter(1, decimals=0)
 
 
 @styled
@@ -70,9 +69,8 @@ def reliability_diagram(bins: CalibrationBins, *, level: float = 0.95) -> Figure
     top.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
     bottom.bar(bins.edges[:-1], bins.count, np.diff(bins.edges), align="edge", color=BLUE)
     bottom.set(xlabel="confidence", ylabel="points")
-    for axes in (top, bottom):
-        axes.xaxis.set_major_formatter(PERCENT)
-    top.yaxis.set_major_formatter(PERCENT)
+    for axis in (top.xaxis, bottom.xaxis, top.yaxis):
+        _percent(axis)
     return figure
 
 
@@ -186,7 +184,7 @@ def risk_coverage_plot(curves: Mapping[str, RiskCoverage]) -> Figure:
     axes.set_ylim(0, None)
     axes.legend(loc="upper left")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PERCENT)
+        _percent(axis)
     return figure
 
 
@@ -217,7 +215,7 @@ def uncertainty_histograms(test: Outcome, foreign: Sequence[Outcome] = ()) -> Fi
             label = f"{name} ({values.size})"
             axes.stairs(share, edges, color=color, linewidth=1.6, label=label)
     axes.set(xlabel="entropy of the prediction (nats)", ylabel="share of the points")
-    axes.yaxis.set_major_formatter(PERCENT)
+    _percent(axes.yaxis)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
     return figure
 
@@ -256,8 +254,9 @@ def shift_curves(rows: Sequence[ShiftRow]) -> Figure:
     panels[0].set(ylabel="accuracy", ylim=(0, 1.02))
     panels[1].set(ylabel="calibration error", xlabel="severity (0 = test set)", ylim=(0, None))
     panels[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels:
-        axes.yaxis.set_major_formatter(PERCENT)
+        _percent(axes.yaxis)
     return figure
 
 
@@ -281,7 +280,7 @@ def comparison_forest(differences: Sequence[Difference], metric: str) -> Figure:
     if not shown:
         raise DataError(f"no differences of {metric!r} were given")
     methods = list(dict.fromkeys(d.method for d in shown))
-    figure = Figure(figsize=(4.8, 1.3 + 0.45 * len(methods)))
+    figure = Figure(figsize=(4.8, 1.5 + 0.45 * len(methods)))
     axes = figure.subplots()
     for over, color, lift in (("seeds", BLUE, 0.12), ("points", ORANGE, -0.12)):
         mine = [d for d in shown if d.over == over]
@@ -296,7 +295,7 @@ def comparison_forest(differences: Sequence[Difference], metric: str) -> Figure:
     axes.set_yticks([-i for i in range(len(methods))], methods)
     axes.set_ylim(-len(methods) + 0.5, 0.5)
     better = "right" if METRICS[metric][0] else "left"
-    axes.set(xlabel=f"difference in {LABELS.get(metric, metric)} ({better} of the line is better)")
+    axes.set(xlabel=f"difference in {LABELS.get(metric, metric)}\n({better} of the line is better)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
@@ -331,6 +330,12 @@ def image_grid(
         axes.imshow(image.squeeze(), cmap="gray", interpolation="nearest", **limits)
         axes.set_xlabel(caption, fontsize=8)
     return figure
+
+
+def _percent(axis: Axis) -> None:
+    """Label shares in percent, at round numbers and with every digit they have."""
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))
 
 
 def _symmetric(values: np.ndarray, least: float) -> tuple[float, float]:

@@ -1,11 +1,13 @@
 """Predict every split, collect the DataTree, write the report."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from torch import nn
 
@@ -78,7 +80,7 @@ def report(
         That the sampler was asked for.
     shifted, ood
         Further tasks by name, of which the test split is taken: with this task's labels, and
-        foreign ones.
+        foreign ones, whose labels are not used.
     corruptions
         Severities (1 to 5) at which the test images are corrupted, all kinds each.
     runs, method, baseline
@@ -127,7 +129,10 @@ def report(
     sets = {
         name: predicted(bundle, "test") for name, bundle in (changed | dict(shifted or {})).items()
     }
-    foreign = {name: predicted(bundle, "test") for name, bundle in (ood or {}).items()}
+    others = dict(ood or {})
+    if isinstance(likelihood, Categorical):
+        others = {name: _unlabeled(bundle) for name, bundle in others.items()}
+    foreign = {name: predicted(bundle, "test") for name, bundle in others.items()}
     traces = _traces(run_dir, posterior)
     statistics = None
     if run_dir is not None and isinstance(posterior, StoredDraws):
@@ -186,6 +191,15 @@ def corrupted(data: DataBundle, severity: int) -> dict[str, DataBundle]:
         test = dataclasses.replace(data.test, transform=corruption)  # type: ignore[type-var]
         out[f"{kind}-{severity}"] = dataclasses.replace(data, test=test)
     return out
+
+
+def _unlabeled(data: DataBundle) -> DataBundle:
+    """Forget labels that mean nothing to the task and may be more than it has classes."""
+    nothing = torch.zeros(len(data.test), dtype=torch.long)
+    test = data.test.subset(torch.arange(len(data.test)), targets=nothing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the bundle warns of, it did when it was made
+        return dataclasses.replace(data, test=test)
 
 
 def _traces(run_dir: str | Path | None, posterior: Posterior) -> list[list[dict[str, float]]]:

@@ -50,6 +50,9 @@ def test_the_whole_way(quick, tmp_path, capsys, monkeypatch):
         assert read_config(out / method, "fit").options["seed"] == 0
     [report] = quick
     assert report["out"] == out
+    [foreign] = report["ood"].values()
+    assert len(foreign.test) == 1040  # letters only
+    assert foreign.input_shape == (1, 8, 8)
     assert [run.name for run in report["runs"]] == [m.title for m in methods.METHODS.values()]
 
     # The same command again does nothing twice; another configuration is refused.

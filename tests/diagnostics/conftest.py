@@ -142,3 +142,8 @@ def run():
 @pytest.fixture
 def run_factory():
     return Run
+
+
+@pytest.fixture(scope="module")
+def run_factory_module():
+    return Run

@@ -115,6 +115,35 @@ def test_shift_curves():
         shift_curves([rows[0], rows[3]])
 
 
+def test_percent_labels_are_round_and_exact():
+    rows = [ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01})]
+    rows += [ShiftRow("blur", i, {"accuracy": 0.8, "ece": 0.045 * i}) for i in (1, 2, 3)]
+    figure = shift_curves(rows)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        for tick in axes.get_yticklabels():
+            assert float(tick.get_text().rstrip("%")) == pytest.approx(100 * tick.get_position()[1])
+    severities = [float(t.get_text().replace("−", "-")) for t in figure.axes[1].get_xticklabels()]
+    assert all(severity.is_integer() for severity in severities)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "nll"])
+def test_a_forest_with_long_names_is_not_cut(metric):
+    name = "SGLD, with the prior learned from glyphs"
+    differences = [
+        Difference(name, metric, over, Interval(-0.1, -0.2, 0.1), "tie")
+        for over in ("seeds", "points")
+    ]
+    figure = comparison_forest(differences, metric)
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    for text in (axes.xaxis.label, *axes.get_yticklabels()):
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y0 >= 0
+
+
 def test_comparison_forest():
     differences = [
         Difference("map", "nll", over, Interval(-0.1, -0.2, 0.1), "tie")

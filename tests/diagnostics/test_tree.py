@@ -1,6 +1,5 @@
 import json
 
-import arviz_plots as azp
 import arviz_stats as azs
 import numpy as np
 import pyro
@@ -8,7 +7,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
-from arviz_base import rcParams
 from pyro.infer import MCMC, NUTS
 
 from bayesprior.diagnostics.outcomes import Outcome, scores
@@ -97,36 +95,6 @@ def test_sampled_labels_follow_the_averaged_probabilities(run):
     probs = run.predictions["train"].mean_probs.numpy()
     z = (frequency - probs) / np.sqrt(probs * (1 - probs) / len(labels) + 1e-12)
     assert np.abs(z).max() < 6
-
-
-@pytest.mark.filterwarnings("ignore:The inplace keyword")  # ArviZ on new pandas
-def test_arviz_stats_take_it_unchanged(run, tmp_path):
-    run.draw(2, 60, width=0.05)
-    save_tree(run.tree(draws=60), tmp_path / "a.nc")
-    tree = load_tree(tmp_path / "a.nc")
-    table = azs.summary(tree, var_names=["prior_coordinate", "mahalanobis"], round_to="none")
-    assert np.isfinite(table[["ess_bulk", "r_hat"]].to_numpy(float)).all()
-    assert float(azs.ess(tree, var_names=["mahalanobis"]).mahalanobis) > 20
-    assert float(azs.rhat(tree, var_names=["mahalanobis"]).mahalanobis) < 1.2
-    loo = azs.loo(tree, pointwise=True)
-    assert np.isfinite(loo.elpd)
-    pit = azs.loo_pit(tree)
-    assert ((pit.y > -1e-9) & (pit.y < 1 + 1e-9)).all()
-    assert azs.compare({"a": loo, "b": loo}).shape[0] == 2
-    sensitivity = azs.psense_summary(tree, var_names=["prior_coordinate"])
-    assert {"prior", "likelihood", "diagnosis"} <= set(sensitivity.columns)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:arviz_plots", "ignore:.*constrained_layout.*")
-def test_arviz_plots_take_it_unchanged(run):
-    tree = run.tree(draws=60)
-    with_backend = {"backend": "matplotlib"}
-    azp.plot_trace(tree, var_names=["mahalanobis"], **with_backend)
-    azp.plot_rank(tree, var_names=["mahalanobis"], **with_backend)
-    azp.plot_forest(tree, var_names=["prior_coordinate"], **with_backend)
-    azp.plot_prior_posterior(tree, var_names=["prior_coordinate"], **with_backend)
-    azp.plot_ppc_pava(tree, var_names=["y"], data_type="categorical", **with_backend)
-    assert rcParams["plot.backend"]
 
 
 def test_a_map_estimate_is_one_chain_of_one_draw(run):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -23,6 +24,13 @@ def test_sampled_run_is_reported_with_everything(task, tmp_path):
     prior, module, data = task
     options = {"lr": 1e-3, "num_draws": 12, "chains": 2, "burn_in": 5, "thin": 2}
     draws = sample(module, prior, data, out=tmp_path / "run", **options, **QUIET)
+    other = {  # its labels are no classes of the task
+        split: dataclasses.replace(part, targets=part.targets + data.num_classes)
+        for split, part in (("train", data.train), ("test", data.test))
+    }
+    names = tuple(map(str, range(2 * data.num_classes)))
+    with pytest.warns(UserWarning, match="has no training example"):
+        foreign = dataclasses.replace(data, class_names=names, validation=None, **other)
     tree = report(
         module,
         draws,
@@ -32,7 +40,7 @@ def test_sampled_run_is_reported_with_everything(task, tmp_path):
         run_dir=tmp_path / "run",
         corruptions=(1,),
         shifted={"again": data},
-        ood={"other": data},
+        ood={"other": foreign},
         **QUIET,
     )
     groups = {"posterior", "prior", "log_prior", "log_likelihood", "predictions", "trace"}
@@ -41,6 +49,7 @@ def test_sampled_run_is_reported_with_everything(task, tmp_path):
     assert tree["predictions_other"].attrs["kind"] == "ood"
     assert "predictions_jpeg-1" in tree.children
     again = load_tree(tmp_path / "report" / "report.nc")
+    assert again["predictions_other"].energy.notnull().all()
     stats = again["sample_stats"]
     np.testing.assert_array_equal(stats.step, [range(7, 30, 2)] * 2)  # burn-in 5, every second
     assert (stats.lr[:, 2:] == 1e-3).all()  # rows every 10 steps
