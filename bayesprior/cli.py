@@ -254,6 +254,8 @@ def _plain(message: str, help_command: str) -> str:
         kinds = dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", text))
         kinds.pop("NoneType", None)
         choices = re.search(r"Expected a (?:one of )?(?:typing\.)?Literal\[([^\]]*)\]", text)
+        if "dict" in kinds:
+            return f"--{key[1]} takes NAME=VALUE, not {value[1]!r}"
         expected = " or ".join(kinds) or (f"one of {choices[1]}" if choices else "")
         if expected:
             return f"--{key[1]} must be {expected}, not {value[1]!r}"

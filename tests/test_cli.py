@@ -84,6 +84,7 @@ def test_version(capsys):
         ([*FIT, "--num_steps", "1.5"], "--num_steps must be int, not '1.5'"),
         ([*FIT, "--seed"], "expected one argument"),
         ([*FIT, "--method", "magic"], "magic"),
+        (["report", "r", "--shift", "bad"], "--shift takes NAME=VALUE, not 'bad'"),
         (FIT[:-2], "missing: out"),
         ([*FIT, "stray"], "stray"),
         (["predict"], "missing: run"),

@@ -87,6 +87,8 @@ def fit_source(
     """
     if not diagonal_only and not 1 <= rank <= num_snapshots:
         raise ConfigError(f"rank must be between 1 and num_snapshots = {num_snapshots}, got {rank}")
+    if lr <= 0 or swag_lr_factor <= 0:
+        raise ConfigError(f"lr and swag_lr_factor must be positive, got {lr} and {swag_lr_factor}")
     run = Run(module, data, **options)
     collector = SWAG(rank=rank, diagonal_only=diagonal_only)
     total = num_steps + num_snapshots * collect_every
@@ -98,7 +100,10 @@ def fit_source(
 
     def optimizer(target: nn.Module) -> Optimizer:
         trainable = [p for p in target.parameters() if p.requires_grad]
-        return torch.optim.SGD(trainable, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        try:
+            return torch.optim.SGD(trainable, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        except ValueError as error:
+            raise ConfigError(f"SGD of the source fit: {error}") from error
 
     run.train(
         module,

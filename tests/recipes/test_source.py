@@ -72,6 +72,14 @@ def test_rank_that_the_snapshots_cannot_give_is_refused(rank):
         fit_source(Net(3), blobs(3), rank=rank, **TINY)
 
 
+@pytest.mark.parametrize(
+    "options", [{"lr": -1.0}, {"lr": 0.0}, {"swag_lr_factor": 0.0}, {"weight_decay": -1.0}]
+)
+def test_impossible_rates_are_refused(options):
+    with pytest.raises(ConfigError, match=r"must be positive|Invalid weight_decay"):
+        fit_source(Net(3), blobs(3), rank=3, **{**TINY, **options})
+
+
 def test_prior_is_the_rescaled_marginal_with_a_new_head(fitted, tmp_path):
     source, target, _ = fitted
     prior = make_prior(source, target, head="head", rms_std=0.05, head_std=2.0, out=tmp_path)
