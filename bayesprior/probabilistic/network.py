@@ -135,6 +135,7 @@ class BayesianNetwork(PyroModule):
         self.hyperpriors = hyperpriors
         self.likelihood = _template(likelihood, prior, hyperpriors)
         self.module = module
+        self._tied = _has_ties(module)
         self._watched = (0, 0)
         self.train(module.training)
 
@@ -251,7 +252,8 @@ class BayesianNetwork(PyroModule):
             # One split, not D-long slices: its gradient is one concatenation.
             parts = zip(layout.names, flat.split(sizes), layout.shapes, strict=True)
             views = {name: part.view(shape) for name, part, shape in parts}
-            return torch.func.functional_call(module, {**fixed, **views}, (x,))
+            values = {**fixed, **views}
+            return torch.func.functional_call(module, values, (x,), tie_weights=self._tied)
 
         if weights.dim() == 1:
             return call(weights)
@@ -264,6 +266,8 @@ class BayesianNetwork(PyroModule):
 
     def _points(self) -> dict[str, Tensor]:
         """Declare the parameters that are not random, as `pyro.module` would."""
+        if not self._point_names:
+            return {}
         own, out = dict(self._modules["module"].named_parameters()), {}
         for name in self._point_names:
             if own[name].requires_grad:
@@ -276,6 +280,12 @@ class BayesianNetwork(PyroModule):
                 else:
                     out[name] = pyro.param(full, own[name])
         return out
+
+
+def _has_ties(module: nn.Module) -> bool:
+    """Whether a parameter or buffer has two names; looking for them costs time in every call."""
+    tensors = (module.named_parameters, module.named_buffers)
+    return any(len(list(t())) < len(list(t(remove_duplicate=False))) for t in tensors)
 
 
 def _template(
