@@ -23,6 +23,7 @@ from bayesprior.diagnostics.compare import RunResult
 from bayesprior.diagnostics.outcomes import Outcome
 from bayesprior.errors import ConfigError
 from bayesprior.gaussian import GaussianWeights
+from bayesprior.inference.progress import progress_bar
 from bayesprior.runs import RESULTS, open_run, versions, write_json
 from bayesprior.storage import atomic_path
 
@@ -135,19 +136,20 @@ def run_pieces(
 ) -> None:
     """Do the pieces that have no file yet, in the pool or one by one."""
     todo = {name: piece for name, piece in pieces.items() if not _path(folder, name).exists()}
-    with _bar(description, len(pieces), len(pieces) - len(todo), progress) as advance:
+    start = len(pieces) - len(todo)
+    with progress_bar(description, start=start, total=len(pieces), show=progress) as bar:
         if pool is None:
             with _one_thread():
-                for name, piece in todo.items():
+                for done, (name, piece) in enumerate(todo.items(), start + 1):
                     _do(_path(folder, name), prior_file, piece)
-                    advance()
+                    bar(done, {})
             return
         jobs = [
             pool.submit(_do, _path(folder, name), prior_file, piece) for name, piece in todo.items()
         ]
-        for job in as_completed(jobs):
+        for done, job in enumerate(as_completed(jobs), start + 1):
             job.result()
-            advance()
+            bar(done, {})
 
 
 @contextlib.contextmanager
@@ -346,31 +348,3 @@ def _show(
 def _cell(mean: float, error: float | None, factor: float, digits_: int) -> str:
     text = f"{factor * mean:.{digits_}f}"
     return text if error is None else f"{text} ± {factor * error:.{digits_}f}"
-
-
-@contextlib.contextmanager
-def _bar(description: str, total: int, done: int, show: bool) -> Iterator[Any]:
-    """Yield a function that advances a progress bar by one."""
-    if not show:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, completed=done)
-        yield lambda: bar.advance(task)
