@@ -81,24 +81,30 @@ def unbounded(samples):
     return out
 
 
-def moments(samples, batches=1):
-    """Mean and standard deviation of each number, with their Monte-Carlo standard errors.
+def effective_size(values):
+    """Effective sample size of the mean of draws (chain, draw), from independent chains.
 
-    The errors are those of averages over (batches of) chains, taken as independent: ESS from
-    autocorrelations is not to be had from the few draws of many chains.
+    As many independent draws as would give the chains' averages the spread that they have. It
+    needs no autocorrelations, which the few draws of many chains do not tell.
+    """
+    return len(values) * values.var() / values.mean(1).var(ddof=1)
+
+
+def moments(samples, batches=1):
+    """Mean and standard deviation of each number, with their errors: z-scores from ESS.
+
+    A long chain is cut into batches that count as independent chains.
     """
     out = {}
     for name, value in unbounded(samples).items():
         value = value.reshape(len(value) * batches, -1)
         squares = (value - value.mean()) ** 2
         sd = np.sqrt(squares.mean())
-        error = np.array([part.mean(1).std(ddof=1) for part in (value, squares)])
-        error /= np.sqrt(len(value))
         out[name] = {
             "mean": value.mean(),
             "sd": sd,
-            "mcse_mean": error[0],
-            "mcse_sd": error[1] / (2 * sd),
+            "mcse_mean": sd / np.sqrt(effective_size(value)),
+            "mcse_sd": squares.std() / np.sqrt(effective_size(squares)) / (2 * sd),
         }
     return out
 
@@ -155,6 +161,19 @@ KERNELS = {
     "network": (SGHMC, {"lr": 3e-3, "friction": 0.06}, SGLD, {"lr": 1e-3}),
 }
 STEPS = {"schools": 30, "logistic": 20, "network": 50}  # of SGHMC for each draw
+
+
+@pytest.mark.statistical
+def test_effective_size_of_an_autoregression():
+    """x[t + 1] = 0.6 x[t] + noise: n draws are worth n (1 - 0.6) / (1 + 0.6)."""
+    num_chains, num_draws, rho = 2000, 400, 0.6
+    state, values = np.random.default_rng(0).normal(size=num_chains), []
+    for noise in np.random.default_rng(1).normal(size=(num_draws, num_chains)):
+        state = rho * state + np.sqrt(1 - rho**2) * noise
+        values.append(state)
+    expected = num_chains * num_draws * (1 - rho) / (1 + rho)
+    z = (effective_size(np.array(values).T) / expected - 1) * np.sqrt(num_chains / 2)
+    assert abs(z) < scipy.stats.norm.isf(FALSE_ALARM / 2)
 
 
 @pytest.mark.statistical
