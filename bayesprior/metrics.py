@@ -183,6 +183,10 @@ class CalibrationError(Metric):
         self.confidence.index_add_(0, where, confidence)
         self.correct.index_add_(0, where, is_right.double())
 
+    def sums(self) -> Float[Tensor, "3 M"]:
+        """Return each bin's number of points, sum of confidences and number of right answers."""
+        return torch.stack([self.num_points, self.confidence, self.correct])
+
     def compute(self) -> Float[Tensor, ""]:
         """Return the error, between 0 and 1; NaN without points."""
         return (self.correct - self.confidence).abs().sum() / self.num_points.sum()

@@ -15,7 +15,7 @@ from bayesprior.errors import ConfigError, DataError
 from bayesprior.functional import FunctionalNetwork
 from bayesprior.inference.protocols import Batch, Draw, Posterior
 from bayesprior.likelihoods import Likelihood, Moments
-from bayesprior.metrics import default_metrics, nll
+from bayesprior.metrics import CalibrationError, default_metrics, nll
 
 __all__ = ["Prediction", "predict"]
 
@@ -51,6 +51,9 @@ class Prediction:
         (N,), -(1 / S) sum_s logsumexp_c f_c(x_n, w_s) of the logits f: larger for inputs that no
         class claims (Liu et al., arXiv:2010.03759). For pixels as the entropies; None where the
         outputs are no logits.
+    calibration
+        (3, M), sums over M equal bins of the largest probability: points, confidences, right
+        answers. Of every pixel without its map; None if no metric has bins.
 
     Notes
     -----
@@ -71,6 +74,7 @@ class Prediction:
     mean: Float[Tensor, "N P"] | None = None
     variance: Float[Tensor, "N P"] | None = None
     energy: Float[Tensor, "N *grid"] | None = None
+    calibration: Float[Tensor, "3 M"] | None = None
 
 
 @torch.no_grad()
@@ -243,6 +247,8 @@ class _Results:
         log_likelihood = torch.cat(rows).double()
         computed = {name: float(value) for name, value in self._metrics.compute().items()}
         chain, draw = torch.tensor(coordinates).T
+        binned = [m for m in self._metrics.values() if isinstance(m, CalibrationError)]
+        calibration = binned[0].sums().cpu() if binned else None
         kept: dict[str, Any] = {name: torch.cat(parts) for name, parts in self._kept.items()}
         return Prediction(
             **{"mean_probs": None, "targets": None, **kept},
@@ -250,6 +256,7 @@ class _Results:
             chain=chain,
             draw=draw,
             metrics={"nll": nll(log_likelihood), **computed},
+            calibration=calibration,
         )
 
 

@@ -193,6 +193,12 @@ def test_pixels_keep_no_maps_by_default():
     assert found.mean_probs is None
     assert found.targets is None
     assert found.metrics == maps.metrics
+    points, confidences, right = found.calibration
+    assert torch.equal(found.calibration, maps.calibration)
+    assert points.sum() == 5 * 4 * 6 - 12  # labeled pixels
+    assert right.sum() / points.sum() == pytest.approx(found.metrics["accuracy"])
+    error = (right - confidences).abs().sum() / points.sum()
+    assert error.item() == pytest.approx(found.metrics["ece"])
     for name in ("mutual_information", "predictive_entropy", "expected_entropy", "energy"):
         mean = getattr(maps, name).double().mean((1, 2))
         torch.testing.assert_close(getattr(found, name), mean, rtol=1e-12, atol=0)

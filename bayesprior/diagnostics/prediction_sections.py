@@ -1,9 +1,11 @@
 """Sections of a report on the predictions: scores, calibration, uncertainty, changed data."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from jaxtyping import Shaped
 
 from bayesprior.diagnostics.calibration import brier
@@ -16,12 +18,24 @@ from bayesprior.diagnostics.figures import (
 )
 from bayesprior.diagnostics.notes import Notes
 from bayesprior.diagnostics.outcomes import LABELS, Outcome, score_intervals, scores
+from bayesprior.diagnostics.reliability import CalibrationBins
 from bayesprior.diagnostics.report import Column, Item, Picture, Section, Table
 from bayesprior.diagnostics.shift import ShiftRow, ood_table
 from bayesprior.diagnostics.temperature_scaling import apply_temperature, fit_temperature
 from bayesprior.diagnostics.uncertainty import entropy, risk_coverage
 
-__all__ = ["calibration_section", "results_section", "shift_section", "uncertainty_section"]
+__all__ = [
+    "calibration_section",
+    "results_section",
+    "shift_section",
+    "streamed_sections",
+    "uncertainty_section",
+]
+
+RELIABILITY = (
+    "Points on the dashed line mean that of the answers given with 80 % confidence, 80 % are "
+    "right. Below it the model is too sure. Inside the gray band the gap can be chance."
+)
 
 MEANING = {
     "accuracy": "share of right answers",
@@ -70,6 +84,31 @@ def results_section(test: Outcome, validation: Outcome | None, notes: Notes) -> 
     return Section("Results", [Table(title, columns, rows, note)])
 
 
+def streamed_sections(
+    predictions: Mapping[str, xr.Dataset], bins: CalibrationBins
+) -> list[Section]:
+    """Make the sections of sets of which only the streamed sums are kept, such as pixels.
+
+    Parameters
+    ----------
+    predictions
+        Groups of predictions by the name of the set, the test set first.
+    bins
+        Of the test set.
+    """
+    rows = [
+        {"set": name, **json.loads(data.attrs["metrics"])} for name, data in predictions.items()
+    ]
+    keys = {"accuracy": "accuracy", "mean_iou": "mean IoU"} | LABELS
+    columns = [Column("set", "set"), *(Column(k, label, ".3f") for k, label in keys.items())]
+    note = "Over all pixels, which depend on their neighbors: no intervals."
+    picture = Picture("Reliability diagram", RELIABILITY, reliability_diagram(bins))
+    return [
+        Section("Results", [Table("Scores of each set", columns, rows, note)]),
+        Section("Calibration", [picture]),
+    ]
+
+
 def calibration_section(test: Outcome) -> Section:
     """Make the section on whether the probabilities mean what they say."""
     bins, found = test.bins(), scores(test)
@@ -84,15 +123,11 @@ def calibration_section(test: Outcome) -> Section:
         ("Brier: uncertainty", parts.uncertainty, "of the labels themselves"),
         ("mean confidence", found["confidence"], f"accuracy is {found['accuracy']:.3f}"),
     ]
-    caption = (
-        "Points on the dashed line mean that of the answers given with 80 % confidence, 80 % are "
-        "right. Below it the model is too sure. Inside the gray band the gap can be chance."
-    )
     columns = [Column("name", "measure"), Column("value", "value", ".4f"), Column("note", "note")]
     return Section(
         "Calibration",
         [
-            Picture("Reliability diagram", caption, reliability_diagram(bins)),
+            Picture("Reliability diagram", RELIABILITY, reliability_diagram(bins)),
             Table(
                 "Calibration measures",
                 columns,

@@ -74,6 +74,13 @@ class CalibrationBins:
         inner = np.unique(inner[(inner > 0) & (inner < 1)])
         return cls(np.concatenate([[0.0], inner, [1.0]]))
 
+    @classmethod
+    def from_sums(cls, sums: Float[np.ndarray, "3 M"]) -> "CalibrationBins":
+        """Take the sums of M equal bins: points, confidences, right answers."""
+        bins = cls(sums.shape[1])
+        bins.count, bins.confidence, bins.correct = sums[0].astype(np.int64), sums[1], sums[2]
+        return bins
+
     def update(self, confidence: Float[np.ndarray, "*s"], correct: Bool[np.ndarray, "*s"]) -> None:
         """Add points: confidences in [0, 1] and whether each answer was right."""
         confidence, correct = np.ravel(confidence).astype(float), np.ravel(correct).astype(float)

@@ -29,6 +29,7 @@ from bayesprior.diagnostics.prediction_sections import (
     calibration_section,
     results_section,
     shift_section,
+    streamed_sections,
     uncertainty_section,
 )
 from bayesprior.diagnostics.prior_report import (
@@ -39,6 +40,11 @@ from bayesprior.diagnostics.prior_report import (
     prior_summary,
     sensitivities,
     width_verdict,
+)
+from bayesprior.diagnostics.regression import (
+    coverage_verdict,
+    pit_values,
+    regression_sections,
 )
 from bayesprior.diagnostics.reliability import CalibrationBins, calibration_verdict
 from bayesprior.diagnostics.report import Column, Report, Section, Table, Text
@@ -120,9 +126,11 @@ def build_report(
     )
     verdicts.append(_sampler(tree, independent_draws, checks or [], temperature, sections, notes))
     converged = verdicts[-1].level != "fail"
-    test = notes.attempt("predictions", lambda: Outcome.from_group(tree, "predictions"))
-    bins = CalibrationBins() if test is None else test.bins()
-    verdicts.append(calibration_verdict(bins))
+    test = None
+    if (streamed := _without_classes(tree, sections, notes)) is None:
+        test = notes.attempt("predictions", lambda: Outcome.from_group(tree, "predictions"))
+        streamed = calibration_verdict(CalibrationBins() if test is None else test.bins())
+    verdicts.append(streamed)
     verdicts.append(_prior(tree, prior, num_data, checks or [], converged, sections, notes))
     if test is not None:
         verdicts += _predictions(tree, test, validation, images, sections, notes)
@@ -280,6 +288,35 @@ def _prior(
         reason = f"{verdict.reason} But the sampler failed."
         return Verdict(verdict.question, "unknown", "Cannot tell yet", reason)
     return verdict
+
+
+def _without_classes(tree: xr.DataTree, sections: list[Section], notes: Notes) -> Verdict | None:
+    """Report numbers, and pixels whose maps were not kept; None if there are probabilities."""
+    if "predictions" not in tree.children or "probs" in tree["predictions"]:
+        return None
+    data = tree["predictions"].dataset
+    if "mean" in data:
+        pit = notes.attempt("coverage of the intervals", lambda: pit_values(data))
+        if pit is None:
+            return None
+        notes["scores of classes"] = (
+            "the targets are numbers: NLL, RMSE and the coverage of intervals are reported, but "
+            "no ECE, rejection, foreign data or comparison"
+        )
+        sections += regression_sections(data)
+        return coverage_verdict(pit)
+    if "calibration" not in data:
+        return None
+    notes["measures of single pixels"] = (
+        "their maps were not kept: no Brier score by parts, class-wise ECE, rejection or foreign "
+        "data; predict with keep_maps=True to have them"
+    )
+    groups = {g: tree[g].dataset for g in tree.children if g.startswith("predictions")}
+    names = {g: g.removeprefix("predictions_").replace("predictions", "test set") for g in groups}
+    shown = {names[g]: d for g, d in groups.items() if d.attrs.get("kind") != "ood"}
+    bins = CalibrationBins.from_sums(data.calibration.values)
+    sections += streamed_sections(shown, bins)
+    return calibration_verdict(bins)
 
 
 def _predictions(

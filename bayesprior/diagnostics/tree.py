@@ -304,6 +304,9 @@ def _predictions(
             _point_dims(prediction.energy, "point"),
             np.asarray(prediction.energy),
         )
+    if prediction.calibration is not None and kind != "ood":
+        variables["calibration"] = (("sum", "bin"), np.asarray(prediction.calibration))
+        coords["sum"] = ["points", "confidence", "correct"]
     if prediction.mean_probs is not None:
         probs = np.asarray(prediction.mean_probs)
         names = list(class_names or map(str, range(probs.shape[1])))
@@ -323,4 +326,5 @@ def _predictions(
     if mode == "full" and (prediction.mean_probs is not None or prediction.mean is not None):
         labels = _sampled(prediction, rng)
         variables["y"] = _drawn(grid, labels, *_point_dims(labels[0], "point"))
-    return _dataset(variables, grid, **coords).assign_attrs(kind=kind)
+    metrics = json.dumps(dict(prediction.metrics)) if kind != "ood" else "{}"
+    return _dataset(variables, grid, **coords).assign_attrs(kind=kind, metrics=metrics)

@@ -124,7 +124,9 @@ def report(
     test = predicted(data, "test")
     validation = None
     if data.validation is not None and data.class_names:
-        validation = Outcome.from_prediction("validation set", predicted(data, "validation"))
+        found = predicted(data, "validation")
+        if found.mean_probs is not None:
+            validation = Outcome.from_prediction("validation set", found)
     changed = {name: bundle for s in corruptions for name, bundle in corrupted(data, s).items()}
     sets = {
         name: predicted(bundle, "test") for name, bundle in (changed | dict(shifted or {})).items()

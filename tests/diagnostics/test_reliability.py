@@ -96,3 +96,12 @@ def test_a_binning_without_bins_is_refused(edges):
 def test_merging_different_edges_is_refused():
     with pytest.raises(ConfigError, match="different edges"):
         CalibrationBins(3).merge(CalibrationBins(4))
+
+
+def test_bins_come_back_from_their_sums(rng):
+    confidence, right = rng.random(300), rng.random(300) < 0.7
+    bins = CalibrationBins(7)
+    bins.update(confidence, right)
+    again = CalibrationBins.from_sums(np.stack([bins.count, bins.confidence, bins.correct]))
+    assert (again.ece, again.mce) == (bins.ece, bins.mce)
+    np.testing.assert_array_equal(again.edges, bins.edges)

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from bayesprior.diagnostics.compare import RunResult
 from bayesprior.diagnostics.outcomes import Outcome
@@ -10,7 +11,8 @@ from bayesprior.diagnostics.report import Picture, Table
 from bayesprior.diagnostics.run_report import build_report, chain_summaries, temperature_checks
 from bayesprior.diagnostics.tree import to_datatree
 from bayesprior.diagnostics.tree_files import load_tree, save_tree
-from bayesprior.likelihoods import Categorical
+from bayesprior.inference.posteriors import PointPosterior
+from bayesprior.likelihoods import Categorical, PixelCategorical
 from bayesprior.prediction import predict
 
 QUESTIONS = [
@@ -189,3 +191,30 @@ def test_an_outcome_of_other_points_is_named(run):
     results = [RunResult("a", [other]), RunResult("b", [wrong])]
     report = build_report(run.tree(), title="x", runs=results, baseline="a", method="b")
     assert "not scored on the same test points" in missing(report)["paired differences"]
+
+
+def test_pixels_are_reported_from_streamed_sums_and_alike_from_maps(tmp_path):
+    torch.manual_seed(0)
+    net = torch.nn.Conv2d(3, 4, 3, padding=1)
+    g = torch.Generator().manual_seed(1)
+    frames = [
+        (torch.randn(1, 3, 9, 8, generator=g), torch.randint(0, 4, (1, 9, 8), generator=g))
+        for _ in range(6)
+    ]
+    posterior = PointPosterior.from_module(net)
+    reports = {}
+    for maps in (True, False):
+        found = predict(net, posterior, frames, PixelCategorical(), keep_maps=maps)
+        save_tree(to_datatree(train=found, test=found, shifted={"fog-2": found}), tmp_path / "a.nc")
+        reports[maps] = build_report(load_tree(tmp_path / "a.nc"), title="pixels")
+    small, large = (
+        next(v for v in reports[m].verdicts if v.question.startswith("Can")) for m in (False, True)
+    )
+    assert small == large
+    assert [s.title for s in reports[False].sections[:2]] == ["Results", "Calibration"]
+    rows = reports[False].sections[0].items[0].rows
+    assert [row["set"] for row in rows] == ["test set", "fog-2"]
+    for key, value in found.metrics.items():
+        assert rows[0][key] == pytest.approx(value)
+    assert "predict with keep_maps=True" in missing(reports[False])["measures of single pixels"]
+    assert "measures of single pixels" not in missing(reports[True])
