@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from bayesprior.errors import ConfigError
 from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import Batch
 from bayesprior.probabilistic.log_joint import call_model
@@ -52,6 +53,11 @@ def samples_to_datatree(
     -------
     xarray.DataTree
 
+    Raises
+    ------
+    ConfigError
+        If the samples are not grouped by chain.
+
     Examples
     --------
     >>> tree = samples_to_datatree({"mean": torch.zeros(4, 100)})
@@ -60,6 +66,13 @@ def samples_to_datatree(
     """
     from arviz_base import from_dict
 
+    shapes = {name: tuple(value.shape) for name, value in samples.items()}
+    leads = {shape[:2] for shape in shapes.values()}
+    if len(leads) != 1 or len(leads.pop()) != 2:
+        raise ConfigError(
+            "samples must have shapes (num_chains, num_samples, ...), as from "
+            f"get_samples(group_by_chain=True), got {shapes}"
+        )
     groups: Groups = defaultdict(dict)
     networks = networks or {}
     for name, value in samples.items():

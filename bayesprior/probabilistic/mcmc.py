@@ -70,6 +70,11 @@ class StochasticGradientMCMC:
         site_options: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
+        if not callable(kernel):
+            raise ConfigError(
+                "kernel must make the sampler, such as the class SGLD with lr= beside it, got "
+                f"{type(kernel).__name__}"
+            )
         self.kernel = kernel
         self.options = options
         self.site_options = dict(site_options or {})
@@ -160,9 +165,7 @@ class StochasticGradientMCMC:
             schedule, num_steps, num_samples, warmup_steps, thin
         )
         vectorized = chain_method == "vectorized"
-        batch = next(iter(data_loader), None)
-        if batch is None:
-            raise ConfigError("the data loader yields no batch; [()] is one without arguments")
+        batch = _first_batch(data_loader)
         if isinstance(model, nn.Module):
             batch = _moved(batch, model)
         potential = PyroPotential(
@@ -228,7 +231,15 @@ class StochasticGradientMCMC:
         rest = [p for name, p in sites.items() if name not in self.site_options]
         groups = [{"params": rest}] if rest else []
         groups += [{"params": [sites[n]], **o} for n, o in self.site_options.items()]
-        return self.kernel(groups, num_data=potential.num_data, seed=seed, **self.options)
+        sampler = self.kernel(groups, num_data=potential.num_data, seed=seed, **self.options)
+        for name, options in self.site_options.items():
+            for option in options:
+                if option not in sampler.defaults:
+                    hint = nearest_name(option, sampler.defaults)
+                    raise ConfigError(
+                        f"{type(sampler).__name__} has no option {option!r} for {name!r}{hint}"
+                    )
+        return sampler
 
     # ------------------------------------------------------------------ results
 
@@ -317,6 +328,20 @@ class StochasticGradientMCMC:
         return arviz_stats.summary(self.to_datatree(), **{"round_to": "none", **options})
 
 
+def _first_batch(loader: Iterable[Batch]) -> Batch:
+    """Return a loader's first batch; refuse what is one batch itself, or none."""
+    tensors = isinstance(loader, tuple) and any(isinstance(part, Tensor) for part in loader)
+    if tensors or isinstance(loader, Tensor | Mapping) or not isinstance(loader, Iterable):
+        raise ConfigError(
+            "data_loader must yield batches, such as a DataLoader, or [(x, y)] for all data at "
+            f"once, got {type(loader).__name__}"
+        )
+    batch = next(iter(loader), None)
+    if batch is None:
+        raise ConfigError("the data loader yields no batch; [()] is one without arguments")
+    return batch
+
+
 def _moved(data: Any, module: nn.Module) -> Any:
     """Return a structure of tensors on a module's device."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
@@ -332,7 +357,7 @@ def _plan(
 ) -> tuple[Schedule, int, int]:
     """Return schedule, steps and draws of a chain."""
     if schedule is None:
-        if num_samples is None or num_samples < 1 or num_steps is not None:
+        if not isinstance(num_samples, int) or num_samples < 1 or num_steps is not None:
             raise ConfigError(
                 "run() needs num_samples (at least 1), or a schedule with its num_steps"
             )

@@ -70,8 +70,8 @@ class BayesianNetwork(PyroModule):
         If the prior's names or shapes are not the module's, or a trainable parameter has no prior
         and ``random`` does not say that this is meant.
     ConfigError
-        If ``num_data`` is not positive or smaller than a batch, a pattern matches nothing, or a
-        hyperprior fits no argument.
+        If ``num_data`` is no positive number or smaller than a batch, prior or likelihood are
+        something else, a pattern matches nothing, or a hyperprior fits no argument.
 
     Notes
     -----
@@ -113,8 +113,13 @@ class BayesianNetwork(PyroModule):
         **hyperpriors: Any,
     ) -> None:
         super().__init__()
-        if num_data < 1:
-            raise ConfigError(f"num_data must be the size of the training set, got {num_data}")
+        if not hasattr(num_data, "__index__") or num_data < 1:
+            raise ConfigError(f"num_data must be the size of the training set, got {num_data!r}")
+        if not isinstance(prior, GaussianWeights):
+            raise ConfigError(
+                "prior must be a GaussianWeights, such as GaussianWeights.load(path), got "
+                f"{type(prior).__name__}"
+            )
         if random is not None:
             prior = prior.marginal(select_names(prior.layout.names, random))
         prior.layout.parameters(module)  # raises where names or shapes disagree
@@ -294,6 +299,11 @@ def _template(
     hyperpriors: Mapping[str, Any],
 ) -> Likelihood:
     """Check the hyperpriors; return the likelihood with feasible values of its arguments."""
+    if not hasattr(likelihood, "distribution"):
+        raise ConfigError(
+            "likelihood must be one of bayesprior.likelihoods, such as Normal(std=0.1), got "
+            f"{likelihood!r}"
+        )
     for name, law in hyperpriors.items():
         if not isinstance(law, torch.distributions.Distribution):
             raise ConfigError(f"the hyperprior {name!r} must be a distribution, got {law!r}")

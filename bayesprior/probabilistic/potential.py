@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_mean, init_to_median
 from torch import Tensor, nn
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import BayesPriorError, ConfigError
 from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import Batch
 from bayesprior.layout import ParameterLayout
@@ -238,8 +238,12 @@ class PyroPotential(nn.Module):
             return self._init_strategy(site)
 
         started = InitMessenger(strategy)(self._model[0])
-        with poutine.block(), PlateGuard(), torch.no_grad():
-            return poutine.trace(lambda: call_model(started, batch)).get_trace()
+        try:
+            with poutine.block(), PlateGuard(), torch.no_grad():
+                return poutine.trace(lambda: call_model(started, batch)).get_trace()
+        except BayesPriorError as error:
+            # Pyro appends a table of all shapes; one line says it.
+            raise type(error)(str(error).split("\nTrace Shapes")[0]) from error
 
     def _start(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """Return initial unconstrained values by name, stacked over chains."""

@@ -46,4 +46,6 @@ def select_names(names: Iterable[str], selection: Selection) -> tuple[str, ...]:
                 hint = nearest_name(pattern, names)
                 raise ConfigError(f"the pattern {pattern!r} matches no parameter{hint}")
             found |= matched
+        if not found:
+            raise ConfigError("no pattern is given, so none of the parameters would be random")
     return tuple(name for name in names if name in found)

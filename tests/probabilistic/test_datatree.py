@@ -6,6 +6,7 @@ from probabilistic.problems import eight_schools, make_prior, schools_model
 from pyro.infer import MCMC, NUTS
 from torch import nn
 
+from bayesprior.errors import ConfigError
 from bayesprior.likelihoods import Normal
 from bayesprior.probabilistic import BayesianNetwork, samples_to_datatree
 
@@ -44,6 +45,15 @@ def test_large_networks_are_shown_by_their_coordinates(network):
     np.testing.assert_allclose(tree["weights_mahalanobis"], prior.mahalanobis(samples["weights"]))
     assert tree["weights_coordinate"].shape == (2, 5, 2)
     assert "weights" in samples_to_datatree(samples)["posterior"]
+
+
+@pytest.mark.parametrize(
+    "shapes", [{"a": (5,)}, {"a": (2, 5), "b": (10,)}, {"a": (2, 5), "b": (2, 4)}, {}]
+)
+def test_samples_that_are_not_grouped(shapes):
+    samples = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    with pytest.raises(ConfigError, match=r"get_samples\(group_by_chain=True\), got"):
+        samples_to_datatree(samples)
 
 
 def test_the_likelihood_is_not_scaled_by_the_batch(network):

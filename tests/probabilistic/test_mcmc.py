@@ -183,8 +183,9 @@ class TestArviz:
 class TestBadInput:
     def check(self, message, model=schools_model, loader=SCHOOLS, **options):
         mcmc = StochasticGradientMCMC(SGLD, lr=0.1)
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=message) as caught:
             mcmc.run(model, loader, **(QUICK | options))
+        assert "\n" not in str(caught.value)
 
     def test_options(self):
         self.check("must be one of .*'vectorized'", chain_method="vectorised")
@@ -201,6 +202,15 @@ class TestBadInput:
         mcmc = StochasticGradientMCMC(SGLD, lr=0.1, site_options={"tua": {"lr": 1.0}})
         with pytest.raises(ConfigError, match="no latent site 'tua'; did you mean 'tau'"):
             mcmc.run(schools_model, SCHOOLS, **QUICK)
+
+    def test_no_such_option_of_a_site(self):
+        mcmc = StochasticGradientMCMC(SGLD, lr=0.1, site_options={"tau": {"temprature": 0.0}})
+        with pytest.raises(ConfigError, match="SGLD has no option 'temprature' for 'tau'; did you"):
+            mcmc.run(schools_model, SCHOOLS, **QUICK)
+
+    @pytest.mark.parametrize("loader", [eight_schools(), torch.zeros(3), {"y": 1}])
+    def test_one_batch_in_place_of_a_loader(self, loader):
+        self.check(r"must yield batches.*\[\(x, y\)\]", loader=loader)
 
     def test_several_batches_of_a_model_without_subsampling(self):
         def model(y):

@@ -27,6 +27,7 @@ def test_names_keep_their_order(selection, expected):
         (["head.*", "tail.*"], "'tail.."),
         ("HEAD.*", "matches no parameter"),
         (lambda name: False, "selects none of the 4"),
+        ([], "no pattern is given"),
     ],
 )
 def test_nothing_selected(selection, message):

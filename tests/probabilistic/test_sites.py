@@ -22,8 +22,9 @@ def test_which_sites_are_latent():
 
 class TestSites:
     def check(self, model, batch, message, **options):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=message) as caught:
             PyroPotential(model, batch, **options)
+        assert "\n" not in str(caught.value)
 
     def test_discrete_latent(self):
         def model(y):
