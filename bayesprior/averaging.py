@@ -13,7 +13,7 @@ from bayesprior.likelihoods import Categorical, Likelihood, Moments, PixelCatego
 
 __all__ = ["DrawAverage", "add_softmax"]
 
-_STRIP = 2**18  # numbers of a map that are worked on at a time
+_STRIP = 2**20  # numbers of a map that are worked on at a time
 
 
 class DrawAverage:
@@ -52,8 +52,8 @@ class DrawAverage:
             output = output.to(torch.float64 if is_double else torch.float32)
             if not scores:
                 self.likelihood.validate(output, targets)
-            scores.append(self.likelihood.log_prob(output, targets))
-            entropy = self._add(output)
+            entropy, energy = self._add(output)
+            scores.append(self._log_prob(output, targets, energy))
             broken.append(entropy.isnan().any() | scores[-1].isnan().any())
         flags = torch.stack(broken).tolist()  # once a batch, because a GPU has to wait for it
         if any(flags):
@@ -64,8 +64,18 @@ class DrawAverage:
             )
         return torch.stack(scores).cpu()
 
-    def _add(self, output: Tensor) -> Tensor:
-        """Add one draw's law; return its entropy."""
+    def _log_prob(self, output: Tensor, targets: Tensor, energy: Tensor | None) -> Tensor:
+        """Log likelihoods (B,); of maps without another softmax, summed in float64."""
+        if type(self.likelihood) is not PixelCategorical or energy is None:
+            return self.likelihood.log_prob(output, targets)
+        labeled = targets != self.likelihood.ignore_index
+        picked = output.gather(1, targets.where(labeled, 0).long()[:, None]).squeeze(1)
+        is_double = output.device.type != "mps"
+        dtype = torch.float64 if is_double else torch.float32
+        return (picked + energy).where(labeled, 0).sum((1, 2), dtype=dtype)
+
+    def _add(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Add one draw's law; return its entropy, and its energy if there are logits."""
         if self.count:
             self.move(output.device)
         parts: dict[str, Tensor] = {}
@@ -80,7 +90,7 @@ class DrawAverage:
         for name, part in parts.items():
             self.sums[name] = self.sums[name] + part if self.count else part
         self.count += 1
-        return parts["expected_entropy"]
+        return parts["expected_entropy"], parts.get("energy")
 
     def average(self) -> tuple[Any, dict[str, Tensor]]:
         """Return the averaged law, and the averages of the draws' entropies and energies."""

@@ -59,3 +59,24 @@ def test_the_callers_outputs_are_left_alone():
     assert torch.equal(outputs, kept)
     law, means = average.average()
     assert law.dtype == means["energy"].dtype == torch.float32  # maps take half the memory
+
+
+class Doubled(PixelCategorical):
+    """Its own log likelihood must be asked, not ours."""
+
+    def log_prob(self, outputs, targets):
+        return 2 * super().log_prob(outputs, targets)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_log_likelihood_of_maps_is_the_likelihoods_own(dtype):
+    outputs, targets = 5 * torch.randn(2, 3, 6, 5), torch.randint(0, 3, (2, 6, 5)).to(dtype)
+    targets[0, :2] = 255
+    draws = [Draw(0, 0, torch.zeros(1))]
+    expected = PixelCategorical().log_prob(outputs.double(), targets.long())
+    for likelihood, factor in ((PixelCategorical(), 1), (Doubled(), 2)):
+        found = DrawAverage(likelihood, targets).update([outputs], targets, draws, 0)
+        np.testing.assert_allclose(found[0], factor * expected, rtol=1e-6)
+    targets[:] = 255  # nothing is labeled
+    found = DrawAverage(PixelCategorical(), targets).update([outputs], targets, draws, 0)
+    assert found.tolist() == [[0.0, 0.0]]
