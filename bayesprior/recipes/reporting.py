@@ -1,6 +1,7 @@
 """Predict every split, collect the DataTree, write the report."""
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from bayesprior.diagnostics.run_report import build_report
 from bayesprior.diagnostics.traces import draw_statistics
 from bayesprior.diagnostics.tree import to_datatree
 from bayesprior.diagnostics.tree_files import save_tree
-from bayesprior.errors import ConfigError
+from bayesprior.errors import BayesPriorError, ConfigError
 from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
@@ -80,7 +81,7 @@ def report(
         That the sampler was asked for.
     shifted, ood
         Further tasks by name, of which the test split is taken: with this task's labels, and
-        foreign ones, whose labels are not used.
+        foreign ones, whose labels are not used. A set that does not fit is left out and named.
     corruptions
         Severities (1 to 5) at which the test images are corrupted, all kinds each.
     runs, method, baseline
@@ -103,7 +104,7 @@ def report(
     StorageError
         If the folder cannot be written.
     DataError
-        If a set does not fit the task.
+        If a draw gives NaN, or the labels of the task's own splits do not fit the network.
     """
     likelihood = likelihood or Categorical()
     folder = Path(out)
@@ -128,13 +129,27 @@ def report(
         if found.mean_probs is not None:
             validation = Outcome.from_prediction("validation set", found)
     changed = {name: bundle for s in corruptions for name, bundle in corrupted(data, s).items()}
-    sets = {
-        name: predicted(bundle, "test") for name, bundle in (changed | dict(shifted or {})).items()
-    }
+    unusable: dict[str, str] = {}
+
+    def predicted_sets(bundles: Mapping[str, DataBundle]) -> dict[str, Prediction]:
+        found = {}
+        for name, bundle in bundles.items():
+            try:
+                found[name] = predicted(bundle, "test")
+            except BayesPriorError as error:
+                unusable[f"set {name}"] = str(error)
+            except RuntimeError:  # torch's, of a network given another shape
+                unusable[f"set {name}"] = (
+                    f"its inputs are {bundle.input_shape}, the task's {data.input_shape}, and the "
+                    "network does not take them; resize them"
+                )
+        return found
+
+    sets = predicted_sets(changed | dict(shifted or {}))
     others = dict(ood or {})
     if isinstance(likelihood, Categorical):
         others = {name: _unlabeled(bundle) for name, bundle in others.items()}
-    foreign = {name: predicted(bundle, "test") for name, bundle in others.items()}
+    foreign = predicted_sets(others)
     traces = _traces(run_dir, posterior)
     statistics = None
     if run_dir is not None and isinstance(posterior, StoredDraws):
@@ -154,6 +169,7 @@ def report(
         attrs={"data": data.name, "num_data": data.num_data, "seed": seed},
         seed=seed,
     )
+    tree.attrs["missing"] = json.dumps(json.loads(tree.attrs["missing"]) | unusable)
     save_tree(tree, folder / "report.nc")
     page = build_report(
         tree,

@@ -218,3 +218,36 @@ def test_pixels_are_reported_from_streamed_sums_and_alike_from_maps(tmp_path):
         assert rows[0][key] == pytest.approx(value)
     assert "predict with keep_maps=True" in missing(reports[False])["measures of single pixels"]
     assert "measures of single pixels" not in missing(reports[True])
+
+
+def test_a_class_that_never_occurs_changes_nothing_else(run):
+    for name in ("train", "test"):
+        x, y = run.sets[name]
+        run.sets[name] = (x, y.where(y != 3, 0))
+    run.predict()
+    report = build_report(run.tree(), title="x")
+    found = tables(report)["Scores on the test set (30 points)"].rows
+    assert np.isfinite([row["value"].estimate for row in found[:2]]).all()
+    assert "predictions" not in missing(report)
+
+
+def test_nan_probabilities_are_named_and_the_rest_is_reported(run):
+    tree = run.tree()
+    tree["predictions"].probs[3, 1] = np.nan
+    tree["predictions_noise"].probs[:] = np.nan
+    report = build_report(tree, title="x")
+    assert "1 of 30 rows of probabilities hold NaN" in missing(report)["predictions"]
+    assert {s.title for s in report.sections} >= {"The sampler", "The prior"}
+    run.predict()  # the tree shares memory with them
+    tree = run.tree()
+    tree["predictions_noise"].probs[:] = np.nan
+    report = build_report(tree, title="x")
+    assert "20 of 20 rows" in missing(report)["set predictions_noise"]
+    assert "Calibration" in {s.title for s in report.sections}
+
+
+def test_one_chain_and_a_tree_without_log_likelihood(run):
+    report = build_report(run.tree(chains=1, draws=30, train=None), title="x")
+    assert missing(report)["log_likelihood"].endswith("no LOO, no psense")
+    assert "tree lacks log_likelihood" in missing(report)["sensitivity to the prior"]
+    assert report.verdicts[1].headline == "Too few draws"

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -81,3 +82,43 @@ def test_corruptions_change_the_test_images_only(task):
         assert not torch.equal(bundle.test[0][0], data.test[0][0])
         assert torch.equal(bundle.test.targets, data.test.targets)
         assert torch.equal(bundle.train[0][0], data.train[0][0])
+
+
+def test_sets_that_do_not_fit_are_named_and_the_rest_is_reported(task, tmp_path):
+    prior, module, data = task
+    fit = fit_map(module, prior, data, num_steps=5, **QUIET)
+    names = tuple(map(str, range(2 * data.num_classes)))
+    labels = data.test.targets + data.num_classes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = dataclasses.replace(data.test, targets=labels)
+        more = dataclasses.replace(data, test=other, class_names=names, validation=None)
+        wide = {
+            split: dataclasses.replace(part, inputs=torch.cat([part.inputs] * 2, 1))
+            for split, part in (("train", data.train), ("test", data.test))
+        }
+        wide = dataclasses.replace(data, validation=None, **wide)
+        long = {
+            split: dataclasses.replace(part, inputs=torch.cat([part.inputs] * 2, -1))
+            for split, part in (("train", data.train), ("test", data.test))
+        }
+        long = dataclasses.replace(data, validation=None, **long)
+    tree = report(
+        module,
+        fit,
+        data,
+        out=tmp_path,
+        prior=prior,
+        shifted={"again": data, "more": more},
+        ood={"wide": wide, "long": long},
+        **QUIET,
+    )
+    assert "predictions_again" in tree.children
+    assert not {"predictions_more", "predictions_wide"} & set(tree.children)
+    missing = json.loads(load_tree(tmp_path / "report.nc").attrs["missing"])
+    assert missing["set more"].startswith("labels must be in")
+    assert "normalization is for 1 channels but the images have 2" in missing["set wide"]
+    assert missing["set long"].startswith("its inputs are (1, 4, 8), the task's (1, 4, 4), and")
+    text = (tmp_path / "report.md").read_text()
+    assert "set wide" in text
+    assert "Changed data" in text
