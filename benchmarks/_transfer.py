@@ -220,7 +220,8 @@ def fashion(data_dir: Path, *, quick: bool = False, **changes: Any) -> Task:
         collect_every=10,
         num_steps=100,
         batch_size=50,
-        rms_stds=(0.01, 0.1, 1.0),
+        rms_stds=(0.1, 1.0, 10.0),
+        selection_seeds=2,
         test_seeds=6,
     )
     setting = dataclasses.replace(setting.quick() if quick else setting, **changes)
@@ -296,14 +297,14 @@ def cifar(data_dir: Path, *, quick: bool = False, **changes: Any) -> Task:
     """CIFAR-100 -> CIFAR-10."""
     setting = Setting(
         size=32,
-        per_class=10,
-        num_validation=300,
-        num_test=500,
-        source_steps=300,
-        collect_every=5,
-        num_steps=50,
-        batch_size=25,
-        rms_stds=(0.1, 1.0),
+        per_class=20,
+        num_validation=400,
+        num_test=1000,
+        source_steps=1500,
+        collect_every=10,
+        num_steps=100,
+        batch_size=50,
+        test_seeds=5,
         num_draws=10,
     )
     setting = dataclasses.replace(setting.quick() if quick else setting, **changes)
@@ -317,7 +318,7 @@ def cifar(data_dir: Path, *, quick: bool = False, **changes: Any) -> Task:
 
     return Task(
         "cifar",
-        "CIFAR-100 -> CIFAR-10, 10 images per class (n = 100); ResNet-8 (GroupNorm). Source: SWAG "
+        "CIFAR-100 -> CIFAR-10, 20 images per class (n = 200); ResNet-8 (GroupNorm). Source: SWAG "
         "of the network trained on 8,000 images of CIFAR-100.",
         "head",
         lambda: SmallResNet(3, 10),

@@ -61,7 +61,9 @@ class Record:
 def compare(task: Task, out: Path) -> dict[str, dict[str, object]]:
     """Select and test every method of a task."""
     out.mkdir(parents=True, exist_ok=True)
-    source_file = out / f"{task.name}-source.safetensors"
+    s = task.setting
+    made = f"{s.size}-{s.source_steps}-{s.num_snapshots}x{s.collect_every}"
+    source_file = out / f"{task.name}-source-{made}.safetensors"
     if source_file.exists():
         source = GaussianWeights.load(source_file)
     else:
