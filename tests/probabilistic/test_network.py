@@ -189,7 +189,6 @@ class TestInPyro:
         torch.testing.assert_close(trace.log_prob_sum(), expected)
 
     def test_render_model(self, model, data):
-        pytest.importorskip("graphviz")
         assert "weights" in pyro.render_model(model, model_args=data).source
 
 
