@@ -46,7 +46,7 @@ def test_a_report_of_one_run_set_beside_another(copied, capsys):
     ("options", "message"),
     [
         (["--shift", "x=no.npz"], "no.npz"),
-        (["--shift", "no.npz"], "--shift must be"),
+        (["--shift", "no.npz"], "--shift takes NAME=VALUE"),
         (["--shift", "x=SEVEN"], "7 classes, the task 3; give foreign images as --ood"),
         (["--ood", "x=LARGE"], "its images are (1, 16, 16)"),
         (["--ood", "x=digitz"], "did you mean 'digits'"),
