@@ -22,6 +22,8 @@ __all__ = ["LowRankCovariance"]
 # Rows a tile. On a CPU 2^16 to 2^18 are within 5 % of each other (D = 1e7, 2.5e7; K = 10), 2^15
 # and 2^20 cost 30 % more; on a GPU a tile bounds the temporaries.
 _TILE = {"cpu": 1 << 17, "cuda": 1 << 24}
+# Passes that convert the factor to float64, and the length of a float32 sum.
+_FINE = {"cpu": 1 << 15, "cuda": 1 << 21}
 
 
 class LowRankCovariance:
@@ -60,9 +62,8 @@ class LowRankCovariance:
         for start in range(0, total, size):
             yield slice(start, min(start + size, total))
 
-    def _fine(self) -> Iterator[slice]:
-        """Smaller tiles for passes that convert the factor to float64."""
-        return self.tiles(1 << 15 if self.diag.device.type == "cpu" else 1 << 21)
+    def _fine(self, dim: int | None = None) -> Iterator[slice]:
+        return self.tiles(_FINE.get(self.diag.device.type, 1 << 21), dim)
 
     @functools.cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
@@ -93,12 +94,15 @@ class LowRankCovariance:
     def project(self, value: Tensor, shift: Tensor | None = None, *, exact: bool = False) -> Tensor:
         """Return W^T D^-1 (value - shift) in float64, shape (..., K), for value (..., F)."""
         out = value.new_zeros((*value.shape[:-1], self.rank), dtype=torch.float64)
-        for at in self._fine():  # short float32 sums: their error grows with the tile
+        for at in self._fine() if exact else self.tiles():
             part = value[..., at] if shift is None else value[..., at] - shift[at]
             rows, diag = self.rows[:, at], self.diag[at]
             if exact:
                 rows, diag, part = rows.double(), diag.double(), part.double()
-            out += torch.matmul(part / diag if shift is None else part.div_(diag), rows.T)
+            part = part / diag if shift is None else part.div_(diag)
+            # short float32 sums: their error grows with the length
+            for piece in self._fine(part.shape[-1]):
+                out += torch.matmul(part[..., piece], rows[:, piece].T)
         return out
 
     def _capacitance_solve(self, projected: Tensor) -> Tensor:

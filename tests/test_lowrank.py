@@ -24,7 +24,7 @@ def size(request):
 def tiling(request, monkeypatch):
     if request.param == "many tiles":
         monkeypatch.setitem(lowrank._TILE, "cpu", 4)
-        monkeypatch.setattr(LowRankCovariance, "_fine", lambda self: self.tiles(3))
+        monkeypatch.setitem(lowrank._FINE, "cpu", 3)
 
 
 @pytest.fixture
