@@ -52,7 +52,7 @@ class ChainGrid:
             raise DataError("the same (chain, draw) occurs twice among the draws")
         order = np.lexsort([draw, chain])
         chains, counts = np.unique(chain, return_counts=True)
-        length = counts.min()
+        length = int(np.min(counts))
         rows = [part[:length] for part in np.split(order, counts.cumsum()[:-1])]
         return cls(np.stack(rows), chains, int(chain.size - length * len(chains)))
 

@@ -92,8 +92,8 @@ def coverage_verdict(pit: Float[np.ndarray, " N"], *, tolerance: float = 0.05) -
     question = "Can the probabilities be trusted?"
     distance = float(
         max(
-            (np.arange(1, len(pit) + 1) / len(pit) - np.sort(pit)).max(),
-            (np.sort(pit) - np.arange(len(pit)) / len(pit)).max(),
+            np.max(np.arange(1, len(pit) + 1) / len(pit) - np.sort(pit)),
+            np.max(np.sort(pit) - np.arange(len(pit)) / len(pit)),
         )
     )
     chance = float(kstwo.ppf(0.95, len(pit)))

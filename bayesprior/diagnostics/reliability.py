@@ -100,7 +100,7 @@ class CalibrationBins:
     @property
     def ece(self) -> float:
         """Expected calibration error: mean over points of |confidence - accuracy| of their bin."""
-        return float(np.abs(self.confidence - self.correct).sum() / max(self.count.sum(), 1))
+        return float(np.abs(self.confidence - self.correct).sum() / max(int(self.count.sum()), 1))
 
     @property
     def mce(self) -> float:

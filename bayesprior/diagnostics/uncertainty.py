@@ -182,7 +182,7 @@ def risk_coverage(uncertainty: Points, loss: Points) -> RiskCoverage:
     _, group, size = np.unique(uncertainty, return_inverse=True, return_counts=True)
     level = np.bincount(group, loss) / size
     kept = np.arange(1, len(loss) + 1)
-    return RiskCoverage(kept / len(loss), np.repeat(level, size).cumsum() / kept)
+    return RiskCoverage(kept / len(loss), np.cumsum(np.repeat(level, size)) / kept)
 
 
 def ood_scores(
