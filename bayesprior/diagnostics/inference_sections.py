@@ -92,15 +92,18 @@ def prior_section(
     checks: Sequence[ChiSquareCheck],
     sensitivity: Sequence[Sensitivity],
     notes: Notes,
+    *,
+    converged: bool = True,
 ) -> Section:
     """Make the section on what the prior said and where the posterior ended in it."""
     items: list[Item] = []
+    doubt = "" if converged else " The sampler failed: these spreads may be far too small."
     found = notes.attempt("posterior along the prior's directions", lambda: directions(tree))
     if found:
         caption = (
             "Dots: mean of the draws along each direction the prior knows; bars: 95 % of them. "
             "Gray: where the prior expects them (1 and 2 standard deviations). Far outside, data "
-            "and prior disagree; as wide as the gray, the data say nothing."
+            "and prior disagree; as wide as the gray, the data say nothing." + doubt
         )
         drawn = prior_coordinate_plot(tree)
         items.append(Picture("Where the posterior ended in the prior", caption, drawn))
@@ -144,7 +147,7 @@ def prior_section(
         ]
         note = (
             "Widest direction of the prior first; in prior standard deviations. Contraction: 0 the "
-            "data say nothing, 1 they decide."
+            "data say nothing, 1 they decide." + doubt
         )
         items.append(Table("Along the prior's directions", columns, rows, note))
     return Section("The prior", items)

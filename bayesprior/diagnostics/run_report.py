@@ -279,7 +279,7 @@ def _prior(
         sensitivity = notes.attempt("sensitivity to the prior", lambda: sensitivities(tree)) or []
     else:
         notes["sensitivity to the prior"] = "the sampler failed; its weights would mislead"
-    section = prior_section(tree, summary, checks, sensitivity, notes)
+    section = prior_section(tree, summary, checks, sensitivity, notes, converged=converged)
     if section.items:
         sections.append(section)
     num_draws = tree["posterior"].sizes.get("draw", 1) if "posterior" in tree.children else 1

@@ -51,3 +51,10 @@ def test_sampler_tables(run, rng):
     section = sampler_section(run.tree(), chains, [check], Notes())
     assert table(section, "Convergence").rows[0]["ess_bulk"] == chains[0].ess_bulk
     assert table(section, "Temperature").rows[0]["measured"] == check.measured
+
+
+@pytest.mark.parametrize("converged", [True, False])
+def test_spreads_of_a_failed_sampler_are_doubted(run, converged):
+    section = prior_section(run.tree(), None, [], [], Notes(), converged=converged)
+    note = table(section, "Along").note
+    assert ("The sampler failed" in note) is not converged
