@@ -302,9 +302,10 @@ def cifar(data_dir: Path, *, quick: bool = False, **changes: Any) -> Task:
         num_test=1000,
         source_steps=1500,
         collect_every=10,
-        num_steps=100,
+        num_steps=50,
         batch_size=50,
-        test_seeds=5,
+        rms_stds=(0.1, 1.0),
+        test_seeds=4,
         num_draws=10,
     )
     setting = dataclasses.replace(setting.quick() if quick else setting, **changes)
