@@ -139,6 +139,8 @@ def report(
             except BayesPriorError as error:
                 unusable[f"set {name}"] = str(error)
             except RuntimeError:  # torch's, of a network given another shape
+                if bundle.input_shape == data.input_shape:
+                    raise
                 unusable[f"set {name}"] = (
                     f"its inputs are {bundle.input_shape}, the task's {data.input_shape}, and the "
                     "network does not take them; resize them"

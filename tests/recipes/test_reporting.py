@@ -9,6 +9,7 @@ from recipes_cases import source_and_target
 
 from bayesprior.diagnostics.corruptions import CORRUPTIONS
 from bayesprior.diagnostics.tree_files import load_tree
+from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.recipes import fit_map, make_prior, report, sample
 from bayesprior.recipes.reporting import corrupted
 
@@ -122,3 +123,23 @@ def test_sets_that_do_not_fit_are_named_and_the_rest_is_reported(task, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "set wide" in text
     assert "Changed data" in text
+
+
+def test_another_failure_of_the_network_is_not_taken_for_a_wrong_shape(task, tmp_path):
+    _, module, data = task
+    blank = dataclasses.replace(data.test, inputs=torch.zeros_like(data.test.inputs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        blank = dataclasses.replace(data, test=blank)
+
+    def fail(_, arguments):
+        if (arguments[0] == arguments[0].flatten()[0]).all():
+            raise RuntimeError("out of memory")
+
+    handle = module.register_forward_pre_hook(fail)
+    fit = PointPosterior.from_module(module)
+    try:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            report(module, fit, data, out=tmp_path, shifted={"blank": blank}, **QUIET)
+    finally:
+        handle.remove()
