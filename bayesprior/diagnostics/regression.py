@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from scipy.special import logsumexp
-from scipy.stats import binom, kstwo, norm
+from scipy.stats import binom, kstest, kstwo, norm
 
 from bayesprior.diagnostics.figure_style import BLUE, GRAY, styled
 from bayesprior.diagnostics.intervals import bootstrap_interval
@@ -90,12 +90,7 @@ def coverage_verdict(pit: Float[np.ndarray, " N"], *, tolerance: float = 0.05) -
         A Kolmogorov-Smirnov distance from uniform up to this is no practical matter.
     """
     question = "Can the probabilities be trusted?"
-    distance = float(
-        max(
-            np.max(np.arange(1, len(pit) + 1) / len(pit) - np.sort(pit)),
-            np.max(np.sort(pit) - np.arange(len(pit)) / len(pit)),
-        )
-    )
+    distance = float(kstest(pit, "uniform").statistic)
     chance = float(kstwo.ppf(0.95, len(pit)))
     inside = coverage(pit, 0.9)
     reason = (
@@ -105,13 +100,10 @@ def coverage_verdict(pit: Float[np.ndarray, " N"], *, tolerance: float = 0.05) -
     if distance <= max(tolerance, chance):
         return Verdict(question, "ok", "Yes", reason)
     off = abs(float(np.median(pit)) - 0.5) > 0.15
-    way = "predictions are biased" if off else f"intervals are too {_width(inside)}"
+    width = "narrow" if inside < 0.9 else "wide"
+    way = "predictions are biased" if off else f"intervals are too {width}"
     level, start = ("fail", "No") if distance > 0.2 else ("warn", "Roughly")
     return Verdict(question, level, f"{start}, the {way}", reason)  # type: ignore[arg-type]
-
-
-def _width(inside: float) -> str:
-    return "narrow" if inside < 0.9 else "wide"
 
 
 def regression_sections(predictions: xr.Dataset) -> list[Section]:
