@@ -35,9 +35,10 @@ venv:  ## build or refresh .venv (PYTHON=python3.12 picks the interpreter, 3.11 
 
 test: lint types unit  ## everything CI runs: lint, types, tests
 
-lint: venv  ## ruff: rules and format
+lint: venv  ## ruff: rules and format; the package's size
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python tests/code_size.py
 
 types: venv  ## mypy on the package
 	$(BIN)/python -m mypy

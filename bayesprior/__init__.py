@@ -4,6 +4,8 @@ Importing the package is cheap: each public name is imported when it is first us
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bayesprior.version import __version__
@@ -21,25 +23,25 @@ if TYPE_CHECKING:
         PriorFileError,
         StorageError,
     )
-    from bayesprior.gaussian import GaussianWeights
     from bayesprior.inference.collectors import SWAG, DrawWriter
     from bayesprior.inference.engine import train
     from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
     from bayesprior.inference.posteriors import PointPosterior, StoredDraws
     from bayesprior.inference.prior_term import attach_prior
-    from bayesprior.layout import ParameterLayout
-    from bayesprior.likelihoods import (
+    from bayesprior.models import get_model
+    from bayesprior.prediction.predict import Prediction, predict
+    from bayesprior.probabilistic import BayesianNetwork
+    from bayesprior.recipes import fit_map, fit_source, fit_swag, make_prior, report, sample
+    from bayesprior.tasks.likelihoods import (
         Categorical,
         HeteroscedasticNormal,
         Likelihood,
         Normal,
         PixelCategorical,
     )
-    from bayesprior.models import get_model
-    from bayesprior.objectives import supervised, two_view
-    from bayesprior.prediction import Prediction, predict
-    from bayesprior.probabilistic import BayesianNetwork
-    from bayesprior.recipes import fit_map, fit_source, fit_swag, make_prior, report, sample
+    from bayesprior.tasks.objectives import supervised, two_view
+    from bayesprior.weights.gaussian import GaussianWeights
+    from bayesprior.weights.layout import ParameterLayout
 
 __all__ = [
     "SGHMC",
@@ -100,14 +102,14 @@ _HOMES = {
         "PriorFileError",
         "StorageError",
     ),
-    "bayesprior.gaussian": ("GaussianWeights",),
+    "bayesprior.weights.gaussian": ("GaussianWeights",),
     "bayesprior.inference.collectors": ("SWAG", "DrawWriter"),
     "bayesprior.inference.engine": ("train",),
     "bayesprior.inference.optimizers": ("SGHMC", "SGLD", "ImplicitPriorSGD"),
     "bayesprior.inference.posteriors": ("PointPosterior", "StoredDraws"),
     "bayesprior.inference.prior_term": ("attach_prior",),
-    "bayesprior.layout": ("ParameterLayout",),
-    "bayesprior.likelihoods": (
+    "bayesprior.weights.layout": ("ParameterLayout",),
+    "bayesprior.tasks.likelihoods": (
         "Categorical",
         "HeteroscedasticNormal",
         "Likelihood",
@@ -115,8 +117,8 @@ _HOMES = {
         "PixelCategorical",
     ),
     "bayesprior.models": ("get_model",),
-    "bayesprior.objectives": ("supervised", "two_view"),
-    "bayesprior.prediction": ("Prediction", "predict"),
+    "bayesprior.tasks.objectives": ("supervised", "two_view"),
+    "bayesprior.prediction.predict": ("Prediction", "predict"),
     "bayesprior.probabilistic": ("BayesianNetwork",),
     "bayesprior.recipes": ("fit_map", "fit_source", "fit_swag", "make_prior", "report", "sample"),
 }
@@ -132,6 +134,17 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Keeps a folder from hiding the public name it shares: `report` is the recipe."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

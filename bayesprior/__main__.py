@@ -2,7 +2,7 @@
 
 import sys
 
-from bayesprior.cli import main
+from bayesprior.cli.main import main
 
 __all__ = []
 

@@ -14,13 +14,13 @@ from torch import nn
 
 from bayesprior.data import DataBundle, few_shot, from_npz, split_validation
 from bayesprior.errors import DataError, DivergenceError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import Posterior
-from bayesprior.layout import ParameterLayout
-from bayesprior.likelihoods import Categorical
 from bayesprior.models import SmallConvNet, SmallResNet, torchvision_model
-from bayesprior.prediction import predict
+from bayesprior.prediction.predict import predict
 from bayesprior.recipes import fit_map, fit_source, fit_swag, make_prior, sample
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 HEAD_STD = 1.0  # prior of every head weight, for every method
 MOMENTUM = 0.9

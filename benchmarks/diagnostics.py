@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesprior.inference.protocols import Draw
-from bayesprior.layout import ParameterLayout
-from bayesprior.likelihoods import Categorical, PixelCategorical
-from bayesprior.prediction import predict
+from bayesprior.prediction.predict import predict
+from bayesprior.tasks.likelihoods import Categorical, PixelCategorical
+from bayesprior.weights.layout import ParameterLayout
 
 
 class Around:
@@ -63,8 +63,8 @@ def classes(quick: bool, clock: Clock) -> Callable[[], None]:
 
     def call() -> None:
         from bayesprior.diagnostics.convergence import summarize_chains
-        from bayesprior.diagnostics.outcomes import Outcome, score_intervals, scores
-        from bayesprior.diagnostics.tree import to_datatree
+        from bayesprior.diagnostics.predictions import Outcome, score_intervals, scores
+        from bayesprior.tree.build import to_datatree
 
         found = predict(net, posterior, loader, Categorical())
         clock.stop("predict")
@@ -122,8 +122,8 @@ def measure(case: str, quick: bool) -> dict[str, float]:
 
 def _import_all() -> None:
     import bayesprior.diagnostics.convergence
-    import bayesprior.diagnostics.outcomes
-    import bayesprior.diagnostics.tree  # noqa: F401
+    import bayesprior.diagnostics.predictions
+    import bayesprior.tree.build  # noqa: F401
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from bayesprior.data import from_arrays
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGLD, ImplicitPriorSGD
 from bayesprior.inference.prior_term import PriorTerm
 from bayesprior.inference.schedules import cosine
-from bayesprior.layout import ParameterLayout
-from bayesprior.likelihoods import Categorical
 from bayesprior.models import MLP
-from bayesprior.objectives import supervised
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.tasks.objectives import supervised
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 NUM_DATA = 20
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprior.inference.protocols import Draw
-from bayesprior.layout import ParameterLayout
-from bayesprior.likelihoods import Categorical
 from bayesprior.models import MLP, SmallConvNet
-from bayesprior.prediction import predict
+from bayesprior.prediction.predict import predict
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.weights.layout import ParameterLayout
 
 
 class Held:

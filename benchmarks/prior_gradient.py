@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.distributions import LowRankMultivariateNormal
 
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.prior_term import PriorTerm
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 NUM_DATA = 1000
 BLOCKS = 20  # a network has some tens of tensors

@@ -15,13 +15,13 @@ import pyro
 import torch
 from pyro import poutine
 
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.prior_term import PriorTerm
-from bayesprior.layout import ParameterLayout
-from bayesprior.likelihoods import Categorical
 from bayesprior.models import MLP
-from bayesprior.objectives import supervised
 from bayesprior.probabilistic import BayesianNetwork, PyroPotential
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.tasks.objectives import supervised
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 NUM_DATA = 60_000
 

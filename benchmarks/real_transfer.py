@@ -20,7 +20,7 @@ import numpy as np
 from _transfer import FILES, METHODS, TASKS, Config, Task
 from scipy.stats import t as student
 
-from bayesprior.gaussian import GaussianWeights
+from bayesprior.weights.gaussian import GaussianWeights
 
 FIRST_TEST_SEED = 100
 REFERENCE = "fine-tuning"

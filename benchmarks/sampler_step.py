@@ -13,11 +13,11 @@ import _bench
 import torch
 from torch import nn
 
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.prior_term import PriorTerm
-from bayesprior.layout import ParameterLayout
 from bayesprior.models import MLP
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 NUM_DATA = 60_000
 Params = list[nn.Parameter]

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from bayesprior.inference.collectors import SWAG
-from bayesprior.layout import ParameterLayout
 from bayesprior.models import MLP
+from bayesprior.weights.layout import ParameterLayout
 
 
 def main(argv: Sequence[str] | None = None) -> None:

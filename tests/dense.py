@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 LAYOUT = ParameterLayout(("conv.weight", "conv.bias", "head.weight"), ((2, 2), (1,), (3,)))
 FALSE_ALARM = 1e-6  # of one test, split over its checks

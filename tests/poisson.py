@@ -3,7 +3,7 @@
 import pyro.distributions as dist
 
 from bayesprior.errors import DataError
-from bayesprior.likelihoods import Moments, Normal
+from bayesprior.tasks.likelihoods import Moments, Normal
 
 
 class Poisson:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from bayesprior.inference.protocols import Draw
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.layout import ParameterLayout
 
 
 class Draws:

@@ -7,64 +7,57 @@ a new third-party import one in `THIRD_PARTY`.
 import ast
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from code_size import FIRST_EDITION, package_size
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bayesprior"
 MAX_LINES = 400
+MAX_SIZE = 1.25 * FIRST_EDITION
 
-# A module imports only from lower floors; within one entry (a folder) it may import its siblings.
+# Floors of the house: a module imports only from lower ones, or from its own entry (a folder).
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("layout", "lowrank", "registry"),
-    ("inference.protocols", "storage", "covariance"),
-    ("inference.schedules", "gaussian_file", "functional", "runs"),
-    ("gaussian", "likelihoods"),
-    ("inference.optimizers", "inference.posteriors", "objectives"),
-    (
-        "inference.collectors",
-        "inference.prior_term",
-        "inference.checkpoint",
-        "inference.progress",
-        "metrics",
-        "averaging",
-    ),
-    ("inference.engine", "prediction"),
-    ("diagnostics", "probabilistic", "importers", "testing", "models", "data"),
+    ("weights.layout", "weights.selection", "weights.lowrank", "storage", "registry"),
+    ("inference.protocols", "inference.progress", "weights.blocks"),
+    ("inference.schedules", "weights.file"),
+    ("weights.gaussian", "tasks.likelihoods"),
+    ("inference.optimizers", "inference.posteriors", "tasks.objectives"),
+    ("inference.collectors", "inference.prior_term", "inference.checkpoint"),
+    ("inference.engine", "prediction", "weights.importers"),
+    ("diagnostics", "probabilistic", "testing", "models", "data"),
+    ("tree",),
     ("report",),
-    ("recipes",),
-    ("commands",),
-    ("demo",),
+    ("recipes", "integrations"),
     ("cli",),
+    ("demo",),
     ("__main__",),
 )
+# What may lie at the top of the package beside the folders.
+LOOSE = {"__init__", "__main__", "errors", "registry", "storage", "version"}
 
 ANYWHERE = {"torch", "numpy", "jaxtyping"}
 # Who may import the rest; "*" after a name allows it inside functions only.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "pyro": ("gaussian", "likelihoods", "probabilistic"),
-    "safetensors": ("storage", "importers", "models"),
+    "pyro": ("weights.gaussian", "tasks.likelihoods", "probabilistic"),
+    "safetensors": ("storage", "weights.importers", "models"),
     "lightning_fabric": ("inference.engine", "prediction", "recipes"),
-    "torchmetrics": ("metrics", "prediction"),
-    "arviz_base": ("diagnostics", "report", "probabilistic*"),
-    "arviz_stats": ("diagnostics", "report", "probabilistic*"),
-    "arviz_plots": ("diagnostics", "report"),
-    "xarray": ("diagnostics", "recipes.reporting", "probabilistic*"),
-    "matplotlib": ("diagnostics", "report", "data*"),
-    "torchvision": ("data*", "models*", "diagnostics*"),
-    "timm": ("data*", "models*"),
-    "lightly": ("data*", "models*"),
+    "torchmetrics": ("prediction",),
+    "arviz_base": ("tree", "diagnostics", "report", "probabilistic*"),
+    "arviz_stats": ("tree", "diagnostics", "report", "probabilistic*"),
+    "xarray": ("tree", "diagnostics", "report", "recipes.reporting", "probabilistic*"),
+    "matplotlib": ("report", "diagnostics", "data*"),
+    "torchvision": ("data*", "models*"),
     "sklearn": ("data*", "models*", "diagnostics*"),
-    "PIL": ("data*", "diagnostics*"),
-    "scipy": ("diagnostics", "testing"),
-    "rich": ("inference.progress", "prediction", "recipes", "commands", "demo", "cli"),
-    "jsonargparse": ("commands", "cli", "recipes"),
-    "yaml": ("cli", "recipes", "runs"),
+    "PIL": ("data*",),
+    "scipy": ("diagnostics", "report", "testing"),
+    "rich": ("inference.progress", "prediction", "recipes", "cli", "demo"),
+    "jsonargparse": ("cli",),
+    "yaml": ("cli", "recipes"),
 }
 
 # Never loaded by `import bayesprior`, nor by the command line's --help.
@@ -128,66 +121,98 @@ def public_names(tree: ast.Module) -> list[str] | None:
     return None
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_come_from_lower_floors(name):
-    here = place(name)
-    assert here, f"bayesprior.{name} stands on no floor; add it to FLOORS"
+def rows_of_the_tables() -> Iterator[str]:
+    yield from (entry for entries in FLOORS for entry in entries)
+    yield from (entry.rstrip("*") for entries in THIRD_PARTY.values() for entry in entries)
+
+
+def test_every_row_names_a_module():
+    assert not [row for row in rows_of_the_tables() if not any(within(n, row) for n in SOURCES)]
+    used = {target.split(".")[0] for tree in TREES.values() for target, *_ in imports(tree)}
+    assert not set(THIRD_PARTY) - used, "a library that nobody imports"
+
+
+def test_folders_stand_at_the_top():
+    assert {path.stem for path in PACKAGE.glob("*.py")} <= LOOSE
+
+
+def test_imports_come_from_lower_floors():
     upward = []
-    for target, line, _ in imports(TREES[name]):
-        if not within(target, "bayesprior"):
+    for name in MODULES:
+        here = place(name)
+        if here is None:
+            upward.append(f"{name} stands on no floor; add it to FLOORS")
             continue
-        there = place(target.removeprefix("bayesprior").lstrip("."))
-        if there is None or (there[0] >= here[0] and there != here):
-            upward.append(f"line {line}: {target}")
-    upward = list(dict.fromkeys(upward))
-    assert not upward, f"bayesprior.{name} (floor {here[0]}) imports from its own floor or above"
+        for target, line, _ in imports(TREES[name]):
+            if not within(target, "bayesprior"):
+                continue
+            there = place(target.removeprefix("bayesprior").lstrip("."))
+            if there is None or (there[0] >= here[0] and there != here):
+                upward.append(f"{name} (floor {here[0]}), line {line}: {target}")
+    assert not upward
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_third_party_imports_stay_in_their_places(name):
+def test_no_circle_of_imports():
+    edges = {
+        name: {
+            target.removeprefix("bayesprior.")
+            for target, *_ in imports(TREES[name])
+            if target.removeprefix("bayesprior.") in MODULES
+        }
+        for name in MODULES
+    }
+    while leaves := {name for name, targets in edges.items() if not targets & set(edges)}:
+        edges = {name: targets for name, targets in edges.items() if name not in leaves}
+    assert not edges, "these modules, or some of them, import each other in a circle"
+
+
+def test_third_party_imports_stay_in_their_places():
     misplaced = []
-    for target, line, in_function in imports(TREES[name]):
-        top = target.split(".")[0]
-        if top in sys.stdlib_module_names or top in ANYWHERE or top == "bayesprior":
-            continue
-        allowed = THIRD_PARTY.get(top, ())
-        if not any(
-            within(name, entry.rstrip("*")) and (in_function or not entry.endswith("*"))
-            for entry in allowed
-        ):
-            where = ", ".join(allowed) or "nowhere"
-            misplaced.append(f"line {line}: {target} (allowed: {where}; * inside functions)")
+    for name, tree in TREES.items():
+        for target, line, in_function in imports(tree):
+            top = target.split(".")[0]
+            if top in sys.stdlib_module_names or top in ANYWHERE or top == "bayesprior":
+                continue
+            allowed = THIRD_PARTY.get(top, ())
+            if not any(
+                within(name, entry.rstrip("*")) and (in_function or not entry.endswith("*"))
+                for entry in allowed
+            ):
+                where = ", ".join(allowed) or "nowhere"
+                misplaced.append(f"{name}, line {line}: {target} (allowed: {where})")
     assert not misplaced
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_public_names_are_listed_and_documented(name):
-    tree = TREES[name]
-    assert ast.get_docstring(tree), "the module has no docstring"
-    names = public_names(tree)
-    if names is None:
-        assert SOURCES[name].name == "__init__.py", "no __all__"
-        assert len(tree.body) == 1, "no __all__"
-        return
-    assert len(set(names)) == len(names)
-    if SOURCES[name].name == "__init__.py":
-        return
-    documented = {}
+def test_public_names_are_listed_and_documented():
+    wrong = []
+    for name, tree in TREES.items():
+        is_package = SOURCES[name].name == "__init__.py"
+        names = public_names(tree)
+        if not ast.get_docstring(tree):
+            wrong.append(f"{name}: the module has no docstring")
+        if names is None and not (is_package and len(tree.body) == 1):
+            wrong.append(f"{name}: no __all__")
+        if "__future__" in [target for target, *_ in imports(tree)]:
+            wrong.append(f"{name}: jaxtyping reads annotations, which must not become strings")
+        if names is None or is_package:
+            continue
+        if len(set(names)) < len(names):
+            wrong.append(f"{name}: a name stands twice in __all__")
+        wrong += [f"{name}.{n} has no docstring" for n in names if not documented(tree, n)]
+    assert not wrong
+
+
+def documented(tree: ast.Module, name: str) -> bool:
+    """Whether a public name has a docstring; a constant in capitals may speak for itself."""
     for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            documented[node.name] = bool(ast.get_docstring(node))
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return bool(ast.get_docstring(node))
+        if isinstance(node, ast.Assign | ast.AnnAssign):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            documented[ast.unparse(target)] = is_text
-    # A constant in capitals may speak through its name and value.
-    assert not [n for n in names if not (documented.get(n) or n.isupper() or n.startswith("__"))]
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_annotations_are_objects(name):
-    """jaxtyping reads the annotations at run time, so they must not be turned into strings."""
-    assert "__future__" not in [target for target, _, _ in imports(TREES[name])]
+            if ast.unparse(target) == name:
+                is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                return is_text or name.isupper() or name.startswith("__")
+    return name.isupper() or name.startswith("__")
 
 
 def test_no_file_is_long():
@@ -200,22 +225,22 @@ def test_no_file_is_long():
     assert not {path: n for path, n in lengths.items() if n > MAX_LINES}
 
 
+def test_the_package_stays_small():
+    assert package_size() <= MAX_SIZE
+
+
 def test_tests_mirror_the_package():
     """``tests/a/test_b.py`` (or ``test_b_aspect.py``) tests ``bayesprior/a/b.py``."""
     tests = ROOT / "tests"
-    paths = sorted(tests.rglob("test_*.py"))
-    twice = [name for name, count in Counter(p.name for p in paths).items() if count > 1]
-    assert not twice, "pytest imports test files by name, so names must differ"
     of_no_module = []
-    for path in paths:
+    for path in sorted(tests.rglob("test_*.py")):
         folder = path.relative_to(tests).parent
         if folder.parts[:1] in {("integration",), ("statistical",)}:
             continue
         stem = path.stem.removeprefix("test_")
         beside = [p.stem.lstrip("_") for p in (PACKAGE / folder).glob("*.py")]
         beside += [p.name for p in (PACKAGE / folder).glob("*/")]
-        whole = ["architecture", "packaging", "tutorials"] if folder == Path() else []
-        whole += [folder.name] * (folder != Path())
+        whole = ["architecture", "packaging", "tutorials"] if folder == Path() else [folder.name]
         if not any(stem == m or stem.startswith(m + "_") for m in beside + whole):
             of_no_module.append(str(path.relative_to(ROOT)))
     assert not of_no_module
@@ -234,11 +259,10 @@ def test_importing_the_package_is_cheap():
     assert not loaded_after("import bayesprior") & set(LAZY)
 
 
-@pytest.mark.skipif("cli" not in SOURCES, reason="there is no command line yet")
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_command_line_answers_before_torch_is_imported(arguments):
     code = f"import sys; sys.argv = ['bayesprior', *{arguments}]\n"
-    code += "from bayesprior.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
+    code += "from bayesprior.cli.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass"
     assert not loaded_after(code) & set(LAZY)
 
 

@@ -1,6 +1,5 @@
 import ast
 import inspect
-import pkgutil
 import sys
 from pathlib import Path
 
@@ -34,10 +33,11 @@ def test_an_unknown_name_is_an_attribute_error_with_the_nearest_one():
     assert not hasattr(bayesprior, "Zebra")
 
 
-def test_no_submodule_has_a_public_name():
-    """Importing it would put the module in the function's place in the package."""
-    modules = {module.name for module in pkgutil.iter_modules(bayesprior.__path__)}
-    assert not modules & set(bayesprior.__all__)
+def test_a_folder_does_not_hide_the_recipe_of_its_name():
+    from bayesprior.report.document import Report
+
+    assert Report.__module__ == "bayesprior.report.document"
+    assert bayesprior.report is sys.modules["bayesprior.recipes"].report
 
 
 def test_version_is_a_string():

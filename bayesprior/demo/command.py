@@ -1,6 +1,6 @@
 """``bayesprior demo``: source, prior, tuning, final fits, table and report."""
 
-from bayesprior.commands.choices import flat
+from bayesprior.cli.choices import flat
 
 __all__ = ["demo_command"]
 

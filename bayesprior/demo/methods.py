@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from bayesprior import recipes
-from bayesprior.commands.choices import DataChoice, ModelChoice, RunChoice
-from bayesprior.commands.fitting import run_fit
-from bayesprior.commands.loading import load_model, load_posterior
+from bayesprior.cli.choices import DataChoice, ModelChoice, RunChoice
+from bayesprior.cli.fitting import run_fit
+from bayesprior.cli.loading import load_model, load_posterior
 from bayesprior.data import DataBundle, digits, few_shot
 from bayesprior.errors import DivergenceError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import Posterior
-from bayesprior.likelihoods import Categorical
-from bayesprior.prediction import Prediction, predict
+from bayesprior.prediction.predict import Prediction, predict
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["HEAD_STD", "METHODS", "MODEL", "Method", "Setting", "predict_with"]
 

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 
 from bayesprior import recipes
-from bayesprior.commands.loading import load_model, load_run
+from bayesprior.cli.loading import load_model, load_run
 from bayesprior.data import DataBundle, digits, few_shot, glyphs, select_classes
 from bayesprior.demo.methods import HEAD_STD, METHODS, MODEL, Setting, predict_with
 from bayesprior.demo.table import REFERENCE, as_arrays, compare, rows, sentences
 from bayesprior.diagnostics.compare import RunResult
-from bayesprior.diagnostics.outcomes import Outcome
+from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.progress import progress_bar
-from bayesprior.runs import RESULTS, open_run, versions, write_json
+from bayesprior.recipes.runs import RESULTS, open_run, versions, write_json
 from bayesprior.storage import atomic_path
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["GRID", "run_demo", "run_pieces"]
 

@@ -13,7 +13,7 @@ from bayesprior.diagnostics.compare import (
     paired_t_interval,
     verdict,
 )
-from bayesprior.diagnostics.outcomes import Outcome
+from bayesprior.diagnostics.predictions import Outcome
 
 __all__ = ["COLUMNS", "REFERENCE", "compare", "rows", "sentences"]
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.stats import t as student
 
 from bayesprior.diagnostics.intervals import Interval, bootstrap_interval
-from bayesprior.diagnostics.outcomes import Outcome
+from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.diagnostics.reliability import CalibrationBins
 from bayesprior.diagnostics.uncertainty import risk_coverage
 from bayesprior.diagnostics.verdicts import Verdict
@@ -275,7 +275,7 @@ def compare_by_loo(trees: Mapping[str, xr.DataTree]) -> LooComparison:
     Parameters
     ----------
     trees
-        From `bayesprior.diagnostics.tree.to_datatree`, of the same training points.
+        From `bayesprior.tree.build.to_datatree`, of the same training points.
     """
     found, omitted = {}, {}
     for name, tree in trees.items():

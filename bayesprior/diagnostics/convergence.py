@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bayesprior.diagnostics.intervals import Interval
 from bayesprior.diagnostics.verdicts import Verdict, worst
-from bayesprior.gaussian import GaussianWeights
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = [
     "ChainSummary",

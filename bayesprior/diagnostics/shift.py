@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayesprior.diagnostics.outcomes import Outcome, scores
+from bayesprior.diagnostics.predictions import Outcome, scores
 from bayesprior.diagnostics.uncertainty import Detection, detection, ood_scores
 from bayesprior.diagnostics.verdicts import Verdict
 
@@ -24,7 +24,7 @@ class ShiftRow:
     severity
         0 for the test set; the number after a dash at the end of the set's name; else None.
     scores
-        From `bayesprior.diagnostics.outcomes.scores`.
+        From `bayesprior.diagnostics.predictions.scores`.
     """
 
     shift: str

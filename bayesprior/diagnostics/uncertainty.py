@@ -200,7 +200,8 @@ def ood_scores(
     mutual_information
         Epistemic part in nats, if there were several draws.
     energy
-        -logsumexp of the logits averaged over draws, as `bayesprior.prediction.Prediction` keeps.
+        -logsumexp of the logits averaged over draws, as
+        `bayesprior.prediction.predict.Prediction` keeps.
 
     Returns
     -------

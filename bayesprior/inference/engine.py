@@ -32,8 +32,8 @@ from bayesprior.inference.protocols import (
     StepEvent,
     WeightDistribution,
 )
-from bayesprior.layout import ParameterLayout
 from bayesprior.storage import CHECKPOINT, TRACE
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["TrainResult", "freeze_batch_norm", "train"]
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bayesprior.errors import ConfigError, LayoutMismatchError, PriorFileError
 from bayesprior.inference.protocols import Draw
-from bayesprior.layout import ParameterLayout
 from bayesprior.storage import chain_dir, draw_path, load_tensors, read_header, save_tensors
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["PointPosterior", "StoredDraws", "save_draw", "stored_draw_paths", "stored_step"]
 

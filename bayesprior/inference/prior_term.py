@@ -28,7 +28,7 @@ class PriorTerm:
     module
         Its trainable parameters must be exactly those of the prior's layout.
     prior
-        A law of the weights; see `bayesprior.gaussian.GaussianWeights`.
+        A law of the weights; see `bayesprior.weights.gaussian.GaussianWeights`.
     num_data
         N, the size of the whole training set: gradients estimate grad U / N.
 
@@ -161,8 +161,8 @@ def attach_prior(
 
     Examples
     --------
-    >>> from bayesprior.gaussian import GaussianWeights
-    >>> from bayesprior.layout import ParameterLayout
+    >>> from bayesprior.weights.gaussian import GaussianWeights
+    >>> from bayesprior.weights.layout import ParameterLayout
     >>> module = nn.Linear(2, 1)
     >>> layout = ParameterLayout.from_module(module)
     >>> prior = GaussianWeights.point(layout, torch.zeros(3), std=0.1)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = [
     "Batch",

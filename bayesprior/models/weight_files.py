@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprior.errors import CheckpointError
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["load_weights", "read_state_dict", "reason"]
 

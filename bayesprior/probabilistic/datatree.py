@@ -12,9 +12,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from bayesprior.errors import ConfigError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import Batch
 from bayesprior.probabilistic.log_joint import call_model
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["samples_to_datatree"]
 

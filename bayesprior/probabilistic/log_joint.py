@@ -12,9 +12,9 @@ from torch.distributions import Transform
 from torch.distributions.transforms import identity_transform
 
 from bayesprior.errors import ConfigError, nearest_name
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import Batch
 from bayesprior.probabilistic.sites import Site, is_latent
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["LogJoint", "PlateGuard", "call_model"]
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from bayesprior.errors import ConfigError, DataError, LayoutMismatchError, nearest_name
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.likelihoods import Likelihood
-from bayesprior.probabilistic.selection import Selection, select_names
 from bayesprior.probabilistic.stacked import StackedDistribution
+from bayesprior.tasks.likelihoods import Likelihood
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.selection import Selection, select_names
 
 __all__ = ["BayesianNetwork"]
 
@@ -49,8 +49,8 @@ class BayesianNetwork(PyroModule):
         Law of the random weights; its names must be the module's. Where it carries BatchNorm
         ``buffers`` they are used, otherwise the module's own.
     likelihood
-        How outputs speak about targets (`bayesprior.likelihoods`), or its class if hyperpriors
-        give its arguments.
+        How outputs speak about targets (`bayesprior.tasks.likelihoods`), or its class if
+        hyperpriors give its arguments.
     num_data
         N, the size of the whole training set, never of the batch.
 
@@ -84,8 +84,8 @@ class BayesianNetwork(PyroModule):
     Examples
     --------
     >>> import pyro.distributions as dist
-    >>> from bayesprior.layout import ParameterLayout
-    >>> from bayesprior.likelihoods import Normal
+    >>> from bayesprior.weights.layout import ParameterLayout
+    >>> from bayesprior.tasks.likelihoods import Normal
     >>> module = nn.Linear(2, 1)
     >>> layout = ParameterLayout.from_module(module)
     >>> prior = GaussianWeights.point(layout, torch.zeros(3), std=1.0)
@@ -301,7 +301,7 @@ def _template(
     """Check the hyperpriors; return the likelihood with feasible values of its arguments."""
     if not hasattr(likelihood, "distribution"):
         raise ConfigError(
-            "likelihood must be one of bayesprior.likelihoods, such as Normal(std=0.1), got "
+            "likelihood must be one of bayesprior.tasks.likelihoods, such as Normal(std=0.1), got "
             f"{likelihood!r}"
         )
     for name, law in hyperpriors.items():

@@ -12,9 +12,7 @@ from pyro.infer.autoguide.initialization import InitMessenger, init_to_mean, ini
 from torch import Tensor, nn
 
 from bayesprior.errors import BayesPriorError, ConfigError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import Batch
-from bayesprior.layout import ParameterLayout
 from bayesprior.probabilistic.log_joint import LogJoint, PlateGuard, call_model
 from bayesprior.probabilistic.site_prior import SitePrior
 from bayesprior.probabilistic.sites import (
@@ -27,6 +25,8 @@ from bayesprior.probabilistic.sites import (
     sample_sites,
     transform_of,
 )
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["InitStrategy", "PyroPotential", "init_to_finite_mean", "potential_loss"]
 

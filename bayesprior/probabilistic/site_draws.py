@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from bayesprior.errors import ConfigError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.protocols import Draw, StepEvent
-from bayesprior.layout import ParameterLayout
 from bayesprior.probabilistic.potential import PyroPotential
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["DrawKeeper", "SiteDraws"]
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["SitePrior"]
 

@@ -10,7 +10,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import identity_transform
 
 from bayesprior.errors import ConfigError
-from bayesprior.gaussian import GaussianWeights
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = [
     "Site",

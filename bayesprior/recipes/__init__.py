@@ -4,10 +4,11 @@ Each reads values and files, writes one run folder if ``out`` is given, and retu
 again with the same arguments and folder, it continues where it was stopped.
 """
 
+from bayesprior.recipes.prior import make_prior, shaped
 from bayesprior.recipes.reporting import report
-from bayesprior.recipes.run import initialize_, pick_device
-from bayesprior.recipes.source import fit_source, make_prior, shaped
+from bayesprior.recipes.source import fit_source
 from bayesprior.recipes.target import fit_map, fit_swag, sample
+from bayesprior.recipes.training import initialize_, pick_device
 
 __all__ = [
     "fit_map",

@@ -13,22 +13,22 @@ import xarray as xr
 from torch import nn
 
 from bayesprior.data.bundle import DataBundle
+from bayesprior.data.corruptions import CORRUPTIONS, Corruption
 from bayesprior.diagnostics.compare import RunResult
-from bayesprior.diagnostics.corruptions import CORRUPTIONS, Corruption
-from bayesprior.diagnostics.outcomes import Outcome
-from bayesprior.diagnostics.run_report import build_report
-from bayesprior.diagnostics.traces import draw_statistics
-from bayesprior.diagnostics.tree import to_datatree
-from bayesprior.diagnostics.tree_files import save_tree
+from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import BayesPriorError, ConfigError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
 from bayesprior.inference.protocols import Posterior
-from bayesprior.likelihoods import Categorical, Likelihood
-from bayesprior.prediction import Prediction, predict
-from bayesprior.recipes.run import pick_device
+from bayesprior.prediction.predict import Prediction, predict
+from bayesprior.recipes.training import pick_device
+from bayesprior.report.build import build_report
 from bayesprior.storage import TRACE, chain_dir
+from bayesprior.tasks.likelihoods import Categorical, Likelihood
+from bayesprior.tree.build import to_datatree
+from bayesprior.tree.files import save_tree
+from bayesprior.tree.trace import draw_statistics
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["corrupted", "report"]
 
@@ -93,7 +93,7 @@ def report(
     batch_size, seed, device, progress
         Of the predictions.
     mode
-        "full" or "summary", see `bayesprior.diagnostics.tree.to_datatree`.
+        "full" or "summary", see `bayesprior.tree.build.to_datatree`.
 
     Returns
     -------

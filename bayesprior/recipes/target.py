@@ -9,17 +9,17 @@ from torch.optim import Optimizer
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.errors import ConfigError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.protocols import Schedule
 from bayesprior.inference.schedules import chain, constant, cosine, cyclical, scaled
-from bayesprior.likelihoods import Categorical, Likelihood
-from bayesprior.objectives import supervised
-from bayesprior.recipes.run import Run, parameter_groups
+from bayesprior.recipes.training import Run, parameter_groups
 from bayesprior.storage import chain_dir
+from bayesprior.tasks.likelihoods import Categorical, Likelihood
+from bayesprior.tasks.objectives import supervised
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["fit_map", "fit_swag", "sample"]
 

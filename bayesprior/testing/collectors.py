@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bayesprior.inference.protocols import Collector, Phase, StepEvent
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["check_collector"]
 

@@ -32,8 +32,8 @@ def check_weight_distribution(
 
     Examples
     --------
-    >>> from bayesprior.gaussian import GaussianWeights
-    >>> from bayesprior.layout import ParameterLayout
+    >>> from bayesprior.weights.gaussian import GaussianWeights
+    >>> from bayesprior.weights.layout import ParameterLayout
     >>> layout = ParameterLayout(("w",), ((3,),))
     >>> check_weight_distribution(GaussianWeights.point(layout, torch.zeros(3).double(), 0.5))
     """

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from bayesprior.errors import DataError
-from bayesprior.likelihoods import Likelihood, Predictive
+from bayesprior.tasks.likelihoods import Likelihood, Predictive
 
 __all__ = ["check_likelihood"]
 
 
 def check_likelihood(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -> None:
-    """Run the contract of `bayesprior.likelihoods.Likelihood` on one batch.
+    """Run the contract of `bayesprior.tasks.likelihoods.Likelihood` on one batch.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def check_likelihood(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -
 
     Examples
     --------
-    >>> from bayesprior.likelihoods import Categorical
+    >>> from bayesprior.tasks.likelihoods import Categorical
     >>> check_likelihood(Categorical(), torch.randn(4, 3).double(), torch.tensor([0, 1, 2, 2]))
     """
     num = len(outputs)

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from bayesprior import recipes
-from bayesprior.commands.loading import load_model, load_run
+from bayesprior.cli.loading import load_model, load_run
 from bayesprior.data import digits
 from bayesprior.demo import methods
 from bayesprior.demo.methods import HEAD_STD, METHODS, MODEL, Setting, predict_with, tuning
 from bayesprior.errors import DivergenceError
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 
 @pytest.fixture(scope="module")

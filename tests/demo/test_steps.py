@@ -3,10 +3,10 @@ import json
 import pytest
 
 from bayesprior import recipes
-from bayesprior.cli import main
+from bayesprior.cli.main import main
 from bayesprior.demo import methods, steps
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.runs import read_config
+from bayesprior.recipes.runs import read_config
+from bayesprior.weights.gaussian import GaussianWeights
 
 SMALL = "--seeds 2 --num_steps 2 --source_steps 3 --jobs 1 --progress false".split()
 

@@ -3,7 +3,7 @@ import pytest
 
 from bayesprior.demo.methods import METHODS
 from bayesprior.demo.table import REFERENCE, as_arrays, compare, rows, sentences
-from bayesprior.diagnostics.outcomes import Outcome
+from bayesprior.diagnostics.predictions import Outcome
 
 
 def outcome(loss: float, seed: int) -> Outcome:

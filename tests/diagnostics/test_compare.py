@@ -15,7 +15,7 @@ from bayesprior.diagnostics.compare import (
     verdict,
 )
 from bayesprior.diagnostics.intervals import Interval
-from bayesprior.diagnostics.outcomes import Outcome
+from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError, DataError
 
 NUM_POINTS = 400

@@ -10,8 +10,8 @@ from bayesprior.diagnostics.convergence import (
     summarize_chains,
     temperature_verdict,
 )
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 
 def ar1(rng, rho, shape, num_steps):

@@ -5,19 +5,14 @@ import xarray as xr
 from scipy.stats import kstest
 from torch import nn
 
-from bayesprior.diagnostics.regression import (
-    coverage,
-    coverage_plot,
-    coverage_verdict,
-    pit_values,
-    regression_sections,
-)
-from bayesprior.diagnostics.run_report import build_report
-from bayesprior.diagnostics.tree import to_datatree
+from bayesprior.diagnostics.regression import coverage, coverage_verdict, pit_values
 from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import PointPosterior
-from bayesprior.likelihoods import Normal
-from bayesprior.prediction import predict
+from bayesprior.prediction.predict import predict
+from bayesprior.report.build import build_report
+from bayesprior.report.sections.regression import coverage_plot, regression_sections
+from bayesprior.tasks.likelihoods import Normal
+from bayesprior.tree.build import to_datatree
 
 
 def predicted(true_std, num_points=4000, outputs=2, bias=0.0):

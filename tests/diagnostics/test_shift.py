@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bayesprior.diagnostics.outcomes import Outcome, scores
+from bayesprior.diagnostics.predictions import Outcome, scores
 from bayesprior.diagnostics.shift import ood_table, shift_table, shift_verdict
 from bayesprior.errors import DataError
 

@@ -14,13 +14,13 @@ from bayesprior.errors import (
     DivergenceError,
     LayoutMismatchError,
 )
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.collectors import SWAG
 from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.progress import read_trace
 from bayesprior.inference.schedules import constant, cosine
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 
 def run(problem, optimizer, num_steps, schedule=None, loader=None, **options):

@@ -10,8 +10,8 @@ from torch import nn
 from bayesprior.errors import ConfigError, LayoutMismatchError, PriorFileError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws, save_draw
 from bayesprior.inference.protocols import Draw, Posterior
-from bayesprior.layout import ParameterLayout
 from bayesprior.storage import save_tensors
+from bayesprior.weights.layout import ParameterLayout
 
 LAYOUT = ParameterLayout(("a", "b"), ((2,), (1, 2)))
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from bayesprior.data import DataBundle
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.posteriors import StoredDraws
-from bayesprior.layout import ParameterLayout
-from bayesprior.likelihoods import Categorical
 from bayesprior.models import head_names, read_state_dict
-from bayesprior.prediction import predict
+from bayesprior.prediction.predict import predict
 from bayesprior.recipes import make_prior
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -5,10 +5,10 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.layout import ParameterLayout
-from bayesprior.likelihoods import Categorical, Normal
 from bayesprior.probabilistic import BayesianNetwork
+from bayesprior.tasks.likelihoods import Categorical, Normal
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 
 def make_prior(module, rank=2, std=0.5, dtype=torch.float32):

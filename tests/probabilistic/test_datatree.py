@@ -7,8 +7,8 @@ from pyro.infer import MCMC, NUTS
 from torch import nn
 
 from bayesprior.errors import ConfigError
-from bayesprior.likelihoods import Normal
 from bayesprior.probabilistic import BayesianNetwork, samples_to_datatree
+from bayesprior.tasks.likelihoods import Normal
 
 
 def test_pyros_own_sampler_is_served():

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from bayesprior.errors import ConfigError, DivergenceError
 from bayesprior.inference.optimizers import SGHMC, SGLD
 from bayesprior.inference.schedules import cyclical
-from bayesprior.likelihoods import Categorical
-from bayesprior.prediction import predict
+from bayesprior.prediction.predict import predict
 from bayesprior.probabilistic import BayesianNetwork, StochasticGradientMCMC
+from bayesprior.tasks.likelihoods import Categorical
 
 SCHOOLS = [eight_schools()]
 QUICK = {"num_samples": 6, "warmup_steps": 2, "progress": False}

@@ -14,9 +14,14 @@ from pyro.infer.autoguide import (
 from pyro.infer.inspect import get_model_relations
 from torch import nn
 
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.likelihoods import Categorical, HeteroscedasticNormal, Normal, PixelCategorical
 from bayesprior.probabilistic import BayesianNetwork
+from bayesprior.tasks.likelihoods import (
+    Categorical,
+    HeteroscedasticNormal,
+    Normal,
+    PixelCategorical,
+)
+from bayesprior.weights.gaussian import GaussianWeights
 
 FALSE_ALARM = 1e-6
 

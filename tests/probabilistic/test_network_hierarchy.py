@@ -11,8 +11,8 @@ from pyro.infer import MCMC, NUTS
 from torch import nn
 
 from bayesprior.inference.optimizers import SGHMC
-from bayesprior.likelihoods import Normal
 from bayesprior.probabilistic import BayesianNetwork, StochasticGradientMCMC, samples_to_datatree
+from bayesprior.tasks.likelihoods import Normal
 
 FALSE_ALARM = 1e-6
 WIDTH, NOISE = dist.LogNormal(-0.5, 0.5), dist.HalfCauchy(1.0)

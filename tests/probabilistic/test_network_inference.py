@@ -22,8 +22,8 @@ from pyro.infer.autoguide import (
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from bayesprior.likelihoods import Categorical
 from bayesprior.probabilistic import BayesianNetwork, samples_to_datatree
+from bayesprior.tasks.likelihoods import Categorical
 
 FALSE_ALARM = 1e-6
 

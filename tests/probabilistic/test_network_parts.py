@@ -14,9 +14,9 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 from torch import nn
 
 from bayesprior.errors import ConfigError, DataError, LayoutMismatchError
-from bayesprior.layout import ParameterLayout
-from bayesprior.likelihoods import Categorical, Normal
 from bayesprior.probabilistic import BayesianNetwork
+from bayesprior.tasks.likelihoods import Categorical, Normal
+from bayesprior.weights.layout import ParameterLayout
 
 
 def classifier():

@@ -10,7 +10,6 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.engine import train
@@ -19,6 +18,7 @@ from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.schedules import constant, cyclical
 from bayesprior.probabilistic import PyroPotential, potential_loss
 from bayesprior.storage import chain_dir
+from bayesprior.weights.gaussian import GaussianWeights
 
 METHODS = {
     "map": (ImplicitPriorSGD, {}),

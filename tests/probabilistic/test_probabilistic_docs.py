@@ -13,8 +13,8 @@ import scipy.stats
 import torch
 from torch import nn
 
-from bayesprior.layout import ParameterLayout
 from bayesprior.probabilistic import samples_to_datatree
+from bayesprior.weights.layout import ParameterLayout
 
 ROOT = Path(__file__).parents[2]
 FALSE_ALARM = 1e-6

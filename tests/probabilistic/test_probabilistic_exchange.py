@@ -16,9 +16,9 @@ from pyro.infer.autoguide import AutoDelta, AutoLowRankMultivariateNormal, AutoN
 from torch import nn
 from torch.func import functional_call
 
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.likelihoods import Categorical, Normal
 from bayesprior.probabilistic import BayesianNetwork, PyroPotential, StochasticGradientMCMC
+from bayesprior.tasks.likelihoods import Categorical, Normal
+from bayesprior.weights.gaussian import GaussianWeights
 
 
 @pytest.fixture

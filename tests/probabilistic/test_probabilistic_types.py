@@ -6,7 +6,7 @@ import sys
 SCRIPT = """
 import torch, pyro.distributions as dist
 import bayesprior as bp
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.layout import ParameterLayout
 from bayesprior.probabilistic import StochasticGradientMCMC
 
 net = torch.nn.Linear(2, 1)
@@ -36,7 +36,7 @@ EXPECTED = [
     "prior must be a GaussianWeights, such as GaussianWeights.load(path), got str",
     "prior must be a GaussianWeights, such as GaussianWeights.load(path), got Normal",
     "prior must be a GaussianWeights, such as GaussianWeights.load(path), got Linear",
-    "likelihood must be one of bayesprior.likelihoods, such as Normal(std=0.1), got 'normal'",
+    "likelihood must be one of bayesprior.tasks.likelihoods, such as Normal(std=0.1), got 'normal'",
     "num_data must be the size of the training set, got None",
     "num_data must be the size of the training set, got 4.5",
     "kernel must make the sampler, such as the class SGLD with lr= beside it, got SGLD",

@@ -2,8 +2,8 @@ import torch
 from torch import nn
 
 from bayesprior.inference.protocols import Phase, StepEvent
-from bayesprior.layout import ParameterLayout
 from bayesprior.probabilistic.site_draws import DrawKeeper
+from bayesprior.weights.layout import ParameterLayout
 
 
 def test_what_was_kept_survives_a_resume():

@@ -2,8 +2,8 @@ import torch
 from probabilistic.problems import make_prior
 from torch import nn
 
-from bayesprior.layout import ParameterLayout
 from bayesprior.probabilistic.site_prior import SitePrior
+from bayesprior.weights.layout import ParameterLayout
 
 
 def test_it_speaks_of_its_sites_only():

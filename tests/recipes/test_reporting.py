@@ -7,11 +7,11 @@ import pytest
 import torch
 from recipes_cases import source_and_target
 
-from bayesprior.diagnostics.corruptions import CORRUPTIONS
-from bayesprior.diagnostics.tree_files import load_tree
+from bayesprior.data.corruptions import CORRUPTIONS
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.recipes import fit_map, make_prior, report, sample
 from bayesprior.recipes.reporting import corrupted
+from bayesprior.tree.files import load_tree
 
 QUIET = {"progress": False, "device": "cpu"}
 

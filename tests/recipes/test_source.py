@@ -4,9 +4,9 @@ from recipes_cases import Net, blobs, source_and_target
 
 from bayesprior.data import two_views
 from bayesprior.errors import ConfigError, LayoutMismatchError
-from bayesprior.gaussian import GaussianWeights
-from bayesprior.objectives import two_view
 from bayesprior.recipes import fit_source, make_prior, shaped
+from bayesprior.tasks.objectives import two_view
+from bayesprior.weights.gaussian import GaussianWeights
 
 TINY = {"num_steps": 20, "num_snapshots": 4, "collect_every": 2, "progress": False, "device": "cpu"}
 

@@ -6,10 +6,10 @@ import torch
 from recipes_cases import Net, source_and_target
 
 from bayesprior.errors import ConfigError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference import engine
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.recipes import fit_map, fit_swag, make_prior, sample
+from bayesprior.weights.gaussian import GaussianWeights
 
 QUIET = {"progress": False, "device": "cpu"}
 

@@ -8,11 +8,11 @@ from inference_linear import half_square
 from scipy import stats
 from torch import nn
 
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.engine import train
 from bayesprior.inference.schedules import constant
-from bayesprior.layout import ParameterLayout
 from bayesprior.testing import assert_plausible
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 pytestmark = pytest.mark.statistical
 

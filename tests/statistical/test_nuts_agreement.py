@@ -19,16 +19,16 @@ import torch
 from pyro.infer import MCMC, NUTS
 from torch import nn
 
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGHMC, SGLD
 from bayesprior.inference.schedules import constant
-from bayesprior.layout import ParameterLayout
-from bayesprior.likelihoods import Normal
-from bayesprior.objectives import supervised
 from bayesprior.probabilistic import BayesianNetwork, StochasticGradientMCMC, potential_loss
 from bayesprior.probabilistic.site_draws import DrawKeeper
+from bayesprior.tasks.likelihoods import Normal
+from bayesprior.tasks.objectives import supervised
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 REFERENCE = Path(__file__).with_name("nuts_reference.json")
 FALSE_ALARM = 1e-6

@@ -6,10 +6,10 @@ import torch
 from inference.optimizers.cases import SAMPLERS, hmc_case
 from torch import nn
 
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.optimizers import SGHMC
-from bayesprior.layout import ParameterLayout
 from bayesprior.testing import assert_plausible, gaussian_p_values
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 pytestmark = pytest.mark.statistical
 

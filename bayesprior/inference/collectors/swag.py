@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayesprior.errors import ConfigError, LayoutMismatchError
-from bayesprior.gaussian import GaussianWeights
 from bayesprior.inference.protocols import StepEvent
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["SWAG"]
 

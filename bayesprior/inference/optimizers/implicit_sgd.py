@@ -78,7 +78,7 @@ class ImplicitPriorSGD(Optimizer):
     Notes
     -----
     A step is implicit in the diagonal part of the prior's precision diag(1/d) - V V^T
-    (`bayesprior.gaussian`) and explicit in the rest. With r = w - loc, data gradient g and
+    (`bayesprior.weights.gaussian`) and explicit in the rest. With r = w - loc, data gradient g and
     G = g + r / (N d) - V V^T r / N::
 
         r_new = (r - lr (mu m + g - V V^T r / N)) / (1 + lr p)

@@ -9,7 +9,7 @@ from bayesprior.errors import CheckpointError, ConfigError, StorageError
 from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.posteriors import StoredDraws, stored_draw_paths
 from bayesprior.inference.protocols import Phase, StepEvent
-from bayesprior.layout import ParameterLayout
+from bayesprior.weights.layout import ParameterLayout
 
 
 def module():

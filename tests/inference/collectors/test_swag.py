@@ -9,8 +9,8 @@ from torch import nn
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.protocols import Phase, StepEvent
-from bayesprior.layout import ParameterLayout
 from bayesprior.testing import check_collector
+from bayesprior.weights.layout import ParameterLayout
 
 FALSE_ALARM = 1e-6
 

@@ -1,0 +1,1 @@
+"""From draws to predictions: the network as a function, averages, metrics."""

@@ -1,0 +1,1 @@
+"""Words and pictures: the page that says what a run brought."""

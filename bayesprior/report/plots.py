@@ -1,0 +1,347 @@
+"""The report's figures; each function returns a matplotlib Figure and touches no global state."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Shaped
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from bayesprior.diagnostics.compare import METRICS, Difference
+from bayesprior.diagnostics.predictions import LABELS, Outcome
+from bayesprior.diagnostics.prior import ChiSquareCheck
+from bayesprior.diagnostics.reliability import CalibrationBins
+from bayesprior.diagnostics.shift import ShiftRow
+from bayesprior.diagnostics.uncertainty import RiskCoverage, entropy
+from bayesprior.errors import DataError
+from bayesprior.report.style import (
+    BLUE,
+    COLORS,
+    GRAY,
+    GREEN,
+    INK,
+    ORANGE,
+    styled,
+)
+
+__all__ = [
+    "comparison_forest",
+    "image_grid",
+    "mahalanobis_plot",
+    "prior_coordinate_plot",
+    "reliability_diagram",
+    "risk_coverage_plot",
+    "shift_curves",
+    "trace_plot",
+    "uncertainty_histograms",
+]
+
+
+@styled
+def reliability_diagram(bins: CalibrationBins, *, level: float = 0.95) -> Figure:
+    """Draw accuracy against confidence with consistency bands, and where the points are.
+
+    Parameters
+    ----------
+    bins
+        Top-label calibration bins.
+    level
+        Coverage of the band.
+    """
+    figure = Figure(figsize=(4.8, 4.4))
+    top, bottom = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
+    curve = bins.curve(level)
+    width = np.diff(bins.edges)[bins.count > 0]
+    top.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="perfect")
+    top.bar(
+        curve.confidence,
+        curve.high - curve.low,
+        width * 0.9,
+        curve.low,
+        color=GRAY,
+        alpha=0.35,
+        label=f"{level:.0%} band if perfect",
+    )
+    top.plot(curve.confidence, curve.accuracy, "o-", color=BLUE, markersize=4, label="model")
+    top.set(ylabel="accuracy", ylim=(-0.02, 1.02), xlim=(0, 1))
+    top.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
+    bottom.bar(bins.edges[:-1], bins.count, np.diff(bins.edges), align="edge", color=BLUE)
+    bottom.set(xlabel="confidence", ylabel="points")
+    for axis in (top.xaxis, bottom.xaxis, top.yaxis):
+        _percent(axis)
+    return figure
+
+
+@styled
+def prior_coordinate_plot(tree: xr.DataTree, *, max_directions: int = 20) -> Figure:
+    """Draw where the draws ended along the prior's directions, the prior's law behind.
+
+    Parameters
+    ----------
+    tree
+        With ``posterior/prior_coordinate``.
+    max_directions
+        The widest directions of the prior are shown.
+    """
+    z = tree["posterior"].prior_coordinate[..., :max_directions]
+    values = z.values.reshape(-1, z.shape[-1])
+    figure = Figure()
+    axes = figure.subplots()
+    place = np.arange(1, values.shape[1] + 1)
+    for width, alpha in ((2, 0.15), (1, 0.25)):
+        axes.axhspan(-width, width, color=GRAY, alpha=alpha, linewidth=0)
+    axes.axhline(0, color=GRAY)
+    mean = values.mean(axis=0)
+    if len(values) > 1:
+        low, high = np.quantile(values, [0.025, 0.975], axis=0)
+        axes.vlines(place, low, high, color=BLUE, linewidth=3, alpha=0.6)
+    axes.plot(place, mean, "o", color=BLUE, markersize=5)
+    axes.set(xlabel="direction of the prior (widest first)", ylabel="prior standard deviations")
+    step = max(1, len(place) // 10)
+    axes.set_xticks(place[::step], [str(i) for i in z.prior_direction.values[::step]])
+    axes.set_ylim(*_symmetric(values, least=2.5))
+    return figure
+
+
+@styled
+def mahalanobis_plot(checks: Sequence[ChiSquareCheck], *, max_blocks: int = 25) -> Figure:
+    """Draw each layer's distance from the prior mean over that of a draw from the prior.
+
+    Parameters
+    ----------
+    checks
+        From `bayesprior.diagnostics.prior.mahalanobis_checks`.
+    max_blocks
+        Those farthest from 1 are shown, all weights always.
+    """
+    far = sorted(checks[1:], key=lambda c: -abs(np.log(max(c.ratio, 1e-12))))[:max_blocks]
+    shown = [checks[0], *(c for c in checks[1:] if c in far)]
+    figure = Figure(figsize=(4.8, 1.2 + 0.22 * len(shown)))
+    axes = figure.subplots()
+    place = -np.arange(len(shown))
+    low, high = (np.sqrt([getattr(c, end) / c.dim for c in shown]) for end in ("low", "high"))
+    axes.hlines(place, low, high, color=GRAY, linewidth=7, alpha=0.45, label="draws of the prior")
+    axes.plot(np.sqrt([c.ratio for c in shown]), place, "o", color=BLUE, label="this run")
+    axes.axvline(1, color=GRAY, linestyle="--")
+    axes.set_yticks(place, [_short(c.name) for c in shown])
+    axes.set(xlabel="distance (1 = a draw of the prior)")
+    axes.set_xlim(0, None)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+@styled
+def trace_plot(tree: xr.DataTree) -> Figure:
+    """Draw the recorded loss and log prior by step, and each draw's held-out log likelihood.
+
+    Raises
+    ------
+    DataError
+        If the tree has neither a trace nor several draws' predictions.
+    """
+    panels: list[tuple[str, str, xr.DataArray]] = []
+    if "trace" in tree.children:
+        wanted = {"loss": "loss", "log_prior": "log prior"}
+        trace = tree["trace"].dataset
+        panels += [("step", label, trace[n]) for n, label in wanted.items() if n in trace]
+    if "predictions" in tree.children and "log_likelihood" in tree["predictions"]:
+        held_out = tree["predictions"].log_likelihood.mean("point")
+        if held_out.sizes["draw"] > 1:
+            panels.append(("draw", "held-out log lik.", held_out))
+    if not panels:
+        raise DataError("there is no trace and there are not several draws to follow")
+    figure = Figure(figsize=(4.8, 1.0 + 1.25 * len(panels)))
+    for axes, (over, label, values) in zip(
+        figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
+    ):
+        for chain, color in zip(values.chain.values, COLORS * len(values.chain), strict=False):
+            line = values.sel(chain=chain)
+            axes.plot(line[over], line, color=color, linewidth=1, label=f"chain {chain}")
+        axes.set(xlabel=over, ylabel=label)
+        if 1 < len(values.chain) <= 5 and label == panels[0][1]:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4)
+    return figure
+
+
+@styled
+def risk_coverage_plot(curves: Mapping[str, RiskCoverage]) -> Figure:
+    """Draw the error among the points kept when the least certain are rejected.
+
+    Parameters
+    ----------
+    curves
+        By name of the method or of the score of uncertainty.
+    """
+    figure = Figure()
+    axes = figure.subplots()
+    for (name, curve), color in zip(curves.items(), COLORS * len(curves), strict=False):
+        thin = np.unique(np.linspace(0, len(curve.risk) - 1, 400).astype(int))
+        label = f"{name} (area {curve.aurc:.3f})"
+        axes.plot(curve.coverage[thin], curve.risk[thin], color=color, label=label)
+    axes.set(xlabel="share of points kept", ylabel="error among them", xlim=(0, 1))
+    axes.set_ylim(0, None)
+    axes.legend(loc="upper left")
+    for axis in (axes.xaxis, axes.yaxis):
+        _percent(axis)
+    return figure
+
+
+@styled
+def uncertainty_histograms(test: Outcome, foreign: Sequence[Outcome] = ()) -> Figure:
+    """Draw the entropy of right and wrong answers, and of foreign data.
+
+    Parameters
+    ----------
+    test
+        The test set, with labels.
+    foreign
+        Sets from elsewhere.
+    """
+    total = entropy(test.probs)
+    right = test.is_right.astype(bool)
+    groups = {"right": total[right], "wrong": total[~right]}
+    groups |= {f"foreign: {outcome.name}": entropy(outcome.probs) for outcome in foreign}
+    figure = Figure()
+    axes = figure.subplots()
+    edges = np.linspace(0, np.log(test.probs.shape[1]) + 1e-9, 31)
+    for (name, values), color in zip(
+        groups.items(), (GREEN, ORANGE, *COLORS[3:], BLUE) * len(groups), strict=False
+    ):
+        if values.size:
+            share = np.histogram(values, edges)[0] / values.size
+            axes.stairs(share, edges, color=color, fill=True, alpha=0.3)
+            label = f"{name} ({values.size})"
+            axes.stairs(share, edges, color=color, linewidth=1.6, label=label)
+    axes.set(xlabel="entropy of the prediction (nats)", ylabel="share of the points")
+    _percent(axes.yaxis)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
+    return figure
+
+
+@styled
+def shift_curves(rows: Sequence[ShiftRow]) -> Figure:
+    """Draw accuracy and ECE against severity, one line for each kind of shift.
+
+    Parameters
+    ----------
+    rows
+        From `bayesprior.diagnostics.shift.shift_table`, the test set first.
+
+    Raises
+    ------
+    DataError
+        If no set has a severity.
+    """
+    kinds = sorted({row.shift for row in rows[1:] if row.severity is not None})
+    if not kinds:
+        raise DataError("no shifted set has a severity in its name (as jpeg-3 has)")
+    figure = Figure(figsize=(4.8, 4.6))
+    panels = figure.subplots(2, 1, sharex=True)
+    for kind, color, marker in zip(kinds, COLORS * len(kinds), "osD^v" * len(kinds), strict=False):
+        found = sorted((r for r in rows[1:] if r.shift == kind), key=lambda r: r.severity or 0)
+        line = [rows[0], *found]
+        for axes, metric in zip(panels, ("accuracy", "ece"), strict=True):
+            axes.plot(
+                [r.severity for r in line],
+                [r.scores[metric] for r in line],
+                color=color,
+                marker=marker,
+                markersize=4,
+                label=kind.replace("_", " "),
+            )
+    panels[0].set(ylabel="accuracy", ylim=(0, 1.02))
+    panels[1].set(ylabel="calibration error", xlabel="severity (0 = test set)", ylim=(0, None))
+    panels[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in panels:
+        _percent(axes.yaxis)
+    return figure
+
+
+@styled
+def comparison_forest(differences: Sequence[Difference], metric: str) -> Figure:
+    """Draw each method's paired difference to the reference with its intervals.
+
+    Parameters
+    ----------
+    differences
+        From `bayesprior.diagnostics.compare.paired_differences`.
+    metric
+        One of `bayesprior.diagnostics.compare.METRICS`.
+
+    Raises
+    ------
+    DataError
+        If there is no difference of the metric.
+    """
+    shown = [d for d in differences if d.metric == metric]
+    if not shown:
+        raise DataError(f"no differences of {metric!r} were given")
+    methods = list(dict.fromkeys(d.method for d in shown))
+    figure = Figure(figsize=(4.8, 1.5 + 0.45 * len(methods)))
+    axes = figure.subplots()
+    for over, color, lift in (("seeds", BLUE, 0.12), ("points", ORANGE, -0.12)):
+        mine = [d for d in shown if d.over == over]
+        if mine:
+            place = [lift - methods.index(d.method) for d in mine]
+            low, high = ([getattr(d.interval, end) for d in mine] for end in ("low", "high"))
+            axes.hlines(place, low, high, color=color, linewidth=2.5)
+            axes.plot(
+                [d.interval.estimate for d in mine], place, "o", color=color, label=f"over {over}"
+            )
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks([-i for i in range(len(methods))], methods)
+    axes.set_ylim(-len(methods) + 0.5, 0.5)
+    better = "right" if METRICS[metric][0] else "left"
+    axes.set(xlabel=f"difference in {LABELS.get(metric, metric)}\n({better} of the line is better)")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+@styled
+def image_grid(
+    images: Shaped[np.ndarray, "n H W *channels"],
+    captions: Sequence[str],
+    *,
+    columns: int = 4,
+) -> Figure:
+    """Draw images with a few words under each.
+
+    Parameters
+    ----------
+    images
+        uint8, or floats in [0, 1]; gray (n, H, W) or color (n, H, W, 3).
+    captions
+        One for each image.
+    columns
+        Images in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(4.8, 1.75 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.grid(visible=False)
+    for axes, image, caption in zip(grid, images, captions, strict=False):
+        limits = {"vmin": 0, "vmax": 255 if image.dtype == np.uint8 else 1}
+        axes.imshow(image.squeeze(), cmap="gray", interpolation="nearest", **limits)
+        axes.set_xlabel(caption, fontsize=8)
+    return figure
+
+
+def _percent(axis: Axis) -> None:
+    """Label shares in percent, at round numbers and with every digit they have."""
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))
+
+
+def _symmetric(values: np.ndarray, least: float) -> tuple[float, float]:
+    reach = max(least, 1.1 * float(np.abs(values).max()))
+    return -reach, reach
+
+
+def _short(name: str, length: int = 24) -> str:
+    return name if len(name) <= length else "…" + name[-length + 1 :]

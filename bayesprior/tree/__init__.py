@@ -1,0 +1,1 @@
+"""The ArviZ DataTree of a run."""

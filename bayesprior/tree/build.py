@@ -1,0 +1,330 @@
+"""Every method's result as one ArviZ DataTree."""
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from arviz_base import make_attrs
+from jaxtyping import Shaped
+
+from bayesprior.errors import ConfigError, DataError
+from bayesprior.inference.protocols import Draw
+from bayesprior.prediction.predict import Prediction
+from bayesprior.tree.chains import ChainGrid
+from bayesprior.tree.draws import WeightStatistics, weight_statistics
+from bayesprior.tree.trace import Row, stack_traces
+from bayesprior.version import __version__
+from bayesprior.weights.gaussian import GaussianWeights
+
+__all__ = ["to_datatree"]
+
+Variables = dict[str, tuple[tuple[str, ...], Any]]
+
+
+def to_datatree(
+    *,
+    prior: GaussianWeights | None = None,
+    draws: Iterable[Draw] = (),
+    train: Prediction | None = None,
+    test: Prediction | None = None,
+    shifted: Mapping[str, Prediction] | None = None,
+    ood: Mapping[str, Prediction] | None = None,
+    traces: Sequence[Sequence[Row]] = (),
+    sample_stats: Mapping[str, Shaped[np.ndarray, " S"]] | None = None,
+    samples: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    mode: str = "full",
+    num_prior_draws: int = 100,
+    attrs: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> xr.DataTree:
+    """Collect a run's results in ArviZ's groups; what is not given is left out.
+
+    Parameters
+    ----------
+    prior, draws
+        The prior and the draws of the weights (one for a MAP estimate): groups ``posterior``,
+        ``prior``, ``log_prior`` and ``constant_data``.
+    train
+        Predictions of the points that the posterior was conditioned on, by the same draws:
+        ``log_likelihood``, ``posterior_predictive`` and ``observed_data``, all of variable ``y``.
+    test
+        Predictions of held-out points: ``predictions``.
+    shifted, ood
+        Named sets of shifted points (with labels of the task) and of foreign ones (whose labels
+        mean nothing and are left out): ``predictions_<name>``, attribute ``kind``.
+    traces
+        Each chain's rows of ``trace.csv``: ``trace``, of dims (chain, step).
+    sample_stats
+        Further scalars of each draw, in the order of ``draws``.
+    samples
+        Other latent variables, such as a Pyro model's sites: tensors or arrays (chain, draw, ...)
+        as ``MCMC.get_samples(group_by_chain=True)`` gives them.
+    class_names
+        Coordinates of the classes.
+    mode
+        ``full``, or ``summary`` for large sets: the log likelihood (float32) and the averaged
+        predictions, but no sampled labels.
+    num_prior_draws
+        Draws from the prior for group ``prior``.
+    attrs
+        Attributes of the tree; what is no text or number is written as JSON.
+    seed
+        Of the prior's draws and of the sampled labels.
+
+    Returns
+    -------
+    xarray.DataTree
+        Its attribute ``missing`` names what could not be made and why.
+
+    Raises
+    ------
+    DataError
+        If draws, sets and class names do not fit together.
+    ConfigError
+        If the mode is unknown or a set's name cannot name a group.
+
+    Notes
+    -----
+    PSIS-LOO and power scaling read ``log_likelihood``, hence the training points: the log
+    likelihood of other points is a variable of their ``predictions`` group. Sampled labels are
+    drawn from the averaged probabilities: right for each point, independent between points.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bayesprior.weights.layout import ParameterLayout
+    >>> prior = GaussianWeights.point(ParameterLayout(("w",), ((3,),)), torch.zeros(3), 1.0)
+    >>> tree = to_datatree(prior=prior, draws=prior.draws(5), num_prior_draws=7)
+    >>> sorted(tree.children)
+    ['constant_data', 'log_prior', 'posterior', 'prior', 'sample_stats']
+    >>> dict(tree["posterior"].mahalanobis.sizes)
+    {'chain': 1, 'draw': 5}
+    """
+    if mode not in ("full", "summary"):
+        raise ConfigError(f"mode must be 'full' or 'summary', got {mode!r}")
+    sets = _named_sets(test, shifted or {}, ood or {})
+    rng = np.random.default_rng(seed)
+    groups: dict[str, xr.Dataset] = {}
+    missing: dict[str, str] = {}
+    grid: ChainGrid | None = None
+    stats: dict[str, np.ndarray] = dict(sample_stats or {})
+    draws = iter(draws)
+    first = next(draws, None)
+    if prior is not None and first is not None:
+        found = weight_statistics(prior, itertools.chain([first], draws))
+        grid = ChainGrid.of(found.chain, found.draw)
+        groups["posterior"] = _weights(prior, found, grid)
+        groups["log_prior"] = _dataset({"weights": _drawn(grid, found.log_prior)}, grid)
+        under_prior = weight_statistics(prior, prior.draws(num_prior_draws, seed))
+        groups["prior"] = _weights(
+            prior, under_prior, ChainGrid.of(under_prior.chain, under_prior.draw)
+        )
+        groups["constant_data"] = _constants(prior)
+        stats["log_prior"] = found.log_prior
+    else:
+        missing["posterior"] = "no prior or no draws were given"
+    if samples:
+        groups["posterior"] = _add_samples(groups.get("posterior"), samples)
+    if train is not None:
+        own = _prediction_grid(train)
+        _check_same(grid, own, "the training set")
+        groups |= _conditioned(train, own, mode, rng)
+        stats["log_likelihood"] = np.asarray(train.log_likelihood, dtype=float).sum(1)
+        grid = grid or own
+    else:
+        missing["log_likelihood"] = "no predictions of the training points: no LOO, no psense"
+    if "log_prior" in stats and "log_likelihood" in stats:
+        stats["lp"] = stats["log_prior"] + stats["log_likelihood"]
+    if grid is not None and stats:
+        variables = {name: _drawn(grid, np.asarray(v)) for name, v in stats.items()}
+        groups["sample_stats"] = _dataset(variables, grid)
+    for group, (kind, prediction) in sets.items():
+        groups[group] = _predictions(prediction, kind, class_names, mode, rng)
+    if test is None:
+        missing["predictions"] = "no predictions of held-out points"
+    if traces:
+        groups["trace"] = stack_traces(traces).assign_attrs(_attrs())
+    tree = xr.DataTree.from_dict(groups)
+    dropped = grid.dropped if grid is not None else 0
+    own_attrs = {"missing": missing, "mode": mode, "dropped_draws": dropped}
+    if prior is not None:
+        own_attrs |= {"provenance": prior.provenance, "layout_digest": prior.layout.digest()}
+    tree.attrs = _attrs() | {
+        k: v if isinstance(v, str | int | float) and not isinstance(v, bool) else json.dumps(v)
+        for k, v in (own_attrs | dict(attrs or {})).items()
+    }
+    return tree
+
+
+def _attrs() -> dict[str, Any]:
+    library = {"inference_library": "bayesprior", "inference_library_version": __version__}
+    return make_attrs(library)
+
+
+def _drawn(grid: ChainGrid, values: np.ndarray, *dims: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Arrange a variable of the draws."""
+    return ("chain", "draw", *dims), grid.arrange(values)
+
+
+def _dataset(variables: Variables, grid: ChainGrid | None, **coords: Any) -> xr.Dataset:
+    if grid is not None:
+        coords |= {"chain": grid.chains, "draw": np.arange(grid.shape[1])}
+    return xr.Dataset(variables, coords, _attrs())
+
+
+def _weights(prior: GaussianWeights, found: WeightStatistics, grid: ChainGrid) -> xr.Dataset:
+    dims = {
+        "prior_coordinate": ("prior_direction",),
+        "mahalanobis": (),
+        "block_mahalanobis": ("block",),
+        "block_distance": ("block",),
+        "weight_norm": ("block",),
+        "weight": ("tracked_weight",),
+    }
+    return _dataset(
+        {name: _drawn(grid, found.values[name], *rest) for name, rest in dims.items()},
+        grid,
+        block=list(prior.layout.names),
+        prior_direction=np.arange(found.values["prior_coordinate"].shape[1]),
+        tracked_weight=list(found.tracked),
+    )
+
+
+def _constants(prior: GaussianWeights) -> xr.Dataset:
+    widths = prior.block_rms_std()
+    sizes = [prior.layout.slice(name) for name in prior.layout.names]
+    variables: Variables = {
+        "prior_rms_std": (("block",), list(widths.values())),
+        "block_size": (("block",), [where.stop - where.start for where in sizes]),
+    }
+    return _dataset(variables, None, block=list(prior.layout.names))
+
+
+def _add_samples(posterior: xr.Dataset | None, samples: Mapping[str, Any]) -> xr.Dataset:
+    variables: Variables = {
+        name: (("chain", "draw", *(f"{name}_dim_{i}" for i in range(value.ndim - 2))), value)
+        for name, value in ((name, np.asarray(value)) for name, value in samples.items())
+    }
+    try:
+        own = xr.Dataset(variables)
+        own = own.assign_coords({d: np.arange(own.sizes[d]) for d in ("chain", "draw")})
+        if posterior is None:
+            return own.assign_attrs(_attrs())
+        own = own.assign_coords(chain=posterior.chain)
+        return posterior.merge(own, join="exact")
+    except (ValueError, xr.MergeError) as error:
+        raise DataError(f"the samples do not share one (chain, draw): {error}") from error
+
+
+def _prediction_grid(prediction: Prediction) -> ChainGrid:
+    return ChainGrid.of(np.asarray(prediction.chain), np.asarray(prediction.draw))
+
+
+def _check_same(grid: ChainGrid | None, other: ChainGrid, what: str) -> None:
+    if grid is not None and grid.shape != other.shape:
+        raise DataError(
+            f"the weights have {grid.shape} (chain, draw) but the predictions of {what} "
+            f"{other.shape}; make both from the same draws"
+        )
+
+
+def _named_sets(
+    test: Prediction | None, shifted: Mapping[str, Prediction], ood: Mapping[str, Prediction]
+) -> dict[str, tuple[str, Prediction]]:
+    """``group -> (kind, prediction)``."""
+    out = {"predictions": ("test", test)} if test is not None else {}
+    for kind, sets in (("shift", shifted), ("ood", ood)):
+        for name, prediction in sets.items():
+            group = f"predictions_{name}"
+            if not name or "/" in name or group in out:
+                raise ConfigError(f"{name!r} cannot name a set: empty, with a '/', or used twice")
+            out[group] = (kind, prediction)
+    return out
+
+
+def _sampled(prediction: Prediction, rng: np.random.Generator) -> np.ndarray:
+    """Outcomes for each draw and point, from the averaged law."""
+    num_draws = len(prediction.chain)
+    if prediction.mean_probs is None:
+        mean, variance = np.asarray(prediction.mean), np.asarray(prediction.variance)
+        return mean + np.sqrt(variance) * rng.standard_normal((num_draws, *mean.shape))
+    cumulative = np.asarray(prediction.mean_probs).cumsum(axis=1)
+    cumulative /= cumulative[:, -1:]
+    shape = (num_draws, len(cumulative), 1, *cumulative.shape[2:])
+    # one draw at a time: all of them would need S x N x C numbers
+    labels = [(u > cumulative).sum(axis=1) for u in map(rng.random, [shape[1:]] * num_draws)]
+    return np.stack(labels).astype(np.int32)
+
+
+def _point_dims(values: Any, point: str) -> tuple[str, ...]:
+    """``(point,)``, ``(point, output)`` or ``(point, row, column)``."""
+    return (point, *{1: (), 2: ("output",), 3: ("row", "column")}[np.ndim(values)])
+
+
+def _conditioned(
+    train: Prediction, grid: ChainGrid, mode: str, rng: np.random.Generator
+) -> dict[str, xr.Dataset]:
+    points = {"train_point": np.arange(train.log_likelihood.shape[1])}
+    drawn = _drawn(grid, _scores(train, mode), "train_point")
+    groups = {"log_likelihood": _dataset({"y": drawn}, grid, **points)}
+    if train.targets is None:
+        return groups
+    targets = np.asarray(train.targets)
+    dims = _point_dims(targets, "train_point")
+    groups["observed_data"] = _dataset({"y": (dims, targets)}, None, **points)
+    if mode == "full":
+        labels = {"y": _drawn(grid, _sampled(train, rng), *dims)}
+        groups["posterior_predictive"] = _dataset(labels, grid, **points)
+    return groups
+
+
+def _scores(prediction: Prediction, mode: str) -> np.ndarray:
+    return np.asarray(prediction.log_likelihood, np.float32 if mode == "summary" else float)
+
+
+def _predictions(
+    prediction: Prediction,
+    kind: str,
+    class_names: Sequence[str] | None,
+    mode: str,
+    rng: np.random.Generator,
+) -> xr.Dataset:
+    grid = _prediction_grid(prediction)
+    variables: Variables = {}
+    coords: dict[str, Any] = {"point": np.arange(prediction.log_likelihood.shape[1])}
+    for name in ("predictive_entropy", "expected_entropy", "mutual_information"):
+        values = np.asarray(getattr(prediction, name))
+        variables[name] = (_point_dims(values, "point"), values)
+    if prediction.energy is not None:
+        variables["energy"] = (
+            _point_dims(prediction.energy, "point"),
+            np.asarray(prediction.energy),
+        )
+    if prediction.calibration is not None and kind != "ood":
+        variables["calibration"] = (("sum", "bin"), np.asarray(prediction.calibration))
+        coords["sum"] = ["points", "confidence", "correct"]
+    if prediction.mean_probs is not None:
+        probs = np.asarray(prediction.mean_probs)
+        names = list(class_names or map(str, range(probs.shape[1])))
+        if len(names) != probs.shape[1]:
+            raise DataError(f"{len(names)} class names but {probs.shape[1]} classes of outputs")
+        grid_dims = ("row", "column")[: probs.ndim - 2]
+        variables["probs"] = (("point", "class_name", *grid_dims), probs)
+        coords["class_name"] = names
+    for name in ("mean", "variance"):
+        if getattr(prediction, name) is not None:
+            variables[name] = (("point", "output"), np.asarray(getattr(prediction, name)))
+    if kind != "ood":
+        variables["log_likelihood"] = _drawn(grid, _scores(prediction, mode), "point")
+        if prediction.targets is not None:
+            targets = np.asarray(prediction.targets)
+            variables["target"] = (_point_dims(targets, "point"), targets)
+    if mode == "full" and (prediction.mean_probs is not None or prediction.mean is not None):
+        labels = _sampled(prediction, rng)
+        variables["y"] = _drawn(grid, labels, *_point_dims(labels[0], "point"))
+    metrics = json.dumps(dict(prediction.metrics)) if kind != "ood" else "{}"
+    return _dataset(variables, grid, **coords).assign_attrs(kind=kind, metrics=metrics)

@@ -1,0 +1,129 @@
+"""What ten million weights come down to: coordinates, distances and norms, streamed by draw."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bayesprior.errors import DataError
+from bayesprior.inference.protocols import Draw
+from bayesprior.weights.gaussian import GaussianWeights
+
+__all__ = ["WeightStatistics", "weight_statistics"]
+
+
+@dataclass(frozen=True)
+class WeightStatistics:
+    """Statistics of S draws relative to a prior; arrays have S as first axis.
+
+    Attributes
+    ----------
+    chain, draw
+        ArviZ's coordinates of each draw, shape (S,).
+    values
+        ``prior_coordinate`` (S, R), ``mahalanobis`` (S,), ``block_mahalanobis`` (S, B),
+        ``block_distance`` (S, B), ``weight_norm`` (S, B), ``weight`` (S, T).
+    log_prior
+        Log density in nats, shape (S,).
+    tracked
+        Names of the T tracked weights.
+    """
+
+    chain: Int[np.ndarray, " S"]
+    draw: Int[np.ndarray, " S"]
+    values: dict[str, np.ndarray]
+    log_prior: Float[np.ndarray, " S"]
+    tracked: tuple[str, ...]
+
+
+@torch.no_grad()
+def weight_statistics(
+    prior: GaussianWeights, draws: Iterable[Draw], *, num_tracked: int = 8
+) -> WeightStatistics:
+    """Reduce draws to what can be looked at, a few draws in memory at a time.
+
+    Parameters
+    ----------
+    prior
+        The law the draws are measured against.
+    draws
+        Draws of the same layout.
+    num_tracked
+        How many single weights are kept, evenly spaced over the layout.
+
+    Raises
+    ------
+    DataError
+        If there is no draw or one holds NaN.
+
+    Notes
+    -----
+    The distances per block need the marginal law of each block: about the prior's own memory
+    again. Under the prior ``mahalanobis`` is chi-square(D), a block's chi-square(its size), and
+    the coordinates are independent standard normals.
+    """
+    layout = prior.layout
+    blocks = {name: prior.marginal([name]) for name in layout.names}
+    variance, normalizer = prior.variance.double(), float(prior.log_normalizer())
+    where = torch.linspace(0, layout.dim - 1, min(num_tracked, layout.dim)).long()
+    labels: list[tuple[int, int]] = []
+    parts: list[dict[str, Tensor]] = []
+    for chunk in _chunks(draws, layout.dim):
+        weights = torch.stack([draw.weights.to(prior.loc) for draw in chunk])
+        for draw, finite in zip(chunk, weights.isfinite().all(1), strict=True):
+            if not finite:
+                raise DataError(
+                    f"draw {draw.index} of chain {draw.chain} holds NaN or infinite weights; the "
+                    "sampler diverged, lower its learning rate"
+                )
+        labels += [(draw.chain, draw.index) for draw in chunk]
+        squares = layout.unflatten((weights - prior.loc).double().square() / variance)
+        views = {name: v.flatten(1) for name, v in layout.unflatten(weights).items()}
+        parts.append(
+            {
+                "prior_coordinate": prior.coordinates(weights),
+                "mahalanobis": prior.mahalanobis(weights),
+                "block_mahalanobis": _columns(blocks[n].mahalanobis(v) for n, v in views.items()),
+                "block_distance": _columns(v.flatten(1).mean(1).sqrt() for v in squares.values()),
+                "weight_norm": _columns(v.double().norm(dim=1) for v in views.values()),
+                "weight": weights[:, where],
+            }
+        )
+    if not parts:
+        raise DataError("there are no draws to describe")
+    values = {
+        name: torch.cat([part[name].double().cpu() for part in parts]).numpy() for name in parts[0]
+    }
+    chain, index = np.array(labels).T
+    return WeightStatistics(
+        chain,
+        index,
+        values,
+        -0.5 * (values["mahalanobis"] + normalizer),
+        tuple(_place(prior, int(position)) for position in where),
+    )
+
+
+def _columns(values: Iterable[Tensor]) -> Float[Tensor, "S B"]:
+    return torch.stack(list(values), 1)
+
+
+def _chunks(draws: Iterable[Draw], dim: int) -> Iterator[list[Draw]]:
+    """Several draws of a small network at a time, one of a large one."""
+    draws, size = iter(draws), max(1, min(256, 2**22 // max(dim, 1)))
+    while chunk := list(itertools.islice(draws, size)):
+        yield chunk
+
+
+def _place(prior: GaussianWeights, position: int) -> str:
+    """``conv.weight[0,2,1]`` of a position in the flat vector."""
+    for name, shape in zip(prior.layout.names, prior.layout.shapes, strict=True):
+        where = prior.layout.slice(name)
+        if where.start <= position < where.stop:
+            index = np.unravel_index(position - where.start, shape) if shape else ()
+            return f"{name}[{','.join(str(i) for i in index)}]"
+    raise DataError(f"position {position} is outside the layout")

@@ -1,0 +1,105 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from bayesprior.cli.main import main
+from bayesprior.tree.files import load_tree
+
+QUIET = ["--progress", "false", "--device", "cpu"]
+
+
+@pytest.fixture
+def copied(work, tmp_path):
+    for name in ("map", "swag", "sgld"):
+        shutil.copytree(work / name, tmp_path / name)
+    return tmp_path
+
+
+def write_set(path, num=20, classes=3, size=8):
+    labels = np.arange(num) % classes
+    np.savez(path, x=np.full((num, size, size), 100, np.uint8), y=labels)
+    return path
+
+
+def test_a_report_of_one_run_set_beside_another(copied, capsys):
+    shift, ood = write_set(copied / "shift.npz"), write_set(copied / "ood.npz", classes=7)
+    argv = ["report", str(copied / "sgld"), str(copied / "map"), *QUIET]
+    argv += ["--shift", f"gray={shift}", "--ood", f"foreign={ood}", "--out", str(copied / "page")]
+    assert main(argv) == 0
+    assert capsys.readouterr().out.split() == [str(copied / "page" / "report.html")]
+    names = {path.name for path in (copied / "page").iterdir()}
+    assert {"report.html", "report.md", "report.json", "report.nc"} <= names
+    page = (copied / "page" / "report.html").read_text()
+    assert "SGLD on target" in page
+    assert "http" not in page.replace("http://www.w3.org", "").split("<body")[0]
+    tree = load_tree(copied / "page" / "report.nc")
+    assert {"posterior", "prior", "log_likelihood", "predictions"} <= set(tree.children)
+    assert any("gray" in group for group in tree.children)
+    assert any("foreign" in group for group in tree.children)
+    told = json.dumps(json.loads((copied / "page" / "report.json").read_text()))
+    assert "map" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shift", "x=no.npz"], "no.npz"),
+        (["--shift", "no.npz"], "--shift takes NAME=VALUE"),
+        (["--shift", "x=SEVEN"], "7 classes, the task 3; give foreign images as --ood"),
+        (["--ood", "x=LARGE"], "its images are (1, 16, 16)"),
+        (["--ood", "x=digitz"], "did you mean 'digits'"),
+        (["--num_draws", "5"], "multiple of the 2 chains"),
+    ],
+)
+def test_what_a_report_cannot_be_made_of(copied, options, message, refused):
+    seven = write_set(copied / "seven.npz", classes=7)
+    large = write_set(copied / "large.npz", size=16)
+    options = [o.replace("SEVEN", str(seven)).replace("LARGE", str(large)) for o in options]
+    assert message in refused("report", copied / "sgld", *options, *QUIET)
+    assert not (copied / "sgld" / "report.html").exists()
+
+
+def test_a_prior_that_is_gone_is_named(copied, refused):
+    path = copied / "map" / "config.yaml"
+    path.write_text(path.read_text().replace("prior.safetensors", "gone.safetensors"))
+    assert "gone.safetensors" in refused("report", copied / "map", *QUIET)
+
+
+def test_compare_prints_a_table_and_paired_differences(copied, capsys):
+    runs = [str(copied / name) for name in ("map", "swag", "sgld")]
+    assert main(["compare", *runs, *QUIET, "--out", str(copied / "c.json")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "swag minus map, 95 % over points: accuracy" in out
+    found = json.loads((copied / "c.json").read_text())
+    assert [row["method"] for row in found["table"]] == ["map", "swag", "sgld"]
+    assert {d["verdict"] for d in found["differences"]} <= {"better", "worse", "tie"}
+    assert found["versions"]["bayesprior"]
+
+
+def test_runs_that_differ_in_seeds_are_one_method(copied, capsys):
+    for name in ("map", "swag"):
+        for seed in (1, 2):
+            config = str(copied / name / "config.yaml")
+            argv = ["fit", "--config", config, "--seed", str(seed)]
+            assert main([*argv, "--out", str(copied / f"{name}{seed}")]) == 0
+    runs = [str(copied / f"{name}{s}") for name in ("map", "swag") for s in ("", 1, 2)]
+    assert main(["compare", *runs, *QUIET, "--out", str(copied / "c.json")]) == 0
+    found = json.loads((copied / "c.json").read_text())
+    assert [(row["method"], row["seeds"]) for row in found["table"]] == [
+        ("map and 2 more", 3),
+        ("swag and 2 more", 3),
+    ]
+    assert "95 % over seeds" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_cannot_be_compared(work, copied, refused):
+    one = str(copied / "map")
+    assert "at least two runs" in refused("compare", one)
+    assert "is no run folder" in refused("compare", one, copied / "nothing")
+    assert "was made by 'bayesprior fit-source'" in refused("compare", one, work / "source")
+    (copied / "c.json").write_text("mine")
+    line = refused("compare", one, copied / "swag", *QUIET, "--out", copied / "c.json")
+    assert "nothing was overwritten" in line
+    assert (copied / "c.json").read_text() == "mine"

@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2
+
+from bayesprior.diagnostics.prior import (
+    ChiSquareCheck,
+    Sensitivity,
+    conflict_verdict,
+    directions,
+    mahalanobis_checks,
+    prior_summary,
+    sensitivities,
+    width_verdict,
+)
+from bayesprior.errors import ConfigError, DataError
+from bayesprior.inference.protocols import Draw
+from bayesprior.prediction.predict import Prediction
+from bayesprior.tree.build import to_datatree
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
+
+
+class Regression:
+    """Linear regression with known noise: prior, data and the exact posterior."""
+
+    def __init__(self, shift=0.0, num_data=40, dim=6, seed=0):
+        g = torch.Generator().manual_seed(seed)
+        layout = ParameterLayout(("a", "b"), ((2,), (dim - 2,)))
+        factor = torch.randn(dim, 2, generator=g, dtype=torch.float64)
+        diag = torch.full((dim,), 0.3, dtype=torch.float64)
+        truth = torch.zeros(dim, dtype=torch.float64)
+        direction = factor[:, 0] / factor[:, 0].norm()
+        self.prior = GaussianWeights(layout, truth + shift * direction, diag, factor)
+        self.x = torch.randn(num_data, dim, generator=g, dtype=torch.float64)
+        self.y = self.x @ truth + torch.randn(num_data, generator=g, dtype=torch.float64)
+        precision = torch.linalg.inv(torch.diag(diag) + factor @ factor.T)
+        self.cov = torch.linalg.inv(precision + self.x.T @ self.x)
+        self.mean = self.cov @ (precision @ self.prior.loc + self.x.T @ self.y)
+        self.generator = g
+
+    def tree(self, num_draws=1000, widen=1.0):
+        noise = torch.randn(num_draws, 6, generator=self.generator, dtype=torch.float64)
+        weights = self.mean + widen * noise @ torch.linalg.cholesky(self.cov).T
+        residual = self.y - weights @ self.x.T
+        scores = -0.5 * (residual**2 + np.log(2 * np.pi))
+        zeros = torch.zeros(len(self.y), dtype=torch.float64)
+        train = Prediction(
+            mean_probs=None,
+            log_likelihood=scores,
+            predictive_entropy=zeros,
+            expected_entropy=zeros,
+            mutual_information=zeros,
+            targets=self.y[:, None],
+            chain=torch.arange(num_draws) // (num_draws // 4),
+            draw=torch.arange(num_draws) % (num_draws // 4),
+            metrics={},
+            mean=zeros[:, None],
+            variance=zeros[:, None] + 1,
+        )
+        draws = (
+            Draw(int(c), int(i), w)
+            for c, i, w in zip(train.chain, train.draw, weights, strict=True)
+        )
+        return to_datatree(prior=self.prior, draws=draws, train=train, mode="summary")
+
+
+@pytest.mark.statistical
+def test_psense_flags_a_prior_that_was_moved_away_and_not_one_that_fits():
+    """A weak prior, then the same prior moved 15 of its widths away from the truth."""
+    fits = sensitivities(Regression().tree())
+    moved = sensitivities(Regression(shift=30.0).tree())
+    assert {s.diagnosis for s in fits} == {"ok"}
+    assert "conflict" in {s.diagnosis for s in moved}
+
+
+@pytest.mark.statistical
+def test_psense_calls_a_prior_without_data_prior_driven():
+    run = Regression(num_data=1)
+    run.x *= 1e-3
+    run.y = run.x[:, 0] + 1.0
+    precision = torch.linalg.inv(torch.as_tensor(run.prior.covariance_matrix))
+    run.cov = torch.linalg.inv(precision + run.x.T @ run.x)
+    run.mean = run.cov @ (precision @ run.prior.loc + run.x.T @ run.y)
+    assert {s.diagnosis for s in sensitivities(run.tree())} == {"prior-driven"}
+
+
+def test_mahalanobis_of_prior_draws_lies_in_its_range():
+    run = Regression()
+    draws = list(run.prior.draws(300, seed=2))
+    checks = mahalanobis_checks(to_datatree(prior=run.prior, draws=draws))
+    assert [c.name for c in checks] == ["all weights", "a", "b"]
+    assert [c.dim for c in checks] == [6, 2, 4]
+    for check in checks:
+        assert (check.low, check.high) == tuple(chi2.ppf([0.025, 0.975], check.dim))
+        z = (check.mean - check.dim) / np.sqrt(2 * check.dim / 300)
+        assert abs(z) < 5
+    cold = mahalanobis_checks(to_datatree(prior=run.prior, draws=draws), temperature=0.5)
+    assert cold[0].high == checks[0].high / 2
+    verdict = conflict_verdict(checks, [], num_draws=300)
+    assert verdict.level == "ok"
+
+
+@pytest.mark.statistical
+def test_contraction_equals_the_closed_form():
+    run = Regression()
+    found = directions(run.tree(num_draws=4000))
+    coordinates = run.prior.coordinates(run.mean)
+    basis = run.prior.coordinates(torch.eye(6, dtype=torch.float64) + run.prior.loc)
+    exact = (basis.T @ run.cov @ basis).diagonal().tolist()
+    for direction, mean, variance in zip(found, coordinates.tolist(), exact, strict=True):
+        assert abs(direction.mean - mean) / np.sqrt(variance / 4000) < 5
+        # a sample variance of n normal draws has relative standard error sqrt(2 / n)
+        assert abs(direction.std**2 / variance - 1) < 5 * np.sqrt(2 / 4000)
+        assert direction.contraction == pytest.approx(1 - direction.std**2)
+
+
+def test_one_draw_has_no_spread():
+    run = Regression()
+    tree = to_datatree(prior=run.prior, draws=[Draw(0, 0, run.mean)])
+    assert np.isnan([d.std for d in directions(tree)]).all()
+    verdict = conflict_verdict(mahalanobis_checks(tree), [], num_draws=1)
+    assert "point estimate" in verdict.reason
+
+
+def test_summary_gives_the_equivalent_weight_decay():
+    run = Regression()
+    run.prior.provenance["jitter_share"] = 0.1
+    summary = prior_summary(run.prior, num_data=50)
+    variance = run.prior.variance[:2].mean()
+    assert summary.blocks[0].name == "a"
+    assert summary.blocks[0].weight_decay == pytest.approx(float(1 / (50 * variance)))
+    assert summary.jitter_share == 0.1
+    assert summary.rank == 2
+    assert summary.effective_rank == run.prior.effective_rank
+    assert prior_summary(Regression().prior, num_data=50).jitter_share is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "blocks", "diagnosis", "level", "word"),
+    [
+        (100.0, [100.0], "ok", "ok", "no sign of conflict"),
+        (1000.0, [100.0], "ok", "fail", "far outside"),
+        (100.0, [100.0], "conflict", "warn", "conflict"),
+        (100.0, [500.0], "ok", "warn", "every layer"),
+    ],
+)
+def test_verdict(mean, blocks, diagnosis, level, word):
+    checks = [ChiSquareCheck("all weights", 100, mean, 74.2, 129.6)]
+    checks += [ChiSquareCheck("b", 100, value, 74.2, 129.6) for value in blocks]
+    sensitivity = [Sensitivity("z[0]", 0.1, 0.1, diagnosis)]
+    verdict = conflict_verdict(checks, sensitivity, num_draws=10)
+    assert verdict.level == level
+    assert word in verdict.headline
+    assert conflict_verdict([], [], num_draws=10).level == "unknown"
+
+
+def test_missing_groups_and_too_few_draws_are_named(run):
+    tree = run.tree()
+    with pytest.raises(DataError, match="at least 50 draws"):
+        sensitivities(tree)
+    del tree["log_likelihood"]
+    with pytest.raises(DataError, match="lacks log_likelihood"):
+        sensitivities(tree)
+    del tree["posterior"]
+    with pytest.raises(DataError, match="lacks posterior/mahalanobis"):
+        mahalanobis_checks(tree)
+    with pytest.raises(ConfigError, match="num_data"):
+        prior_summary(run.prior, num_data=0)
+
+
+def test_an_isotropic_prior_has_no_directions_but_is_still_judged():
+    run = Regression()
+    run.prior = run.prior.isotropic()
+    tree = run.tree()
+    with pytest.raises(DataError, match="rank 0"):
+        directions(tree)
+    assert [s.name for s in sensitivities(tree)][0] == "weight[0]"
+    assert len(mahalanobis_checks(tree)) == 3
+
+
+@pytest.mark.parametrize("num_data", [1, 3])
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_few_data_leave_the_posterior_as_wide_as_the_stated_bound(num_data, temperature):
+    """Exact posteriors keep it at every temperature; draws of half the width break it."""
+    run = Regression(num_data=num_data)
+    for widen, level in ((1.0, "ok"), (0.4, "warn")):
+        tree = run.tree(widen=widen * np.sqrt(temperature))
+        total = mahalanobis_checks(tree, temperature=temperature)[0]
+        verdict = width_verdict(total, num_data, temperature=temperature)
+        assert verdict.level == level

@@ -1,0 +1,179 @@
+import dataclasses
+import math
+
+import pyro
+import pytest
+import scipy.stats
+import torch
+from poisson import Poisson
+
+from bayesprior.errors import ConfigError, DataError
+from bayesprior.tasks.likelihoods import (
+    Categorical,
+    HeteroscedasticNormal,
+    Moments,
+    Normal,
+    PixelCategorical,
+)
+from bayesprior.testing import check_likelihood
+
+
+def categorical():
+    return Categorical(), torch.randn(5, 4).double(), torch.tensor([0, 1, 3, 3, 2])
+
+
+def pixels():
+    targets = torch.randint(0, 3, (4, 2, 3), dtype=torch.uint8)
+    targets[0, 0, 0] = 255
+    targets[1] = 255  # an image without any label
+    return PixelCategorical(), torch.randn(4, 3, 2, 3).double(), targets
+
+
+def normal():
+    return Normal(std=0.3), torch.randn(5, 2).double(), torch.randn(5, 2).double()
+
+
+def learned_noise():
+    std = torch.tensor([0.3, 2.0], dtype=torch.float64, requires_grad=True)
+    return Normal(std=std), torch.randn(5, 2).double(), torch.randn(5, 2).double()
+
+
+def heteroscedastic():
+    return HeteroscedasticNormal(), torch.randn(5, 4).double(), torch.randn(5, 2).double()
+
+
+def outside():
+    return Poisson(), torch.randn(5, 2).double(), torch.poisson(torch.ones(5, 2)).double()
+
+
+@pytest.mark.parametrize(
+    "case", [categorical, pixels, normal, learned_noise, heteroscedastic, outside]
+)
+def test_contract(case):
+    check_likelihood(*case())
+
+
+def test_categorical_log_prob_is_the_log_of_the_softmax():
+    likelihood, outputs, targets = categorical()
+    expected = outputs.exp() / outputs.exp().sum(1, keepdim=True)
+    torch.testing.assert_close(likelihood.predictive(outputs), expected)
+    torch.testing.assert_close(
+        likelihood.log_prob(outputs, targets), expected[range(5), targets].log()
+    )
+
+
+def test_extreme_logits_stay_finite():
+    outputs = torch.tensor([[1e4, -1e4]])
+    assert Categorical().log_prob(outputs, torch.tensor([1])).item() == -2e4
+    assert Categorical().entropy(Categorical().predictive(outputs)).item() == 0.0
+
+
+def test_ignored_pixels_do_not_count():
+    likelihood, outputs, targets = pixels()
+    log_prob = likelihood.log_prob(outputs, targets)
+    assert log_prob[1] == 0.0
+    table = outputs.log_softmax(1)
+    by_hand = sum(
+        table[0, int(targets[0, i, j]), i, j]
+        for i in range(2)
+        for j in range(3)
+        if targets[0, i, j] != 255
+    )
+    torch.testing.assert_close(log_prob[0], by_hand)
+    outputs.requires_grad_()
+    likelihood.log_prob(outputs, targets).sum().backward()
+    assert not outputs.grad[1].any()
+    assert not outputs.grad[0, :, 0, 0].any()
+
+
+def test_ignored_pixels_in_a_pyro_model():
+    likelihood, outputs, targets = pixels()
+
+    def model():
+        with pyro.plate("data", 8, subsample=torch.arange(4)):
+            pyro.sample("y", likelihood.distribution(outputs), obs=targets)
+
+    trace = pyro.poutine.trace(model).get_trace()
+    expected = 2 * likelihood.log_prob(outputs, targets).sum()
+    torch.testing.assert_close(trace.log_prob_sum(), expected)
+
+
+@pytest.mark.parametrize("case", [normal, heteroscedastic])
+def test_normal_log_prob_and_entropy_equal_scipy(case):
+    likelihood, outputs, targets = case()
+    mean, variance = likelihood.predictive(outputs)
+    law = scipy.stats.norm(mean, variance.sqrt())
+    torch.testing.assert_close(
+        likelihood.log_prob(outputs, targets), torch.from_numpy(law.logpdf(targets).sum(1))
+    )
+    torch.testing.assert_close(
+        likelihood.entropy(Moments(mean, variance)), torch.from_numpy(law.entropy().sum(1))
+    )
+
+
+def test_the_noise_keeps_the_outputs_precision():
+    variance = Normal(std=0.7).predictive(torch.zeros(1, 1, dtype=torch.float64)).variance
+    assert variance.item() == 0.7**2
+
+
+def test_mixture_moments_are_those_of_the_pooled_law():
+    means, variances = torch.randn(7, 3, 2).double(), torch.rand(7, 3, 2).double()
+    average = Normal(std=1.0).average(map(Moments, means, variances))
+    second = (variances + means**2).mean(0)
+    torch.testing.assert_close(average.mean, means.mean(0))
+    torch.testing.assert_close(average.variance, second - means.mean(0) ** 2)
+
+
+def test_mixture_variance_survives_a_large_offset():
+    means = 1e8 + torch.tensor([[[0.0]], [[2.0]]], dtype=torch.float64)
+    average = Normal(std=1.0).average([Moments(m, torch.full_like(m, 0.5)) for m in means])
+    assert average.variance.item() == 1.5
+
+
+def test_learned_noise_reaches_its_closed_form():
+    targets = torch.tensor([[1.0], [-3.0], [2.0]], dtype=torch.float64)
+    std = (14 / 3) ** 0.5 * torch.ones((), dtype=torch.float64)
+    std.requires_grad_()
+    Normal(std=std).log_prob(torch.zeros_like(targets), targets).sum().backward()
+    torch.testing.assert_close(std.grad, torch.zeros_like(std))
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, math.nan, math.inf, torch.tensor([1.0, 0.0])])
+def test_a_noise_that_is_not_positive_is_refused(std):
+    with pytest.raises(ConfigError, match="noise std must be positive"):
+        Normal(std=std)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "outputs", "targets", "message"),
+    [
+        (Categorical(), (2, 3), torch.tensor([0, 3]), r"0 \.\.\. 2 .* 3 classes\), got 3"),
+        (Categorical(), (2, 3), torch.tensor([0, -1]), "got -1"),
+        (Categorical(), (2, 3), torch.tensor([0.0, 1.0]), "must be integers"),
+        (Categorical(), (2, 3), torch.tensor([True, False]), "must be integers"),
+        (Categorical(), (2, 3), torch.tensor([[0], [1]]), r"targets \(2, 1\)"),
+        (Categorical(), (2,), torch.tensor([0, 1]), r"outputs \(2,\)"),
+        (PixelCategorical(), (1, 2, 1, 1), torch.tensor([[[7]]]), "got 7"),
+        (PixelCategorical(), (1, 2, 1, 2), torch.tensor([[[0]]]), r"\(1, 2, 1, 2\)"),
+        (Normal(1.0), (2, 1), torch.zeros(2), r"targets \(2,\)"),
+        (Normal(1.0), (2, 1), torch.tensor([[0.0], [math.nan]]), "NaN"),
+        (Normal(1.0), (2, 1), torch.tensor([[0], [1]]), "floating point"),
+        (HeteroscedasticNormal(), (2, 1), torch.zeros(2, 1), r"\(B, 2P\)"),
+        (HeteroscedasticNormal(), (2, 2), torch.tensor(1.0), r"targets \(\)"),
+    ],
+)
+def test_bad_targets_get_one_line(likelihood, outputs, targets, message):
+    with pytest.raises(DataError, match=message) as caught:
+        likelihood.validate(torch.zeros(outputs), targets)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_to_average():
+    with pytest.raises(DataError, match="nothing to average"):
+        Categorical().average([])
+
+
+def test_values_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PixelCategorical().ignore_index = 0
+    assert PixelCategorical(0) == PixelCategorical(0) != PixelCategorical()

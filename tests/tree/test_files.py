@@ -1,0 +1,33 @@
+import pytest
+import xarray as xr
+
+from bayesprior.errors import ConfigError, DataError, StorageError
+from bayesprior.tree.files import load_tree, save_tree
+
+
+@pytest.fixture
+def tree(run):
+    return run.tree()
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_written_and_read_back(tree, tmp_path, suffix):
+    path = tmp_path / f"report{suffix}"
+    for _ in range(2):  # also over an older one
+        save_tree(tree, path)
+        xr.testing.assert_identical(load_tree(path), tree)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_unreadable_and_unwritable_files(tree, tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        load_tree(tmp_path / "none.nc")
+    (tmp_path / "bad.nc").write_text("no tree")
+    with pytest.raises(DataError, match="no readable DataTree"):
+        load_tree(tmp_path / "bad.nc")
+    with pytest.raises(ConfigError, match=r"ends in \.nc or \.zarr"):
+        save_tree(tree, tmp_path / "tree.pkl")
+    (tmp_path / "file").write_text("")
+    for name in ("a.nc", "a.zarr"):
+        with pytest.raises(StorageError, match="could not write|cannot write"):
+            save_tree(tree, tmp_path / "file" / name)
