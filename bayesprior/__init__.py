@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         PixelCategorical,
     )
     from bayesprior.tasks.objectives import supervised, two_view
+    from bayesprior.tasks.protocols import Forward
     from bayesprior.weights.gaussian import GaussianWeights
     from bayesprior.weights.layout import ParameterLayout
 
@@ -56,6 +57,7 @@ __all__ = [
     "DataError",
     "DivergenceError",
     "DrawWriter",
+    "Forward",
     "GaussianWeights",
     "HeteroscedasticNormal",
     "ImplicitPriorSGD",
@@ -117,6 +119,7 @@ _HOMES = {
         "PixelCategorical",
     ),
     "bayesprior.models": ("get_model",),
+    "bayesprior.tasks.protocols": ("Forward",),
     "bayesprior.tasks.objectives": ("supervised", "two_view"),
     "bayesprior.prediction.predict": ("Prediction", "predict"),
     "bayesprior.probabilistic": ("BayesianNetwork",),

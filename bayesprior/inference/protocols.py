@@ -115,12 +115,21 @@ class Draw:
         Shape (D,).
     buffers
         BatchNorm statistics that belong to the draw; empty if the module's own are to be used.
+    layout
+        Names of the weights; None is the posterior's.
+    weight
+        Share of the draw in an average, up to a common factor: 1 for draws that count alike.
+    confidence
+        Factor on the draw's logits, fitted on held-out data; 1 leaves them as they are.
     """
 
     chain: int
     index: int
     weights: Float[Tensor, " D"]
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    layout: ParameterLayout | None = None
+    weight: float = 1.0
+    confidence: float = 1.0
 
 
 @runtime_checkable

@@ -30,6 +30,7 @@ def supervised(likelihood: Likelihood) -> LossFn:
 
     Examples
     --------
+    >>> import torch
     >>> from bayesprior.tasks.likelihoods import Categorical
     >>> loss_fn = supervised(Categorical())
     >>> loss, extras = loss_fn(nn.Identity(), (torch.zeros(3, 2), torch.tensor([0, 0, 1])))

@@ -1,0 +1,339 @@
+"""Every option of the recipes, written once: keywords in Python, flags on the command line.
+
+Each class is a group of options; recipes and commands combine groups by inheritance. A value is
+brought to its type and checked when it is given, before any work. Nothing heavy is imported, so
+that ``--help`` answers at once.
+"""
+
+import dataclasses
+import math
+import operator
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from bayesprior.errors import ConfigError, nearest_name
+
+__all__ = [
+    "DataOptions",
+    "MapOptions",
+    "ModelOptions",
+    "Options",
+    "PriorOptions",
+    "RunOptions",
+    "SampleOptions",
+    "SourceOptions",
+    "SwagOptions",
+    "plain_values",
+]
+
+T = TypeVar("T")
+
+_LARGEST_INT = 2**31 - 1
+_LARGEST_FLOAT = 1e12
+
+
+def option(
+    default: T,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    shown: str = "",
+    path: bool = False,
+) -> T:
+    """Return a field with bounds; ``shown`` says what a default of None stands for."""
+    metadata = {"least": least, "above": above, "most": most, "shown": shown, "path": path}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Options:
+    """A group of options: values brought to their types and checked."""
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            value = _typed(spec.name, spec.type, getattr(self, spec.name), spec.metadata)
+            object.__setattr__(self, spec.name, value)
+
+
+def plain_values(options: Options) -> dict[str, Any]:
+    """Return the options among a call's arguments, as JSON primitives: what a folder records.
+
+    Examples
+    --------
+    >>> plain_values(RunOptions(out="runs/map", progress=False))["seed"]
+    0
+    """
+    own = {
+        spec.name
+        for kind in type(options).__mro__
+        if kind.__module__ == __name__ and dataclasses.is_dataclass(kind)
+        for spec in dataclasses.fields(kind)
+    }
+    return {
+        spec.name: getattr(options, spec.name)
+        for spec in dataclasses.fields(options)
+        if spec.name in own
+    }
+
+
+def _typed(name: str, kind: Any, value: Any, metadata: Mapping[str, Any]) -> Any:
+    """Bring a value to a field's type; types that are not plain are the call's own business."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        plain = [a for a in arguments if a is not type(None)]
+        return _typed(name, plain[0], value, metadata) if len(plain) == 1 else value
+    if origin is Literal:
+        if value not in arguments:
+            hint = nearest_name(str(value), map(str, arguments))
+            known = ", ".join(map(repr, arguments))
+            raise ConfigError(f"{name} must be one of {known}, got {value!r}{hint}")
+        return value
+    if kind is bool:
+        if type(value).__name__ not in ("bool", "bool_"):
+            raise ConfigError(f"{name} must be True or False, got {value!r}")
+        return bool(value)
+    if kind is int:
+        return _bounded(name, _whole(name, value), metadata, _LARGEST_INT)
+    if kind is float:
+        return _bounded(name, _real(name, value), metadata, _LARGEST_FLOAT)
+    if kind is str:
+        return _text(name, value, path=metadata.get("path", False))
+    if origin is tuple and isinstance(value, list):
+        return tuple(value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name} must map names to values, got {value!r}")
+        return dict(value)
+    return value
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} must be a whole number, got {value!r}") from None
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool | str | bytes):
+        raise ConfigError(f"{name} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ConfigError(f"{name} must be a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def _text(name: str, value: Any, *, path: bool) -> str:
+    if path:
+        try:
+            return os.path.expanduser(os.fspath(value))
+        except TypeError:
+            raise ConfigError(f"{name} must be a path, got {type(value).__name__}") from None
+    if name == "device":  # torch.device("cuda:1") and 1 mean the same
+        return f"cuda:{value}" if isinstance(value, int) else str(value)
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be text, got {value!r}")
+    return value
+
+
+def _bounded(name: str, value: Any, metadata: Mapping[str, Any], largest: float) -> Any:
+    least, above, most = (metadata.get(k) for k in ("least", "above", "most"))
+    if least is not None and value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
+    if above is not None and value <= above:
+        raise ConfigError(f"{name} must be above {above}, got {value}")
+    most = largest if most is None else most
+    if value > most:
+        raise ConfigError(f"{name} must be at most {most:g}, got {value:g}")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunOptions(Options):
+    """Folder, seed, device."""
+
+    out: str | None = option(None, path=True, shown="nothing is written")
+    """Folder to write; an unfinished run of the same options in it is resumed."""
+    seed: int = option(0, least=0)
+    """Decides initialization, order of the data, and noise."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1."""
+    progress: bool = True
+    """Show progress bars."""
+    checkpoint_every: int = option(1000, least=1)
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataOptions(Options):
+    """Data."""
+
+    data: str
+    """A short name (digits, glyphs, cifar10, cifar100, mnist, fashion_mnist, flowers102,
+    oxford_pets, image_folder), a .npz file with x_train, y_train, x_test, y_test (or x, y), or an
+    import path pkg.module:function that returns a DataBundle."""
+    data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Options of the data set, as --data_options.NAME VALUE, such as root or size."""
+    classes: str | None = option(None, shown="all")
+    """Keep these classes (names or numbers, separated by commas), relabeled 0, 1, ..."""
+    num_data: int | None = option(None, least=1, shown="all")
+    """Keep this many training examples, class-balanced."""
+    per_class: int | None = option(None, least=1, shown="all")
+    """Or this many of each class."""
+    num_validation: int | None = option(None, least=1, shown="none more")
+    """Take this many validation examples out of the training split first."""
+    data_seed: int = option(0, least=0)
+    """Decides which examples; --seed decides everything else."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelOptions(Options):
+    """Network."""
+
+    model: str
+    """A short name (small_conv, small_resnet, mlp, mobilenet_v1), a torchvision classification
+    network, or an import path pkg.module:callable."""
+    model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Options of the network, as --model_options.NAME VALUE, such as widths. The numbers of
+    classes, channels and features come from the data."""
+    head: str | None = option(None, shown="the last linear layer")
+    """Name of the layer that does not transfer."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceOptions(RunOptions):
+    """Source fit: SGD, then SWAG."""
+
+    rank: int = option(20, least=0)
+    """K, the number of directions kept; at most num_snapshots."""
+    num_steps: int = option(2000, least=0)
+    """Steps before the snapshots; 0 continues from trained weights."""
+    num_snapshots: int = option(40, least=1)
+    """Snapshots of the weights."""
+    collect_every: int = option(10, least=1)
+    """Steps between two snapshots."""
+    batch_size: int = option(128, least=1)
+    """Examples a step."""
+    lr: float = option(0.05, above=0)
+    """Learning rate on the mean loss; after a short warm-up it falls by a cosine to
+    swag_lr_factor times itself."""
+    swag_lr_factor: float = option(0.5, above=0)
+    """Factor on lr while snapshots are taken."""
+    momentum: float = option(0.9, least=0, most=1)
+    """Share of the last step that SGD repeats."""
+    weight_decay: float = option(5e-4, least=0)
+    """SGD's pull to zero, on the mean loss."""
+    batch_norm: Literal["train", "frozen"] = "train"
+    """Whether BatchNorm statistics are updated."""
+    diagonal_only: bool = False
+    """Keep variances only."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PriorOptions(Options):
+    """Width and shape of a prior."""
+
+    rms_std: float | None = option(None, above=0, shown="the source's own")
+    """Root mean square standard deviation of the transferred weights, in weight units; one grid
+    serves all shapes."""
+    cov_scale: float | None = option(None, above=0, shown="1")
+    """Or a factor on the source's covariance."""
+    head_std: float = option(1.0, above=0)
+    """Standard deviation of each new weight."""
+    jitter: float = option(0.1, least=0)
+    """Share of the mean variance added to every transferred weight's before the width is set:
+    SWAG's least variances, of weights that hardly moved, would bound a sampler's step."""
+    shape: Literal["low-rank", "diagonal", "isotropic"] = "low-rank"
+    """Shape of the covariance, around the same mean and with the same rms_std; isotropic is
+    L2-SP."""
+    rank: int | None = option(None, least=0, shown="all")
+    """Keep fewer directions."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MapOptions(RunOptions):
+    """MAP."""
+
+    num_steps: int = option(500, least=1)
+    """Steps, with a cosine to zero."""
+    batch_size: int = option(64, least=1)
+    """Examples a step."""
+    lr: float = option(0.03, above=0)
+    """Learning rate on the mean loss."""
+    head_lr: float | None = option(None, above=0, shown="lr")
+    """Learning rate of the new weights."""
+    momentum: float = option(0.9, least=0, most=1)
+    """Share of the last step that is repeated."""
+    warm_up: int = option(0, least=0)
+    """Steps of rising learning rate."""
+    start: Literal["prior", "module"] = "prior"
+    """Start the transferred weights at the prior's mean, or all weights where the network has
+    them: with a prior around zero that is fine-tuning with weight decay 1 / (N std^2)."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """Whether BatchNorm statistics stay the source's or are updated."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SwagOptions(RunOptions):
+    """MAP, then SWAG."""
+
+    rank: int = option(20, least=1)
+    """K, the number of directions kept; at most num_snapshots."""
+    num_steps: int = option(500, least=1)
+    """Steps before the snapshots."""
+    num_snapshots: int = option(40, least=1)
+    """Snapshots of the weights."""
+    collect_every: int = option(5, least=1)
+    """Steps between two snapshots."""
+    batch_size: int = option(64, least=1)
+    """Examples a step."""
+    lr: float = option(0.03, above=0)
+    """Learning rate on the mean loss."""
+    head_lr: float | None = option(None, above=0, shown="lr")
+    """Learning rate of the new weights."""
+    swag_lr_factor: float = option(0.5, above=0)
+    """Factor on lr while snapshots are taken."""
+    momentum: float = option(0.9, least=0, most=1)
+    """Share of the last step that is repeated."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """Whether BatchNorm statistics stay the source's or are updated."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampleOptions(RunOptions):
+    """Chains of a sampler."""
+
+    num_draws: int = option(30, least=1)
+    """Draws kept of each chain."""
+    chains: int = option(2, least=1)
+    """Number of chains; each has its own noise and its own fresh new weights."""
+    burn_in: int = option(500, least=0)
+    """Steps before the draws; of every cycle, if there are cycles."""
+    thin: int = option(20, least=1)
+    """Steps between two draws."""
+    cycles: int = option(0, least=0)
+    """Cosine cycles of exploration and sampling; 0 keeps lr. num_draws must be a multiple."""
+    batch_size: int = option(64, least=1)
+    """Examples a step."""
+    lr: float = option(1e-3, above=0)
+    """Step size on grad U / N."""
+    head_lr: float | None = option(None, above=0, shown="lr")
+    """Step size of the new weights."""
+    temperature: float = option(1.0, least=0)
+    """1 samples the posterior; every other value is another law."""
+    head_temperature: float | None = option(None, least=0, shown="temperature")
+    """Temperature of the new weights."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """Whether BatchNorm statistics stay the source's or are updated."""
