@@ -1,7 +1,6 @@
 """Self-supervised losses of two views of each example."""
 
 from collections.abc import Callable
-from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,13 @@ class TwoView(Objective):
     ssl_loss
         As of `two_view`. A module (with a memory bank, say, or a projector of its own) is trained
         and checkpointed with the network.
+
+    Examples
+    --------
+    >>> objective = TwoView(nn.Linear(3, 2), nn.MSELoss())
+    >>> loss, extras = objective((torch.ones(4, 3), torch.ones(4, 3)))
+    >>> loss.item()
+    0.0
     """
 
     def __init__(self, network: nn.Module, ssl_loss: Criterion) -> None:
@@ -38,11 +44,7 @@ class TwoView(Objective):
         return _two_view_loss(self.network, self.criterion, batch)
 
 
-@overload
-def two_view(ssl_loss: Criterion) -> LossFn: ...
-@overload
-def two_view(ssl_loss: Criterion, network: nn.Module) -> TwoView: ...
-def two_view(ssl_loss: Criterion, network: nn.Module | None = None) -> LossFn | TwoView:
+def two_view(ssl_loss: Criterion) -> LossFn:
     """Return a self-supervised loss of two views of each example.
 
     Both views go through the module in one forward pass (as in SimCLR), so BatchNorm sees them
@@ -55,22 +57,20 @@ def two_view(ssl_loss: Criterion, network: nn.Module | None = None) -> LossFn | 
     ----------
     ssl_loss
         ``ssl_loss(z1, z2)``, both of shape (B, P), to the scalar mean loss: a function or a
-        module such as those of ``lightly.loss``.
-    network
-        The network that will be trained; needed where ``ssl_loss`` is a module with parameters or
-        a memory, which are then trained, moved and resumed with it.
+        module such as those of ``lightly.loss``. One that owns parameters or a memory must be
+        trained and kept with the network: see `TwoView`.
 
     Returns
     -------
-    LossFn or TwoView
-        A `TwoView` if the network is given. For batches ``(view1, view2)`` or ``((view1, view2), anything)``. Its extra scalar
+    LossFn
+        For batches ``(view1, view2)`` or ``((view1, view2), anything)``. Its extra scalar
         ``embedding_std`` is the mean standard deviation of the normalized embeddings times
         sqrt(P): near 1 when they fill the sphere, near 0 when they collapsed.
 
     Raises
     ------
     ConfigError
-        If ``ssl_loss`` owns parameters or a memory and no network is given.
+        If ``ssl_loss`` owns parameters or a memory.
 
     References
     ----------
@@ -86,14 +86,12 @@ def two_view(ssl_loss: Criterion, network: nn.Module | None = None) -> LossFn | 
     1.0
     """
 
-    if network is not None:
-        return TwoView(network, ssl_loss)
     if isinstance(ssl_loss, nn.Module):
-        owned = [n for n, tensor in ssl_loss.state_dict().items() if tensor.numel()]
+        owned = [name for name, tensor in ssl_loss.state_dict().items() if tensor.numel()]
         if owned:
             raise ConfigError(
-                f"the criterion {type(ssl_loss).__name__} owns {owned[0]!r}, which would be neither "
-                "trained nor kept in checkpoints; pass two_view(criterion, network)"
+                f"{type(ssl_loss).__name__} owns {owned[0]!r}, which would be neither trained nor "
+                "kept in checkpoints; use TwoView(network, criterion)"
             )
 
     def loss_fn(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
