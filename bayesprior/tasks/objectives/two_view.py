@@ -85,7 +85,6 @@ def two_view(ssl_loss: Criterion) -> LossFn:
     >>> loss.item()
     1.0
     """
-
     if isinstance(ssl_loss, nn.Module):
         owned = [name for name, tensor in ssl_loss.state_dict().items() if tensor.numel()]
         if owned:
