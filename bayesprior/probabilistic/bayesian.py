@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import pyro
 import torch
@@ -17,7 +17,6 @@ from bayesprior.probabilistic.network import (
     leading_axes,
     sample_scalar,
 )
-from bayesprior.probabilistic.stacked import StackedDistribution
 from bayesprior.tasks.likelihoods import Likelihood
 from bayesprior.tasks.protocols import Batch, Forward, batch_size, pair_forward
 from bayesprior.weights.selection import Selection
@@ -152,7 +151,13 @@ class BayesianNetwork(RandomNetwork):
         values = {name: sample_scalar(name, law) for name, law in self.hyperpriors.items()}
         likelihood = self.likelihood_at(values)
         weights = self.sample_weights()
-        outputs, targets = self._forward(cast(nn.Module, _Drawn(self, weights)), batch)
+        found: dict[str, Any] = {}
+
+        def run(module: nn.Module) -> Any:
+            outputs, found["targets"] = self._forward(module, batch)
+            return outputs
+
+        outputs, targets = self.call(weights, run), found["targets"]
         total = self.num_data
         if targets is None:
             total = max(total, count)
@@ -161,13 +166,10 @@ class BayesianNetwork(RandomNetwork):
                 f"a batch of {count} is larger than num_data = {total}; num_data is the size of "
                 "the whole training set"
             )
-        lead = leading_axes(weights)
-        flat = outputs.flatten(0, len(lead)) if lead else outputs
         if targets is not None:
-            likelihood.validate(flat[:count], targets)
-        law = likelihood.distribution(flat)
-        if lead:
-            law = StackedDistribution(law, lead)
+            one = outputs.flatten(0, len(leading_axes(weights)))[:count]
+            likelihood.validate(one, targets)
+        law = likelihood.distribution(outputs)
         if law.batch_shape[-1:] != (count,):
             raise DataError(
                 f"the module's outputs of shape {tuple(outputs.shape)} do not belong to a batch "
@@ -176,19 +178,6 @@ class BayesianNetwork(RandomNetwork):
         with pyro.plate("data", total, subsample=torch.arange(count), dim=-1):
             pyro.sample("obs", law, obs=targets)
         return outputs
-
-
-class _Drawn:
-    """The module at drawn weights, for a `Forward` to call."""
-
-    def __init__(self, network: RandomNetwork, weights: Tensor) -> None:
-        self._network, self._weights = network, weights
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._network.call(self._weights, *args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network.module, name)
 
 
 def _as_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Batch:

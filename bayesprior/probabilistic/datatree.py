@@ -109,6 +109,8 @@ def draws_to_datatree(
     found: Found = defaultdict(lambda: defaultdict(list))
     observed: dict[str, np.ndarray] = {}
     has_model = model is not None and data is not None
+    if device is not None:
+        data = to_device(data, device)
     for values in draws:
         laws = dict(networks or {})
         if has_model:

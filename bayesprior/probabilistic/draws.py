@@ -1,144 +1,117 @@
-"""Draws of a Pyro model's sites, chain by chain: kept in memory or on disk, and read back."""
+"""Draws of a Pyro model's sites: collected chain by chain, in memory or on disk, and read back."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayesprior.errors import ConfigError
 from bayesprior.inference.collectors.draws import DrawWriter
+from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws, stored_draw_paths
-from bayesprior.inference.protocols import Draw, StepEvent
+from bayesprior.inference.protocols import Draw, Posterior, StepEvent
 from bayesprior.probabilistic.potential import PyroPotential
 from bayesprior.probabilistic.structure import LatentSite
 from bayesprior.storage import chain_dir
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["ChainDraws", "DrawFiles", "DrawKeeper", "NetworkDraws", "SiteDraw"]
+__all__ = ["SiteDraws", "SiteFiles"]
 
 Values = dict[str, Tensor]
 """Constrained values of one draw, on the CPU, by site name."""
 
 
-class ChainDraws(Protocol):
-    """The draws of one chain."""
-
-    @property
-    def num_samples(self) -> int:
-        """How many there are; more while the chain runs."""
-
-    def read(self, count: int | None = None) -> Iterator[tuple[int, Values]]:
-        """Yield index and values of ``count`` draws, spread evenly; of all by default."""
-
-
-class DrawKeeper:
-    """A collector that keeps the values of all sites in memory.
+class SiteDraws:
+    """A collector that keeps the values of all sites in memory, on the CPU.
 
     Parameters
     ----------
     potential
-        What is sampled; vectorized chains are told apart.
+        What is sampled; each vectorized chain counts as one.
     """
 
     def __init__(self, potential: PyroPotential) -> None:
         self._potential = potential
-        self.kept: list[Values] = []
+        self._chains: list[list[Values]] = []
 
-    @property
-    def chains(self) -> list[ChainDraws]:
-        """The chains that it sees."""
-        count = self._potential.num_chains
-        return [_InMemory(self, chain) for chain in ([None] if count is None else range(count))]
+    def begin(self, chain: int) -> None:
+        """Start a chain, or all of them where they are vectorized."""
+        self._chains += [[] for _ in range(self._potential.num_chains or 1)]
 
     def update(self, event: StepEvent) -> None:
         """Keep the present values."""
-        values = self._potential.values()
-        self.kept.append({name: value.to("cpu") for name, value in values.items()})
+        own = self._chains[-(self._potential.num_chains or 1) :]
+        for chain, values in zip(own, _by_chain(self._potential), strict=True):
+            chain.append(values)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the draws so far."""
-        return {"kept": self.kept}
+        return {"chains": self._chains}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
-        self.kept = list(state["kept"])
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    keeper: DrawKeeper
-    chain: int | None
+        self._chains = state["chains"]
 
     @property
-    def num_samples(self) -> int:
-        return len(self.keeper.kept)
+    def lengths(self) -> list[int]:
+        """How many draws each chain has so far."""
+        return [len(chain) for chain in self._chains]
 
-    def read(self, count: int | None = None) -> Iterator[tuple[int, Values]]:
-        stored = self.num_samples
-        count = stored if count is None else count
-        for index in ((j + 1) * stored // count - 1 for j in range(count)):
-            values = self.keeper.kept[index]
-            if self.chain is not None:
-                values = {name: value[self.chain] for name, value in values.items()}
-            yield index, values
+    def read(self, chain: int) -> Iterator[Values]:
+        """Yield the values of every draw of a chain."""
+        yield from self._chains[chain]
+
+    def posterior(self, site: LatentSite, chains: Sequence[int]) -> Posterior:
+        """Return the draws of a network."""
+        return DrawsInMemory(
+            Draw(number, index, values[site.name], site.buffers, site.layout)
+            for number, chain in enumerate(chains)
+            for index, values in enumerate(self._chains[chain])
+        )
 
 
-class DrawFiles:
+class SiteFiles:
     """A collector that writes each draw of each chain to disk, where `StoredDraws` reads it.
 
-    ``run_dir`` holds the weights of the model's network under their own names, with its
-    BatchNorm statistics; what else is random (a width, a noise level) is beside it, in
-    ``run_dir/sites``, under the names of the sites and in constrained space. A model without a
-    network has its sites in ``run_dir`` itself.
+    ``run_dir`` holds the weights of the model's network under their own names, with its BatchNorm
+    statistics (several networks: ``run_dir/<site>``). What else is random, a width or a noise
+    level, is in ``run_dir/sites`` under the names of the sites, in constrained space. A model
+    without a network has its sites in ``run_dir`` itself.
 
     Parameters
     ----------
     run_dir
         The run's folder.
     potential
-        What is sampled.
-    chain
-        Number of the chain; vectorized ones are numbered from it.
+        What is sampled; each vectorized chain counts as one.
     """
 
-    def __init__(self, run_dir: str | Path, potential: PyroPotential, chain: int) -> None:
-        self._potential = potential
-        count = potential.num_chains
-        self._numbers = [chain] if count is None else list(range(chain, chain + count))
-        self._folders = _folders(Path(run_dir), potential.sites.values())
-        self._writers = [
-            [DrawWriter(folder.root, number) for folder in self._folders]
-            for number in self._numbers
-        ]
+    def __init__(self, run_dir: str | Path, potential: PyroPotential) -> None:
+        self._potential, root = potential, Path(run_dir)
+        networks = [site for site in potential.sites.values() if site.layout is not None]
+        others = [site for site in potential.sites.values() if site.layout is None]
+        alone = len(networks) == 1
+        self._folders = [_Folder(root if alone else root / s.name, [s]) for s in networks]
+        if others:
+            self._folders.append(_Folder(root / "sites" if networks else root, others))
+        self._numbers: list[int] = []
+        self._writers: list[list[DrawWriter]] = []
 
-    @property
-    def chains(self) -> list[ChainDraws]:
-        """The chains that it sees."""
-        return [_OnDisk(self._folders, number) for number in self._numbers]
+    def begin(self, chain: int) -> None:
+        """Start a chain, or all of them where they are vectorized."""
+        numbers = list(range(chain, chain + (self._potential.num_chains or 1)))
+        self._numbers += numbers
+        self._writers = [[DrawWriter(f.root, number) for f in self._folders] for number in numbers]
 
     def update(self, event: StepEvent) -> None:
         """Write one draw of each chain."""
-        values = self._potential.values()
-        for place, writers in enumerate(self._writers):
-            own = values
-            if self._potential.num_chains is not None:
-                own = {name: value[place] for name, value in values.items()}
+        for writers, values in zip(self._writers, _by_chain(self._potential), strict=True):
             for folder, writer in zip(self._folders, writers, strict=True):
-                flat = torch.cat([own[site.name].reshape(-1) for site in folder.sites])
-                writer.update(
-                    _DrawEvent(
-                        event.step,
-                        event.phase,
-                        event.module,
-                        folder.layout,
-                        event.stats,
-                        flat=flat,
-                        statistics=folder.buffers,
-                    )
-                )
+                flat = torch.cat([values[site.name].reshape(-1) for site in folder.sites])
+                given = (event.step, event.phase, event.module, folder.layout, event.stats)
+                writer.update(_DrawEvent(*given, flat=flat, statistics=folder.sites[0].buffers))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers of draws written."""
@@ -150,42 +123,46 @@ class DrawFiles:
             for writer, own in zip(writers, states, strict=True):
                 writer.load_state_dict(own)
 
+    @property
+    def lengths(self) -> list[int]:
+        """How many draws each chain has so far."""
+        return [
+            min(len(stored_draw_paths(chain_dir(folder.root, n))) for folder in self._folders)
+            for n in self._numbers
+        ]
 
-@dataclass(frozen=True, kw_only=True)
+    def read(self, chain: int) -> Iterator[Values]:
+        """Yield the values of every draw of a chain."""
+        number = self._numbers[chain]
+        stored = [StoredDraws([chain_dir(f.root, number)]).draws() for f in self._folders]
+        for draws in zip(*stored, strict=False):
+            parts = zip(self._folders, draws, strict=True)
+            yield {name: v for f, draw in parts for name, v in f.split(draw.weights).items()}
+
+    def posterior(self, site: LatentSite, chains: Sequence[int]) -> Posterior:
+        """Return the draws of a network; they stay on disk."""
+        (folder,) = (folder for folder in self._folders if folder.sites == [site])
+        return StoredDraws([chain_dir(folder.root, self._numbers[chain]) for chain in chains])
+
+
+@dataclass(frozen=True)
 class _Folder:
-    """Which sites lie in a folder, and under which names."""
+    """Which sites lie in a folder: one network, or all that are none."""
 
     root: Path
-    sites: Sequence[LatentSite]
-    layout: ParameterLayout
+    sites: list[LatentSite]
 
     @property
-    def buffers(self) -> dict[str, Tensor]:
-        return {key: value for site in self.sites for key, value in (site.buffers or {}).items()}
+    def layout(self) -> ParameterLayout:
+        if self.sites[0].layout is not None:
+            return self.sites[0].layout
+        shapes = [tuple(site.transform(site.start).shape) for site in self.sites]
+        return ParameterLayout(tuple(site.name for site in self.sites), tuple(shapes))
 
     def split(self, flat: Tensor) -> Values:
-        views = self.layout.unflatten(flat)
-        return {site.name: site.join(views) for site in self.sites}
-
-
-def _folders(run_dir: Path, sites: Iterable[LatentSite]) -> list[_Folder]:
-    sites = list(sites)
-    networks = [site for site in sites if site.distribution is not None]
-    others = [site for site in sites if site.distribution is None]
-    places = [(run_dir, networks), (run_dir / "sites", others)] if networks else [(run_dir, others)]
-    return [_Folder(root=r, sites=s, layout=_constrained_layout(s)) for r, s in places if s]
-
-
-def _constrained_layout(sites: Iterable[LatentSite]) -> ParameterLayout:
-    names: list[str] = []
-    shapes: list[tuple[int, ...]] = []
-    for site in sites:
-        names += site.layout.names
-        if site.distribution is not None:
-            shapes += site.layout.shapes
-        else:
-            shapes.append(tuple(site.transform(site.start).shape))
-    return ParameterLayout(tuple(names), tuple(shapes))
+        if self.sites[0].layout is not None:
+            return {self.sites[0].name: flat}
+        return self.layout.unflatten(flat)
 
 
 @dataclass(frozen=True)
@@ -195,87 +172,17 @@ class _DrawEvent(StepEvent):
     flat: Tensor = field(kw_only=True)
     statistics: Mapping[str, Tensor] = field(kw_only=True)
 
-    def weights(self) -> Tensor:
-        return self.flat
+    def weights(self, *, out: Tensor | None = None) -> Tensor:
+        return self.flat if out is None else out.copy_(self.flat)
 
     def buffers(self) -> dict[str, Tensor]:
         return dict(self.statistics)
 
 
-@dataclass(frozen=True)
-class _OnDisk:
-    folders: Sequence[_Folder]
-    chain: int
-
-    @property
-    def num_samples(self) -> int:
-        places = [chain_dir(folder.root, self.chain) for folder in self.folders]
-        return min(len(stored_draw_paths(place)) for place in places)
-
-    def read(self, count: int | None = None) -> Iterator[tuple[int, Values]]:
-        stored = [StoredDraws([chain_dir(f.root, self.chain)]).draws(count) for f in self.folders]
-        for draws in zip(*stored, strict=False):
-            values: Values = {}
-            for folder, draw in zip(self.folders, draws, strict=True):
-                values |= folder.split(draw.weights)
-            yield draws[0].index, values
-
-
-@dataclass(frozen=True)
-class SiteDraw(Draw):
-    """A draw of a network's weights, with what else was drawn with it.
-
-    Attributes
-    ----------
-    sites
-        Constrained values of the model's other sites by name, such as widths and noise.
-    """
-
-    sites: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-class NetworkDraws:
-    """The draws of one network as a `Posterior` of it, for `bayesprior.predict`.
-
-    Parameters
-    ----------
-    site
-        The network's site.
-    chains
-        Chains of equal length.
-
-    Attributes
-    ----------
-    layout
-        Of the network's weights, under the names that its distribution gives them.
-    num_chains, num_draws
-        How many chains, and how many draws in each.
-    """
-
-    def __init__(self, site: LatentSite, chains: Sequence[ChainDraws]) -> None:
-        self._name, self._chains = site.name, chains
-        self.layout: ParameterLayout = site.distribution.layout
-        prefix = site.layout.names[0].removesuffix(self.layout.names[0])
-        stored = site.buffers or {}
-        self._buffers = {key.removeprefix(prefix): value for key, value in stored.items()}
-        self.num_chains, self.num_draws = len(chains), chains[0].num_samples
-
-    def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[SiteDraw]:
-        """Yield draws; fewer than there are are spread evenly over each chain.
-
-        Raises
-        ------
-        ConfigError
-            If more are asked for than there are, or a number that the chains cannot share.
-        """
-        stored = self.num_chains * self.num_draws
-        wanted = stored if num_draws is None else num_draws
-        if not 0 < wanted <= stored or wanted % self.num_chains:
-            raise ConfigError(
-                f"num_draws = {wanted} must be a multiple of the {self.num_chains} chains, at "
-                f"most the {stored} draws there are"
-            )
-        for number, chain in enumerate(self._chains):
-            for index, values in chain.read(wanted // self.num_chains):
-                others = {name: v for name, v in values.items() if name != self._name}
-                yield SiteDraw(number, index, values[self._name], self._buffers, sites=others)
+def _by_chain(potential: PyroPotential) -> list[Values]:
+    """Return copies of the present values, for each chain."""
+    values = {name: value.to("cpu") for name, value in potential.values().items()}
+    if potential.num_chains is None:
+        return [values]
+    chains = range(potential.num_chains)
+    return [{name: value[chain] for name, value in values.items()} for chain in chains]

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.inference.engine import train
 from bayesprior.inference.generators import fold_seed
-from bayesprior.inference.protocols import Schedule
+from bayesprior.inference.protocols import Posterior, Schedule
 from bayesprior.inference.schedules import constant
 from bayesprior.probabilistic.datatree import draws_to_datatree
-from bayesprior.probabilistic.draws import ChainDraws, DrawFiles, DrawKeeper, NetworkDraws
+from bayesprior.probabilistic.draws import SiteDraws, SiteFiles
 from bayesprior.probabilistic.potential import PyroPotential, potential_loss
 from bayesprior.probabilistic.structure import InitStrategy, init_to_finite_mean
 from bayesprior.storage import CHECKPOINT, chain_dir
@@ -78,7 +78,7 @@ class StochasticGradientMCMC:
         self.options = options
         self.site_options = dict(site_options or {})
         self._potential: PyroPotential | None = None
-        self._chains: list[ChainDraws] = []
+        self._draws: SiteDraws | SiteFiles | None = None
         self._num_samples = 0
 
     def run(
@@ -194,16 +194,14 @@ class StochasticGradientMCMC:
                 f"the draws would take {size / 2**30:.1f} GiB of memory; keep them on disk with "
                 "run_dir="
             )
-        self._potential, self._num_samples, self._chains = potential, num_samples, []
+        draws = SiteDraws(potential) if run_dir is None else SiteFiles(run_dir, potential)
+        self._potential, self._num_samples, self._draws = potential, num_samples, draws
         for chain in range(runs):
             chain_seed = fold_seed(seed, chain)
             if chain:
                 potential.initialize(batch, seed=chain_seed)
             folder = None if run_dir is None else chain_dir(run_dir, chain)
-            keeper = (
-                DrawKeeper(potential) if run_dir is None else DrawFiles(run_dir, potential, chain)
-            )
-            self._chains += keeper.chains  # they grow as the chain runs
+            draws.begin(chain)
             train(
                 potential,
                 _watched_loss(potential),
@@ -213,7 +211,7 @@ class StochasticGradientMCMC:
                 num_steps,
                 prior=potential.prior,
                 num_data=potential.num_data,
-                collectors=(keeper,),
+                collectors=(draws,),
                 run_dir=folder,
                 resume=resume and folder is not None and (folder / CHECKPOINT).exists(),
                 progress=progress,
@@ -226,7 +224,7 @@ class StochasticGradientMCMC:
             if name not in potential.sites:
                 raise ConfigError(f"no latent site {name!r}{nearest_name(name, potential.sites)}")
         own = dict(potential.named_parameters())
-        sites = {name: [own[n] for n in s.layout.names] for name, s in potential.sites.items()}
+        sites = {name: [own[n] for n in s.names] for name, s in potential.sites.items()}
         rest = [p for name, of in sites.items() if name not in self.site_options for p in of]
         groups: list[dict[str, Any]] = [{"params": rest}] if rest else []
         groups += [{"params": sites[n], **o} for n, o in self.site_options.items()]
@@ -269,20 +267,19 @@ class StochasticGradientMCMC:
         ConfigError
             If there are no draws.
         """
-        chains = self._grouped() if group_by_chain else self._nonempty()
-        values = [[draw for _, draw in chain.read()] for chain in chains]
+        chains = self._complete() if group_by_chain else self._nonempty()
+        values = [list(self._stored.read(chain)) for chain in chains]
         out = {}
         for name in values[0][0]:
-            if group_by_chain:
-                out[name] = torch.stack([torch.stack([d[name] for d in own]) for own in values])
-            else:
-                out[name] = torch.stack([d[name] for own in values for d in own])
+            stacked = [torch.stack([draw[name] for draw in own]) for own in values]
+            out[name] = torch.stack(stacked) if group_by_chain else torch.cat(stacked)
         return out
 
-    def posterior(self, site: str | None = None) -> NetworkDraws:
+    def posterior(self, site: str | None = None) -> Posterior:
         """Return the draws of a network as a `Posterior` of it, for `bayesprior.predict`.
 
-        Each draw carries what else was drawn with it (``draw.sites``: widths, noise).
+        It holds the complete chains, in the order of ``get_samples(group_by_chain=True)``, where
+        the widths and noise levels are that belong to its draws.
 
         Parameters
         ----------
@@ -294,13 +291,13 @@ class StochasticGradientMCMC:
         ConfigError
             If there is no such site, or its distribution is none of named weights.
         """
-        networks = {n: s for n, s in self.potential.sites.items() if s.distribution is not None}
+        networks = {n: s for n, s in self.potential.sites.items() if s.layout is not None}
         name = site or (next(iter(networks)) if len(networks) == 1 else "weights")
         if name not in networks:
             raise ConfigError(
                 f"no latent site {name!r} with a GaussianWeights{nearest_name(name, networks)}"
             )
-        return NetworkDraws(networks[name], self._grouped())
+        return self._stored.posterior(networks[name], self._complete())
 
     def to_datatree(self, data: Batch | None = None, *, max_size: int = 1000) -> Any:
         """Return the draws of the complete chains as an ArviZ DataTree.
@@ -317,17 +314,16 @@ class StochasticGradientMCMC:
         xarray.DataTree
             For figures and reports of a network's predictions see `bayesprior.diagnostics`.
         """
-        potential, chains = self.potential, self._grouped()
-        device = next(potential.parameters()).device
-        constant = [site for site in potential.sites.values() if site.is_constant]
+        potential, chains = self.potential, self._complete()
+        laws = {name: site.distribution for name, site in potential.sites.items()}
         return draws_to_datatree(
-            (values for chain in chains for _, values in chain.read()),
-            (len(chains), chains[0].num_samples),
+            (values for chain in chains for values in self._stored.read(chain)),
+            (len(chains), self._stored.lengths[chains[0]]),
             model=potential.model,
-            data=None if data is None else to_device(data, device),
-            networks={site.name: site.distribution for site in constant},
+            data=data,
+            networks={name: law for name, law in laws.items() if law is not None},
             max_size=max_size,
-            device=device,
+            device=next(potential.parameters()).device,
         )
 
     def summary(self, **options: Any) -> Any:
@@ -342,21 +338,27 @@ class StochasticGradientMCMC:
 
         return arviz_stats.summary(self.to_datatree(), **{"round_to": "none", **options})
 
-    def _nonempty(self) -> list[ChainDraws]:
-        found = [chain for chain in self._chains if chain.num_samples]
-        if not found:
+    @property
+    def _stored(self) -> SiteDraws | SiteFiles:
+        if self._draws is None:
             raise ConfigError("there are no draws yet: call run() first")
+        return self._draws
+
+    def _nonempty(self) -> list[int]:
+        found = [chain for chain, length in enumerate(self._stored.lengths) if length]
+        if not found:
+            raise ConfigError("the run was interrupted before its first draw; there are none")
         return found
 
-    def _grouped(self) -> list[ChainDraws]:
-        """Return the complete chains; before there is one, what the first has so far."""
-        found = self._nonempty()
-        complete = [chain for chain in found if chain.num_samples == self._num_samples]
+    def _complete(self) -> list[int]:
+        """Return the complete chains; before there is one, those that are on their way."""
+        found, lengths = self._nonempty(), self._stored.lengths
+        complete = [chain for chain in found if lengths[chain] == self._num_samples]
         if complete and len(complete) < len(found):
             warnings.warn(
-                f"the run was interrupted: {len(complete)} complete chains are grouped, and the "
-                f"{found[-1].num_samples} draws of the last one are left out; get_samples() "
-                "without grouping has them",
+                f"the run was interrupted: its {len(complete)} complete chains are used, and the "
+                f"{lengths[found[-1]]} draws of the next one are not; get_samples() without "
+                "grouping has them",
                 stacklevel=3,
             )
         return complete or found

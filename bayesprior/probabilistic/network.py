@@ -1,7 +1,7 @@
 """Networks with random weights as Pyro models: alone, or with a likelihood of the data."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro
@@ -129,7 +129,7 @@ class RandomNetwork(nn.Module):
         Any
             The module's outputs, each tensor with the leading axes of vectorized weights.
         """
-        return self.call(self.sample_weights(), *args, **kwargs)
+        return self.call(self.sample_weights(), lambda module: module(*args, **kwargs))
 
     def sample_weights(self) -> Tensor:
         """Sample the widths' sites and the weights' site; return the weights, (..., D)."""
@@ -140,18 +140,19 @@ class RandomNetwork(nn.Module):
         infer = {"buffers": dict(self._buffers_in_use())}  # for whoever keeps draws
         return pyro.sample(self.site, prior, infer=infer)
 
-    def call(self, weights: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return what the module returns under weights of shape (D,) or (..., D)."""
-        layout, tied = self.prior.layout, self._tied
+    def call(self, weights: Tensor, run: Callable[[nn.Module], Any]) -> Any:
+        """Return what ``run`` makes of the module under weights of shape (D,) or (..., D)."""
+        layout, tied, runner = self.prior.layout, self._tied, _Runner(self.module)
         sizes = [where.stop - where.start for where in layout.slices.values()]
         buffers = {name: buffer.clone() for name, buffer in self._buffers_in_use()}
-        fixed = self._points() | buffers
+        fixed = {f"module.{name}": value for name, value in {**self._points(), **buffers}.items()}
+        names = [f"module.{name}" for name in layout.names]
 
         def call(flat: Tensor) -> Any:
             # One split, not D-long slices: its gradient is one concatenation.
-            parts = zip(layout.names, flat.split(sizes), layout.shapes, strict=True)
+            parts = zip(names, flat.split(sizes), layout.shapes, strict=True)
             values = {**fixed, **{name: part.view(shape) for name, part, shape in parts}}
-            return torch.func.functional_call(self.module, values, args, kwargs, tie_weights=tied)
+            return torch.func.functional_call(runner, values, (run,), tie_weights=tied)
 
         if weights.dim() == 1:
             return call(weights)
@@ -202,6 +203,17 @@ class RandomNetwork(nn.Module):
             for name in self._point_names
             if own[name].requires_grad
         }
+
+
+class _Runner(nn.Module):
+    """Gives a function the module itself while `torch.func.functional_call` lends it weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, run: Callable[[nn.Module], Any]) -> Any:
+        return run(self.module)
 
 
 def leading_axes(weights: Tensor) -> tuple[int, ...]:

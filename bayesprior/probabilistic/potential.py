@@ -135,7 +135,7 @@ class PyroPotential(nn.Module):
         self.is_subsampled = structure.is_subsampled
         self.sites = structure.sites
         self._transforms = {name: site.transform for name, site in self.sites.items()}
-        constant = [site for site in self.sites.values() if site.is_constant]
+        constant = [site for site in self.sites.values() if site.distribution is not None]
         self._constants = {site.name: site.distribution for site in constant}
         start = {
             key: value
@@ -147,10 +147,10 @@ class PyroPotential(nn.Module):
         for name, value in start.items():
             self._put(name, nn.Parameter(value.to(device).clone()))
         for site in self.sites.values():
-            for name, buffer in (site.buffers or {}).items():
+            for name, buffer in site.buffers_by_name().items():
                 self._put(name, buffer)
         layout = ParameterLayout.from_module(self)
-        parts = [(site.distribution, site.layout.names) for site in constant]
+        parts = [(site.distribution, site.names) for site in constant]
         # Not by attribute assignment: a latent may be called "prior".
         self.__dict__.update(layout=layout, prior=SitePrior(layout, parts) if parts else None)
 
@@ -206,7 +206,7 @@ class PyroPotential(nn.Module):
         Each has shape (..., *site shape), with the axis of chains before the site's own.
         """
         parameters = self.layout.unflatten(weights)
-        return {name: site.constrain(parameters) for name, site in self.sites.items()}
+        return {name: s.transform(s.join(parameters)) for name, s in self.sites.items()}
 
     @torch.no_grad()
     def values(self) -> dict[str, Tensor]:
@@ -217,18 +217,6 @@ class PyroPotential(nn.Module):
     def model(self) -> Callable[..., Any]:
         """The Pyro model."""
         return self._model[0]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PyroPotential":
-        for parameter in self.parameters():
-            now = parameter.detach().flatten()[:0]
-            then = fn(now)
-            if (then.device, then.dtype) != (now.device, now.dtype):
-                raise ConfigError(
-                    f"a potential stays where its model is ({now.device}, {now.dtype}): move the "
-                    "model and the data, and make the potential from them"
-                )
-        super()._apply(fn, recurse)
-        return self
 
     def _run(
         self,

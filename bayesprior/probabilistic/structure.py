@@ -1,11 +1,10 @@
 """What one run of a Pyro model tells: its latent sites, their starts and supports, and N."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_mean, init_to_median
 from torch import Tensor
@@ -65,46 +64,47 @@ class LatentSite:
         The bijection from the reals to its support.
     start
         Its initial value in unconstrained space.
+    names
+        Of its parameters in a potential: the network's for named weights, else the site's own.
     layout
-        Names and shapes of its parameters: those of the network for a weight distribution, else
-        the site's own name.
+        Of a network's weights, without prefixes; None for every other site.
     distribution
-        The weight distribution at the initial values, None for every other site.
-    is_constant
-        Whether that distribution depends on no other site.
+        Of a network's weights, if it depends on no other site.
     buffers
-        The network's BatchNorm statistics, under names like those of the parameters.
+        The network's BatchNorm statistics by name.
     """
 
     name: str
     transform: Transform
     start: Tensor
-    layout: ParameterLayout
+    names: tuple[str, ...]
+    layout: ParameterLayout | None = None
     distribution: Any = None
-    is_constant: bool = False
-    buffers: Mapping[str, Tensor] | None = None
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def join(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the unconstrained value from tensors by parameter name; leading axes stay."""
-        if self.distribution is None:
+        if self.layout is None:
             return parameters[self.name]
-        flat = [
-            parameters[name].flatten(parameters[name].dim() - len(shape))
-            if shape
-            else parameters[name].unsqueeze(-1)
-            for name, shape in zip(self.layout.names, self.layout.shapes, strict=True)
+        parts = [parameters[name] for name in self.names]
+        kept = [
+            part.dim() - len(shape) for part, shape in zip(parts, self.layout.shapes, strict=True)
         ]
-        return torch.cat(flat, -1)
+        return torch.cat(
+            [p.reshape(*p.shape[:k], -1) for p, k in zip(parts, kept, strict=True)], -1
+        )
 
     def split(self, value: Tensor) -> dict[str, Tensor]:
         """Return the tensors by parameter name: the inverse of `join`."""
-        if self.distribution is None:
+        if self.layout is None:
             return {self.name: value}
-        return self.layout.unflatten(value)
+        return dict(zip(self.names, self.layout.unflatten(value).values(), strict=True))
 
-    def constrain(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return the constrained value from tensors by parameter name."""
-        return self.transform(self.join(parameters))
+    def buffers_by_name(self) -> dict[str, Tensor]:
+        """Return the buffers under names prefixed like those of the parameters."""
+        own = self.layout.names[0] if self.layout is not None else self.name
+        prefix = self.names[0].removesuffix(own)
+        return {prefix + name: buffer for name, buffer in self.buffers.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,12 +217,8 @@ def starts(trace: Any, sites: Iterable[LatentSite]) -> dict[str, Tensor]:
 
 
 def _latent_sites(latent: list[Site]) -> dict[str, LatentSite]:
-    networks = [s["name"] for s in latent if _is_network(s)]
-    names = [
-        name
-        for site in latent
-        for name in (site["fn"].layout.names if site["name"] in networks else (site["name"],))
-    ]
+    layouts = {s["name"]: s["fn"].layout for s in latent if _is_network(s)}
+    names = [n for s in latent for n in getattr(layouts.get(s["name"]), "names", [s["name"]])]
     # A network keeps its own names, unless two sites would share one.
     prefixed = len(set(names)) < len(names)
     out = {}
@@ -234,19 +230,16 @@ def _latent_sites(latent: list[Site]) -> dict[str, LatentSite]:
                 "as a function of a site with a constant support"
             )
         transform = transform_of(site)
-        start: Float[Tensor, ...] = transform.inv(site["value"].detach())
-        if name not in networks:
-            layout = ParameterLayout((name,), (tuple(start.shape),))
-            out[name] = LatentSite(name, transform, start, layout)
+        start = transform.inv(site["value"].detach())
+        if name not in layouts:
+            out[name] = LatentSite(name, transform, start, (name,))
             continue
-        prefix = f"{name}." if prefixed else ""
+        layout = layouts[name]
+        own = tuple(f"{name}.{key}" if prefixed else key for key in layout.names)
+        constant = distribution if is_constant(site) else None
         stored = site["infer"].get("buffers", distribution.buffers)
-        buffers = {prefix + key: value.detach().clone() for key, value in stored.items()}
-        layout = distribution.layout.rename(lambda key, prefix=prefix: prefix + key)
-        constant = is_constant(site)
-        out[name] = LatentSite(
-            name, identity_transform, start, layout, distribution, constant, buffers
-        )
+        buffers = {key: buffer.detach().clone() for key, buffer in stored.items()}
+        out[name] = LatentSite(name, transform, start, own, layout, constant, buffers)
     return out
 
 

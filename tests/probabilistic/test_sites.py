@@ -93,7 +93,7 @@ class TestSites:
 
         self.check(model, torch.zeros(4), "num_data = 40.*hold 4; give the plate", num_data=40)
         potential = PyroPotential(model, torch.zeros(4))
-        with pytest.raises(ConfigError, match="plate 'data' of site 'y' has size 3 now and had 4"):
+        with pytest.raises(ConfigError, match="plate 'data' of site 'y' stands for 3 data now"):
             potential(torch.zeros(3))
 
     def test_batch_larger_than_the_plate(self):
@@ -127,5 +127,5 @@ class TestSites:
         model, batch = network_problem()
         potential = PyroPotential(model, batch)
         model.prior = model.prior.rescale(rms_std=0.1)
-        with pytest.raises(ConfigError, match="prior of 'weights' changed"):
+        with pytest.raises(ConfigError, match="prior of 'weights' is another object than before"):
             potential(batch)
