@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import operator
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -21,7 +21,7 @@ def split_mix(z: Any) -> Any:
     return z ^ (z >> 31)
 
 
-def fold_seed(*parts: int | str) -> int:
+def fold_seed(*parts: SupportsIndex | str) -> int:
     """Hash parts (a seed and what it is for: chain, epoch, example, ...) into one 64-bit seed.
 
     Seeds that are added up overlap (seed 0 of chain 2 is seed 1 of chain 1); folded ones do not.
@@ -46,7 +46,7 @@ def fold_seed(*parts: int | str) -> int:
     return int(state)
 
 
-def generator(device: torch.device | str, *parts: int | str) -> torch.Generator:
+def generator(device: torch.device | str, *parts: SupportsIndex | str) -> torch.Generator:
     """Return a generator on a device whose numbers are a function of the parts.
 
     A plain ``manual_seed(seed)`` would replay the numbers that the global generator, usually

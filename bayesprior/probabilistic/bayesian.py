@@ -7,7 +7,7 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Distribution, transform_to
 
 from bayesprior.errors import ConfigError, DataError

@@ -88,8 +88,8 @@ class RandomNetwork(nn.Module):
         *,
         random: Selection | None = None,
         site: str = "weights",
-        rms_std: Distribution | None = None,
-        cov_scale: Distribution | None = None,
+        rms_std: Any = None,
+        cov_scale: Any = None,
     ) -> None:
         super().__init__()
         if not is_weight_distribution(prior):
