@@ -1,7 +1,7 @@
 """`StochasticGradientMCMC`: minibatch sampling of any Pyro model."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.inference.engine import train
 from bayesprior.inference.generators import fold_seed
 from bayesprior.inference.protocols import Posterior, Schedule
-from bayesprior.inference.schedules import constant
 from bayesprior.probabilistic.datatree import draws_to_datatree
 from bayesprior.probabilistic.draws import SiteDraws, SiteFiles
+from bayesprior.probabilistic.plan import check_loader, device_of, first_batch, plan_chain
 from bayesprior.probabilistic.potential import PyroPotential, potential_loss
 from bayesprior.probabilistic.structure import InitStrategy, init_to_finite_mean
 from bayesprior.storage import CHECKPOINT, chain_dir
@@ -172,12 +172,12 @@ class StochasticGradientMCMC:
             raise ConfigError(f"chain_method must be one of {_METHODS}, not {chain_method!r}{hint}")
         if num_chains < 1:
             raise ConfigError(f"num_chains must be at least 1, got {num_chains}")
-        schedule, num_steps, num_samples = _plan(
+        schedule, num_steps, num_samples = plan_chain(
             schedule, num_steps, num_samples, warmup_steps, thin
         )
         vectorized = chain_method == "vectorized"
         runs = 1 if vectorized else num_chains
-        batch = to_device(_first_batch(data_loader), _device_of(model, device))
+        batch = to_device(first_batch(data_loader), device_of(model, device))
         potential = PyroPotential(
             model,
             batch,
@@ -186,7 +186,7 @@ class StochasticGradientMCMC:
             init_strategy=init_strategy,
             seed=seed if vectorized else fold_seed(seed, 0),
         )
-        _check_loader(data_loader, potential)
+        check_loader(data_loader, potential)
         size = potential.layout.dim * num_samples * runs
         size *= next(potential.parameters()).element_size()
         if run_dir is None and size > _MEMORY:
@@ -381,66 +381,3 @@ def _watched_loss(potential: PyroPotential) -> Callable[..., tuple[Tensor, dict[
         return potential_loss(module, batch)
 
     return loss
-
-
-def _device_of(model: Any, given: str | torch.device | None) -> torch.device:
-    own = model.parameters() if isinstance(model, nn.Module) else iter(())
-    if given is not None:
-        return torch.device(given)
-    return next((parameter.device for parameter in own), torch.device("cpu"))
-
-
-def _first_batch(loader: Iterable[Batch]) -> Batch:
-    """Return a loader's first batch; refuse what is one batch itself, or none."""
-    tensors = isinstance(loader, tuple) and any(isinstance(part, Tensor) for part in loader)
-    if tensors or isinstance(loader, Tensor | Mapping) or not isinstance(loader, Iterable):
-        raise ConfigError(
-            "data_loader must yield batches, such as a DataLoader, or [(x, y)] for all data at "
-            f"once, got {type(loader).__name__}"
-        )
-    batch = next(iter(loader), None)
-    if batch is None:
-        raise ConfigError("the data loader yields no batch; [()] is one without arguments")
-    return batch
-
-
-def _plan(
-    schedule: Schedule | None,
-    num_steps: int | None,
-    num_samples: int | None,
-    warmup_steps: int,
-    thin: int,
-) -> tuple[Schedule, int, int]:
-    """Return schedule, steps and draws of a chain."""
-    if schedule is None:
-        if not isinstance(num_samples, int) or num_samples < 1 or num_steps is not None:
-            raise ConfigError(
-                "run() needs num_samples (at least 1), or a schedule with its num_steps"
-            )
-        steps = warmup_steps + num_samples * thin
-        return constant(burn_in=warmup_steps, thin=thin), steps, num_samples
-    if num_steps is None or num_samples is not None or warmup_steps or thin != 1:
-        raise ConfigError(
-            "a schedule says itself which draws are kept: give it with num_steps, and without "
-            "num_samples, warmup_steps and thin"
-        )
-    found = sum(schedule(step).collect for step in range(num_steps))
-    if not found:
-        raise ConfigError(f"the schedule keeps no draw in {num_steps} steps")
-    return schedule, num_steps, found
-
-
-def _check_loader(loader: Iterable[Batch], potential: PyroPotential) -> None:
-    """Refuse a loader that does not fit what the model's plates say of the data."""
-    if not potential.is_subsampled and isinstance(loader, Sized) and len(loader) > 1:
-        raise ConfigError(
-            f"the loader has {len(loader)} batches but the model takes each one for all data; "
-            "give its plate the whole size: pyro.plate(name, N, subsample_size=len(batch))"
-        )
-    dataset = getattr(loader, "dataset", None)
-    batched = getattr(loader, "batch_sampler", None) is not None
-    if batched and isinstance(dataset, Sized) and len(dataset) != potential.num_data:
-        raise ConfigError(
-            f"the loader's data set has {len(dataset)} examples but the model's plates say "
-            f"num_data = {potential.num_data}"
-        )

@@ -124,33 +124,29 @@ def num_data_of(sites: Iterable[Site], given: int | None) -> int:
     if given is not None and given < 1:
         raise ConfigError(f"num_data must be the size of the training set, got {given}")
     found: dict[int, str] = {}
-    allowed, subsampled, scaled = set(), False, False
+    accepted = {given}
     for site in filter(is_observed, sites):
-        frames = [f for f in site["cond_indep_stack"] if f.full_size > 0]
-        parts = [f.full_size for f in frames if 0 < f.size < f.full_size]
+        sizes = [f.full_size for f in site["cond_indep_stack"] if f.full_size > 0]
+        parts = [f.full_size for f in site["cond_indep_stack"] if 0 < f.size < f.full_size]
         scale = site["scale"]
         if parts:
-            subsampled = True
             found.setdefault(math.prod(parts), site["name"])
-        elif isinstance(scale, Tensor) or scale != 1.0:
-            scaled = True
-            if frames and not isinstance(scale, Tensor):
-                found.setdefault(round(scale * max(f.full_size for f in frames)), site["name"])
-        elif frames:
-            allowed |= {f.full_size for f in frames} | {math.prod(f.full_size for f in frames)}
-            found.setdefault(max(f.full_size for f in frames), site["name"])
-    if given is None and not found:
-        raise ConfigError(
-            "num_data is missing: no plate around an observed site says how many data there are; "
-            "pass num_data="
-        )
-    if given is not None and (not found or given in found or (scaled and not subsampled)):
-        return given
-    if given is not None and not (given in allowed and not subsampled):
+            accepted = set()
+        elif sizes and not isinstance(scale, Tensor):
+            found.setdefault(round(scale * max(sizes)), site["name"])
+            accepted = accepted if scale != 1.0 else accepted & set(sizes)
+    if given is None:
+        if not found:
+            raise ConfigError(
+                "num_data is missing: no plate around an observed site says how many data there "
+                "are; pass num_data="
+            )
+        return max(found)
+    if given not in found and found and given not in accepted:
         size = max(found)
         raise ConfigError(
             f"num_data = {given}, but the plates around the observed site {found[size]!r} hold "
             f"{size}; give the plate the whole size: pyro.plate(name, N, "
             "subsample_size=len(batch))"
         )
-    return max(found) if given is None else given
+    return given
