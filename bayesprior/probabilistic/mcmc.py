@@ -177,7 +177,8 @@ class StochasticGradientMCMC:
         )
         vectorized = chain_method == "vectorized"
         runs = 1 if vectorized else num_chains
-        batch = to_device(first_batch(data_loader), device_of(model, device))
+        device = device_of(model, device)
+        batch = to_device(first_batch(data_loader), device)
         potential = PyroPotential(
             model,
             batch,
@@ -204,7 +205,7 @@ class StochasticGradientMCMC:
             draws.begin(chain)
             train(
                 potential,
-                _watched_loss(potential),
+                _watched_loss(potential, device),
                 data_loader,
                 self._sampler(potential, chain_seed),
                 schedule,
@@ -329,6 +330,9 @@ class StochasticGradientMCMC:
     def summary(self, **options: Any) -> Any:
         """Return ArviZ's table of moments, intervals, R-hat and ESS (a DataFrame).
 
+        R-hat compares chains with each other: if all start at one point, as by default, it is too
+        good by what none of them has reached.
+
         Parameters
         ----------
         **options
@@ -364,12 +368,15 @@ class StochasticGradientMCMC:
         return complete or found
 
 
-def _watched_loss(potential: PyroPotential) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+def _watched_loss(
+    potential: PyroPotential, device: torch.device
+) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
     """Return `potential_loss`, which at its first step warns of a likelihood that is random."""
     looked = False
 
     def loss(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         nonlocal looked
+        batch = to_device(batch, device)
         if not looked and potential.is_random(batch):
             warnings.warn(
                 "two evaluations of the likelihood at one point differ: the model is random beyond "
