@@ -1,12 +1,15 @@
 """The closed-form part of a Pyro potential: its sites with a constant weight distribution."""
 
+import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayesprior.errors import ConfigError
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["SitePrior"]
@@ -34,6 +37,11 @@ class SitePrior:
         # The usual case, one chain of one site, needs no D-long copies.
         first, where = self._parts[0]
         self._only = first if where == [slice(0, layout.dim)] else None
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """None: the statistics of networks are buffers of the potential."""
+        return {}
 
     @property
     def loc(self) -> Float[Tensor, " D"]:
@@ -82,6 +90,25 @@ class SitePrior:
     def whiten(self, value: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """Inverse of `color`."""
         return self._mapped("whiten", value)
+
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "SitePrior":
+        """Return the same elsewhere or in another type."""
+        new = copy.copy(self)
+        new._parts = [(law.to(device=device, dtype=dtype), where) for law, where in self._parts]
+        new._only = None if self._only is None else new._parts[0][0]
+        return new
+
+    def save(self, path: str | Path) -> None:
+        """Refuse: this is an inside of one potential.
+
+        Raises
+        ------
+        ConfigError
+            Always; says what to save.
+        """
+        raise ConfigError("a potential's prior has no file; save the distributions of its sites")
 
     def _filled(self, of: Callable[[Any], Tensor]) -> Tensor:
         out = self._parts[0][0].loc.new_zeros(self.layout.dim)

@@ -197,7 +197,7 @@ class TestBadInput:
 
     def test_no_such_option_of_a_site(self):
         mcmc = StochasticGradientMCMC(SGLD, lr=0.1, site_options={"tau": {"temprature": 0.0}})
-        with pytest.raises(ConfigError, match="SGLD has no option 'temprature' for 'tau'; did you"):
+        with pytest.raises(ConfigError, match="temprature.*; did you mean 'temperature'"):
             mcmc.run(schools_model, SCHOOLS, **QUICK)
 
     @pytest.mark.parametrize("loader", [eight_schools(), torch.zeros(3), {"y": 1}])

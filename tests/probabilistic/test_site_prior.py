@@ -3,6 +3,7 @@ import torch
 from probabilistic.problems import make_prior
 from torch import nn
 
+from bayesprior.errors import ConfigError
 from bayesprior.probabilistic.site_prior import SitePrior
 from bayesprior.weights.layout import ParameterLayout
 
@@ -54,3 +55,17 @@ def test_another_order_and_stacked_chains(num_chains):
     assert torch.equal(own(prior.loc), law.loc.expand(*lead, 3))
     assert torch.equal(own(prior.max_precision()), law.max_precision().expand(*lead, 3))
     assert not layout.unflatten(score)["x"].any()
+
+
+def test_elsewhere_it_is_the_same():
+    law = make_prior(nn.Linear(2, 1))
+    layout = ParameterLayout(("x", *law.layout.names), ((), *law.layout.shapes))
+    for where in (layout, law.layout):
+        prior = SitePrior(where, [(law, law.layout.names)])
+        value = torch.randn(prior.layout.dim)
+        wide = prior.to(dtype=torch.float64)
+        assert wide.loc.dtype == torch.float64
+        torch.testing.assert_close(wide.score(value.double()).float(), prior.score(value))
+        assert not prior.buffers
+        with pytest.raises(ConfigError, match="distributions of its sites"):
+            prior.save("prior.safetensors")
