@@ -77,7 +77,7 @@ def samples_to_datatree(
         for draw in range(lead[1])
     )
     return draws_to_datatree(
-        draws, lead, model=model, data=data, networks=networks, max_size=max_size
+        draws, (lead[0], lead[1]), model=model, data=data, networks=networks, max_size=max_size
     )
 
 
