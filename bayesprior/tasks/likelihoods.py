@@ -356,7 +356,7 @@ class HeteroscedasticNormal(_IndependentNormal):
         mean, log_variance = outputs.chunk(2, dim=-1)
         if targets.shape != mean.shape or outputs.shape[-1] % 2:
             raise _shape_error("means, log variances (B, 2P) and targets (B, P)", outputs, targets)
-        squares = (targets - mean) ** 2 * (-log_variance).exp()
+        squares = ((targets - mean) * (-log_variance / 2).exp()) ** 2
         return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
 
 
