@@ -358,7 +358,7 @@ class _IgnoringCategorical(dist.Categorical):
         return super().log_prob(value.where(counts, 0)).where(counts, 0.0)
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "_IgnoringCategorical":
-        logits = self.logits.expand(*B_shape, self.logits.shape[-1])
+        logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
         return _IgnoringCategorical(logits, self.ignore_index)
 
 
