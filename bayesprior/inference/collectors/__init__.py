@@ -2,5 +2,6 @@
 
 from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.collectors.swag import SWAG
+from bayesprior.inference.collectors.watching import Watching
 
-__all__ = ["SWAG", "DrawWriter"]
+__all__ = ["SWAG", "DrawWriter", "Watching"]
