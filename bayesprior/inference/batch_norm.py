@@ -90,7 +90,7 @@ def reestimate_(
     if not layers:
         return 0
     device = next(module.parameters()).device
-    modes = {layer: layer.training for layer in module.modules()}
+    modes = {part: part.training for part in module.modules()}
     momenta = [layer.momentum for layer in layers]
     module.eval()
     for layer in layers:
@@ -111,8 +111,8 @@ def reestimate_(
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for layer, mode in modes.items():
-            layer.training = mode
+        for part, mode in modes.items():
+            part.training = mode
     if seen == 0:
         raise DataError("the loader gave no batch to estimate BatchNorm statistics from")
     return seen

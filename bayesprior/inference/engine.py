@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -276,7 +277,7 @@ def _data_gradient(
         fabric.backward(loss)
         return loss.detach(), extras
     sizes = [batch_size(batch) for batch in batches]
-    total = 0.0
+    total = torch.zeros((), device=fabric.device)
     for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
         with contextlib.ExitStack() as stack:
             if fabric.world_size > 1:
@@ -287,7 +288,7 @@ def _data_gradient(
             share = loss * (size / sum(sizes))
             fabric.backward(share)
         total = total + share.detach()
-    return torch.as_tensor(total), extras
+    return total, extras
 
 
 @contextlib.contextmanager
@@ -344,11 +345,12 @@ def _reestimate(
             loss_fn.eval()
         seen = reestimate_(module, loader, loss_fn, max_examples=share)
     if fabric.world_size > 1 and seen:
-        total = fabric.all_reduce(torch.tensor(float(seen), device=fabric.device), reduce_op="sum")
+        reduce: Any = functools.partial(fabric.all_reduce, reduce_op="sum")
+        total = float(reduce(torch.tensor(float(seen), device=fabric.device)))
         for layer in running_layers(module):
             for buffer in (layer.running_mean, layer.running_var):
-                mine = buffer * (seen / float(total))
-                buffer.copy_(fabric.all_reduce(mine, reduce_op="sum"))
+                if buffer is not None:
+                    buffer.copy_(reduce(buffer * (seen / total)))
 
 
 def _check(

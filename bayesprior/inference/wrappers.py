@@ -1,6 +1,7 @@
 """What stands around modules and optimizers: compiled, data-parallel, prepared, sharded."""
 
 import sys
+from typing import cast
 
 from torch import nn
 from torch.optim import Optimizer
@@ -24,7 +25,7 @@ def plain_module(module: nn.Module) -> nn.Module:
         if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
             module = inner
         elif isinstance(module, parallel) or hasattr(module, "_forward_module"):  # Fabric's
-            module = module.module
+            module = cast(nn.Module, module.module)
         else:
             return module
 
