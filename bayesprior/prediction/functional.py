@@ -11,6 +11,7 @@ from torch.func import functional_call
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.inference.batch_norm import reestimate_
 from bayesprior.inference.protocols import Draw
+from bayesprior.inference.wrappers import plain_module
 from bayesprior.tasks.protocols import Batch, Forward, inputs_forward, pair_forward
 from bayesprior.weights.layout import ParameterLayout
 
@@ -28,7 +29,8 @@ class FunctionalNetwork:
     Parameters
     ----------
     model
-        The module. Parameters that the layout lacks are its own.
+        The module; a compiled or data-parallel one is taken out of its wrapper. Parameters that
+        the layout lacks are its own.
     layout
         Names of the drawn weights, for draws without a layout of their own.
     forward
@@ -84,6 +86,7 @@ class FunctionalNetwork:
             )
         if (batch_norm == "reestimate") != (bn_loader is not None):
             raise ConfigError('batch_norm="reestimate" and bn_loader= go together')
+        model = plain_module(model)
         layout.parameters(model)  # a network of another kind is refused here
         first = next(model.parameters())
         self.device = first.device if device is None else torch.device(device)
