@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bayesprior.errors import ConfigError, PriorFileError
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.protocols import Draw
+from bayesprior.inference.wrappers import plain_module
 from bayesprior.storage import chain_dir, draw_path, load_tensors, read_header, save_tensors
 from bayesprior.weights.layout import ParameterLayout
 
@@ -82,6 +83,7 @@ class PointPosterior(Bindable):
         provenance: Mapping[str, Any] | None = None,
     ) -> "PointPosterior":
         """Copy a module's trainable parameters (or those of a layout) and its buffers."""
+        module = plain_module(module)
         layout = ParameterLayout.from_module(module) if layout is None else layout
         buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
         return cls(layout, layout.flatten(module), buffers, provenance or {})

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprior.errors import ConfigError, nearest_name
-from bayesprior.inference.batch_norm import reestimate_batch_norm_
+from bayesprior.inference.batch_norm import reestimate_
 from bayesprior.inference.protocols import Draw
-from bayesprior.tasks.protocols import Batch, Forward, pair_forward
+from bayesprior.inference.wrappers import plain_module
+from bayesprior.tasks.protocols import Batch, Forward, inputs_forward, pair_forward
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["FunctionalNetwork"]
@@ -28,7 +29,8 @@ class FunctionalNetwork:
     Parameters
     ----------
     model
-        The module. Parameters that the layout lacks are its own.
+        The module; a compiled or data-parallel one is taken out of its wrapper. Parameters that
+        the layout lacks are its own.
     layout
         Names of the drawn weights, for draws without a layout of their own.
     forward
@@ -84,6 +86,7 @@ class FunctionalNetwork:
             )
         if (batch_norm == "reestimate") != (bn_loader is not None):
             raise ConfigError('batch_norm="reestimate" and bn_loader= go together')
+        model = plain_module(model)
         layout.parameters(model)  # a network of another kind is refused here
         first = next(model.parameters())
         self.device = first.device if device is None else torch.device(device)
@@ -131,11 +134,15 @@ class FunctionalNetwork:
         outputs, targets = functional_call(self._call, named, (batch,))
         return outputs, targets
 
+    def _run(self, module: nn.Module, batch: Batch) -> Any:
+        call = inputs_forward if isinstance(batch, Tensor) else self._forward
+        return call(module, batch)
+
     def _statistics(self, draw: Draw, layout: ParameterLayout) -> Mapping[str, Tensor]:
         if self._batch_norm == "reestimate":
             scratch = copy.deepcopy(self._model).to(self.device).eval()
             layout.load_(scratch, draw.weights.to(self.device))
-            reestimate_batch_norm_(scratch, self._bn_loader or (), forward=self._forward)
+            reestimate_(scratch, self._bn_loader or (), self._run)
             return dict(scratch.named_buffers())
         if self._batch_norm == "module":
             return self._buffers

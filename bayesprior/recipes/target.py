@@ -233,7 +233,7 @@ def sample(
         schedule = cyclical(
             num_steps=num_steps,
             num_cycles=cycles,
-            exploration=burn_in * cycles / num_steps,
+            burn_in=burn_in,
             draws_per_cycle=num_draws // cycles,
             final_factor=0.1,
         )

@@ -7,6 +7,7 @@ from prediction_cases import Draws, batches, classifier
 from torch import nn
 
 from bayesprior.errors import DataError
+from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
 from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
 from bayesprior.tasks.protocols import dictionary_forward, inputs_forward, keyword_forward
@@ -113,3 +114,14 @@ def test_outputs_are_the_long_way_round():
         rows.append(other(x)["logits"].double().softmax(1))
     found = predict(model, draws, [{"inputs": x}], Categorical(), forward=keyword_forward())
     np.testing.assert_allclose(found.mean_probs, torch.stack(rows).mean(0).detach(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
+def test_wrapped_networks_predict_under_their_plain_names(wrap):
+    model, loader = classifier(), batches()
+    expected = predict(model, Draws(model), loader, Categorical())
+    wrapped = wrap(model)
+    found = predict(wrapped, Draws(model), loader, Categorical())
+    assert torch.equal(found.log_likelihood, expected.log_likelihood)
+    fit = PointPosterior.from_module(wrapped)
+    assert fit.layout == Draws(model).layout
