@@ -144,6 +144,8 @@ class Placed:
 
     def gather(self, vector: Tensor) -> Tensor:
         """Return the block's part of a D-vector, a view where it lies in one piece."""
+        if self.runs == [slice(0, vector.shape[-1])]:
+            return vector
         return take(vector, self.runs)
 
     def scale(self, like: Tensor | None = None) -> Tensor:

@@ -91,12 +91,13 @@ def _as_format_1(law: Contents) -> dict[str, Tensor] | None:
     """Return the covariance's tensors where format 1 holds it: what the constructor makes."""
     blocks, layout = law.blocks, law.layout
     split = sum(block.covariance.dim for block in blocks if not block.new)
-    diags, rows = [law.loc[:0]], law.loc.new_zeros((0, split))
+    diags, rows = [law.loc.detach()[:0]], law.loc.new_zeros((0, split))
     scale = torch.ones((), dtype=torch.float64)
     for index, block in enumerate(blocks):
         covariance = block.covariance
-        if not isinstance(covariance, LowRankCovariance):
+        if covariance.kind != LowRankCovariance.kind:
             return None
+        assert isinstance(covariance, LowRankCovariance)
         diags.append(covariance.diag)
         if index == 0 and not block.new and not block.scale.dim():
             rows, scale = covariance.rows, block.scale

@@ -91,8 +91,8 @@ class GaussianWeights(BlockNormal):
         provenance: Mapping[str, Any] | None = None,
         statistics: Mapping[str, Tensor] | None = None,
     ) -> None:
-        check_vector("cov_diag", cov_diag, layout.dim)
         loc = _wide(layout, loc)
+        check_vector("cov_diag", cov_diag, layout.dim)
         blocks = low_rank_blocks(layout, cov_diag, cov_factor, dtype=loc.dtype)
         self._hold(Contents(layout, loc, blocks, buffers, provenance, statistics))
 

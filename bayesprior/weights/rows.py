@@ -101,7 +101,7 @@ class RowCovariance(Covariance):
             self.diagonal()[0].double()
         )
         identity = torch.eye(self.count).to(self._wide)
-        return torch.kron(identity, torch.linalg.cholesky(rest)).to(self.tril.dtype)
+        return torch.kron(identity, torch.linalg.cholesky(rest).contiguous()).to(self.tril.dtype)
 
     def max_precision(self) -> Float[Tensor, " F"]:
         """Largest eigenvalue of S^-1, for every weight."""

@@ -138,8 +138,8 @@ def test_foreign_safetensors_file(path):
 
 def test_file_of_a_later_version(path):
     tensors, header = parts(path)
-    save_file(tensors, path, metadata=header | {"format": "bayesprior.gaussian/2"})
-    with pytest.raises(PriorFileError, match=r"gaussian/2'.*reads '1' only: upgrade bayesprior"):
+    save_file(tensors, path, metadata=header | {"format": "bayesprior.gaussian/3"})
+    with pytest.raises(PriorFileError, match=r"gaussian/3'.*reads '2' only: upgrade bayesprior"):
         GaussianWeights.load(path)
 
 
