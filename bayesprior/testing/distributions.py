@@ -109,8 +109,9 @@ def _check_ownership(law: Any, value: torch.Tensor) -> None:
         kept = method(*given).clone()
         method(*given).detach().fill_(torch.nan)
         torch.testing.assert_close(method(*given), kept, msg=f"{name}() returns a tensor it keeps")
-    there = law.to(law.loc.device)
-    assert isinstance(there, WeightDistribution), "to() must return a law of the weights"
+    there: Any = law.to(law.loc.device)
+    complete = isinstance(there, WeightDistribution)
+    assert complete, "to() must return a law of the weights"
     torch.testing.assert_close(there.log_prob(value), law.log_prob(value))
     assert dict(there.buffers).keys() == dict(law.buffers).keys(), "to() loses buffers"
     with tempfile.TemporaryDirectory() as folder:

@@ -242,11 +242,11 @@ class BlockCovariance:
     def _joined(self, part: Callable[[Placed], Tensor], like: Tensor) -> Tensor:
         return self.join([part(p) for p in self.placed]) if self.placed else like[..., :0].clone()
 
-    def diagonal(self, like: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    def diagonal(self, like: Tensor) -> Float[Tensor, " D"]:
         """Diagonal part, a new tensor; ``like`` gives type and device where D = 0."""
         return self._joined(lambda p: p.covariance.diagonal() * p.scale(), like)
 
-    def factor(self, like: Float[Tensor, " D"]) -> Float[Tensor, "D B"]:
+    def factor(self, like: Tensor) -> Float[Tensor, "D B"]:
         """Columns of all blocks with zeros elsewhere, a new tensor."""
         columns = [like.new_zeros((0, self.layout.dim))]
         for index, placed in enumerate(self.placed):
@@ -264,15 +264,15 @@ class BlockCovariance:
         """Number of columns of `factor`."""
         return sum(b.covariance.num_columns for b in self.blocks)
 
-    def variance(self, like: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    def variance(self, like: Tensor) -> Float[Tensor, " D"]:
         """Marginal variances, a new tensor."""
         return self._joined(lambda p: p.covariance.variance() * p.scale(), like)
 
-    def max_precision(self, like: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    def max_precision(self, like: Tensor) -> Float[Tensor, " D"]:
         """B with Sigma^-1 <= diag(b), a new tensor."""
         return self._joined(lambda p: p.covariance.max_precision() / p.scale(), like)
 
-    def inverse_diagonal(self, like: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    def inverse_diagonal(self, like: Tensor) -> Float[Tensor, " D"]:
         """Diagonal of Sigma^-1 in float64."""
         like = like.double()
         return self._joined(lambda p: p.covariance.inverse_diagonal / p.scale(like), like)

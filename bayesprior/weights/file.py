@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bayesprior.errors import BayesPriorError, ConfigError, PriorFileError
 from bayesprior.storage import load_tensors, read_header, save_tensors
-from bayesprior.weights.blocks import Block, low_rank_blocks
+from bayesprior.weights.blocks import Block, BlockCovariance, low_rank_blocks
 from bayesprior.weights.checks import check_positive, check_vector
 from bayesprior.weights.covariance import KINDS
 from bayesprior.weights.layout import ParameterLayout
@@ -79,8 +79,8 @@ def write(path: str | Path, law: Contents) -> None:
         described = []
         for index, block in enumerate(law.blocks):
             within = {name: [where.start, where.stop] for name, where in block.within.items()}
-            described.append({"kind": block.covariance.kind, "names": block.names})
-            described[-1] |= {"new": block.new, "within": within}
+            record: dict[str, Any] = {"kind": block.covariance.kind, "names": block.names}
+            described.append(record | {"new": block.new, "within": within})
             held = block.covariance.tensors() | {"scale": block.scale}
             tensors |= _prefixed(f"block.{index}.", held)
         header["blocks"] = json.dumps(described)
@@ -167,6 +167,7 @@ def read(path: str | Path) -> Contents:
                 _read_block(record, _under(f"block.{index}.", found), layout, loc.dtype)
                 for index, record in enumerate(json.loads(header["blocks"]))
             )
+        BlockCovariance(layout, blocks)  # raises unless they cover the layout
         named = (_under(_BUFFER, found), provenance, _under(_STATISTICS, found))
         return Contents(layout, loc, blocks, *named)
     except KeyError as error:

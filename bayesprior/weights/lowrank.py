@@ -216,14 +216,16 @@ class LowRankCovariance(Covariance):
         """
         values, vectors = self._eigen
         inner = (vectors / ((1 + values).sqrt() + 1)) @ vectors.T
-        return self._map(noise, 0.5, *((-0.5, 0) if transposed else (0, -0.5)), inner)
+        left, right = (-0.5, 0.0) if transposed else (0.0, -0.5)
+        return self._map(noise, 0.5, left, right, inner)
 
     def whiten(self, value: Tensor, *, transposed: bool = False) -> Tensor:
         """Return R^-1 r or R^-T r: as `color` with (1 / sqrt(1 + s) - 1) / s."""
         values, vectors = self._eigen
         root = (1 + values).sqrt()
         inner = -(vectors / (root * (root + 1))) @ vectors.T
-        return self._map(value, -0.5, *((-1, -0.5) if transposed else (-0.5, -1)), inner)
+        left, right = (-1.0, -0.5) if transposed else (-0.5, -1.0)
+        return self._map(value, -0.5, left, right, inner)
 
     def draw(self, noise: Tensor, low_rank: Tensor) -> Tensor:
         """Turn F + K standard normals into a draw from N(0, diag(d) + W W^T)."""
