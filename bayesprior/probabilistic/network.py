@@ -1,6 +1,5 @@
 """Networks with random weights as Pyro models: alone, or with a likelihood of the data."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch.distributions import Distribution, transform_to
 from torch.utils._pytree import tree_map
 
 from bayesprior.errors import ConfigError, LayoutMismatchError, nearest_name
-from bayesprior.inference.engine import freeze_batch_norm
+from bayesprior.inference.batch_norm import freeze_batch_norm
 from bayesprior.probabilistic.sites import is_weight_distribution
 from bayesprior.weights.selection import Selection, select_names
 
@@ -268,10 +267,6 @@ def _has_ties(module: nn.Module) -> bool:
 
 
 def _at_width(prior: Any, name: str, width: Tensor) -> Any:
-    """`GaussianWeights.rescale` without its check, a branch on a value that vmap cannot take."""
     # A trajectory of NUTS that diverges overflows to 0, infinity or NaN. Such a point is refused
     # by its energy; a width within float64's range keeps the matrices behind it free of errors.
-    width = width.nan_to_num().clamp(*_FINITE).to("cpu", torch.float64)
-    unit = prior.rescale(**{name: 1.0})
-    factor = width.square() if name == "rms_std" else width
-    return unit._with(_cov=dataclasses.replace(unit._cov, scale=unit._cov.scale * factor))
+    return prior.rescale(**{name: width.nan_to_num().clamp(*_FINITE)})

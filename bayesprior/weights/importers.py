@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bayesprior.errors import ConfigError, PriorFileError
 from bayesprior.inference.collectors import SWAG
-from bayesprior.weights.blocks import check_positive
+from bayesprior.weights.checks import check_positive
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
