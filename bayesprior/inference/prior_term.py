@@ -55,9 +55,8 @@ class PriorTerm:
         self.num_data = num_data
         self.parameters = _parameters(plain_module(module), prior)
         device = self.parameters[0].device if self.parameters else prior.loc.device
-        self.prior: Any = prior
-        if prior.loc.device != device:
-            self.prior = self.prior.to(device)
+        law: Any = prior
+        self.prior = law if prior.loc.device == device else law.to(device)
         self._flat: Tensor | None = None  # one D-vector, filled anew at every step
         # Positions in `parameters` of those that an optimizer holds, a list for each of its groups.
         self._groups: list[list[int]] = [list(range(len(self.parameters)))]
