@@ -1,8 +1,7 @@
 """Every option of the recipes, written once: keywords in Python, flags on the command line.
 
-Each class is a group of options; recipes and commands combine groups by inheritance. A value is
-brought to its type and checked when it is given, before any work. Nothing heavy is imported, so
-that ``--help`` answers at once.
+Each class is a group; recipes and commands combine groups by inheritance. A value is brought to
+its type and checked when it is given. Nothing heavy is imported: ``--help`` answers at once.
 """
 
 import dataclasses
@@ -19,12 +18,15 @@ from bayesprior.errors import ConfigError, nearest_name
 
 __all__ = [
     "DataOptions",
+    "MadeFrom",
     "MapOptions",
     "ModelOptions",
     "Options",
     "PriorOptions",
     "RunOptions",
     "SampleOptions",
+    "SamplerOptions",
+    "SghmcOptions",
     "SourceOptions",
     "SwagOptions",
     "plain_values",
@@ -107,11 +109,9 @@ def _typed(name: str, kind: Any, value: Any, metadata: Mapping[str, Any]) -> Any
         return _text(name, value, path=metadata.get("path", False))
     if origin is tuple and isinstance(value, list):
         return tuple(value)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} must map names to values, got {value!r}")
-        return dict(value)
-    return value
+    if origin is dict and not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must map names to values, got {value!r}")
+    return dict(value) if origin is dict else value
 
 
 def _whole(name: str, value: Any) -> int:
@@ -240,6 +240,11 @@ class SourceOptions(RunOptions):
     diagonal_only: bool = False
     """Keep variances only."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.diagonal_only:
+            _check_rank(self.rank, self.num_snapshots)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PriorOptions(Options):
@@ -255,11 +260,18 @@ class PriorOptions(Options):
     jitter: float = option(0.1, least=0)
     """Share of the mean variance added to every transferred weight's before the width is set:
     SWAG's least variances, of weights that hardly moved, would bound a sampler's step."""
-    shape: Literal["low-rank", "diagonal", "isotropic"] = "low-rank"
+    shape: Literal["low-rank", "diagonal", "isotropic", "zero"] = "low-rank"
     """Shape of the covariance, around the same mean and with the same rms_std; isotropic is
-    L2-SP."""
+    L2-SP. zero is isotropic around zero: the run without the source."""
     rank: int | None = option(None, least=0, shown="all")
     """Keep fewer directions."""
+    out: str | None = option(None, path=True, shown="nothing is written")
+    """Folder to write."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rms_std is not None and self.cov_scale is not None:
+            raise ConfigError("give one of rms_std and cov_scale, not both")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -310,6 +322,10 @@ class SwagOptions(RunOptions):
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether BatchNorm statistics stay the source's or are updated."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_rank(self.rank, self.num_snapshots)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampleOptions(RunOptions):
@@ -337,3 +353,48 @@ class SampleOptions(RunOptions):
     """Temperature of the new weights."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether BatchNorm statistics stay the source's or are updated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        draws, cycles = self.num_draws, self.cycles
+        if cycles and draws % cycles:
+            raise ConfigError(f"num_draws = {draws} is no multiple of cycles = {cycles}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SghmcOptions(SampleOptions):
+    """Chains of SGHMC."""
+
+    friction: float = option(0.1, above=0, most=1)
+    """Share of the velocity that SGHMC loses a step."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SamplerOptions(SghmcOptions):
+    """Chains of either sampler."""
+
+    sampler: Literal["sgld", "sghmc"] = "sgld"
+    """Which sampler; friction belongs to sghmc."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MadeFrom(Options):
+    """The names and files that a run's objects were made from, so that its folder finds them."""
+
+    data: DataOptions | None = None
+    """What `bayesprior.recipes.named.load_data` made the data from."""
+    model: ModelOptions | None = None
+    """What `bayesprior.recipes.named.load_model` made the network from."""
+    prior: str | None = option(None, path=True)
+    """File of the prior."""
+    rms_std: float | None = option(None, above=0)
+    """Width that the prior of the file was brought to."""
+    source: str | None = option(None, path=True)
+    """File of the source posterior."""
+    weights: str | None = option(None, path=True)
+    """File of weights, or a name that the model knows."""
+
+
+def _check_rank(rank: int, num_snapshots: int) -> None:
+    if not 1 <= rank <= num_snapshots:
+        raise ConfigError(f"rank must be between 1 and num_snapshots = {num_snapshots}, got {rank}")
