@@ -1,5 +1,6 @@
 """Arguments that the recipes share beside their options: objects, checked when they are given."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from bayesprior.recipes.checks import (
     check_prior_fits,
 )
 from bayesprior.recipes.digests import described
+from bayesprior.recipes.fields import option
 from bayesprior.recipes.options import MadeFrom, RunOptions
 from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.objectives import supervised
@@ -31,6 +33,9 @@ __all__ = ["FitCall", "TrainCall"]
 class TrainCall(RunOptions):
     """What every recipe that trains takes in Python alone."""
 
+    out: str | os.PathLike[str] | None = option(  # type: ignore[assignment]
+        None, path=True, shown="nothing is written"
+    )
     likelihood: Likelihood | None = None
     """How outputs speak about targets; `Categorical` by default."""
     forward: Forward = pair_forward
@@ -52,7 +57,7 @@ class TrainCall(RunOptions):
 
     def loss(self) -> LossFn:
         """Return the mean loss per example."""
-        return supervised(self.likelihood or Categorical())
+        return supervised(self.likelihood or Categorical(), forward=self.forward)
 
     def extras(self) -> dict[str, Any]:
         """Return what decides the result beside the options, as JSON primitives."""

@@ -1,6 +1,7 @@
 """Turn a source posterior into a prior."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
@@ -11,6 +12,7 @@ from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.checks import check_law, check_network, head_names
 from bayesprior.recipes.digests import described, prior_digest
+from bayesprior.recipes.fields import option
 from bayesprior.recipes.numbers import law_numbers
 from bayesprior.recipes.options import MadeFrom, PriorOptions, plain_values
 from bayesprior.recipes.places import recorded
@@ -33,6 +35,9 @@ class PriorCall(PriorOptions):
     target: nn.Module
     """The network to come."""
     _: KW_ONLY
+    out: str | os.PathLike[str] | None = option(  # type: ignore[assignment]
+        None, path=True, shown="nothing is written"
+    )
     head: Selection | None = None
     """The target's new head, never taken from the source: a prefix, glob patterns, several of
     them, or a predicate of the name. Every other trainable parameter of the target must be in the

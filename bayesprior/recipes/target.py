@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from bayesprior.errors import ConfigError
 from bayesprior.inference.collectors.draws import DrawWriter
+from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.inference.protocols import Schedule
+from bayesprior.inference.protocols import Draw, Schedule
 from bayesprior.inference.schedules import chain, constant, cosine, cyclical, scaled
 from bayesprior.recipes.arguments import FitCall
 from bayesprior.recipes.calls import recipe
@@ -39,11 +39,6 @@ class SwagCall(FitCall, SwagOptions):
 @dataclass(frozen=True, eq=False)
 class SampleCall(FitCall, SamplerOptions):
     """Arguments of `sample`."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.out is None:
-            raise ConfigError("sample() needs out=, the folder that its draws are written to")
 
 
 @recipe(MapCall)
@@ -135,7 +130,7 @@ def fit_swag(call: SwagCall) -> GaussianWeights:
 
 
 @recipe(SampleCall)
-def sample(call: SampleCall) -> StoredDraws:
+def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
     """Sample the posterior with SGLD or SGHMC, one folder a chain.
 
     The network is left at the last chain's last draw. Chain c has the seed that (seed, c) is
@@ -143,8 +138,8 @@ def sample(call: SampleCall) -> StoredDraws:
 
     Returns
     -------
-    StoredDraws
-        Read from ``out/chain-00/draw-0000.safetensors`` and so on.
+    StoredDraws or DrawsInMemory
+        Read from ``out/chain-00/draw-0000.safetensors`` and so on; in memory without ``out``.
 
     Raises
     ------
@@ -159,25 +154,30 @@ def sample(call: SampleCall) -> StoredDraws:
             run.restore(chain_dir(run.folder, call.chains - 1))
             return StoredDraws(run.folder)
         initial = copy.deepcopy(call.module.state_dict())
+        kept: list[Draw] = []
         for index in range(call.chains):
             seed = chain_seed(call.seed, index)
             call.module.load_state_dict(initial)
             run.start(seed)
+            memory = DrawsInMemory(chain=index)
             run.train(
                 call.loss(),
                 _sampler(call, run.prior, seed),
                 schedule,
                 num_steps,
                 batch_size=call.batch_size,
-                collectors=[DrawWriter(run.folder, chain=index)],
+                collectors=[memory if run.out is None else DrawWriter(run.out, chain=index)],
                 batch_norm=call.batch_norm,
                 description=f"{call.sampler.upper()} chain {index + 1}/{call.chains}",
-                folder=chain_dir(run.folder, index),
+                folder=None if run.out is None else chain_dir(run.out, index),
                 seed=seed,
             )
+            kept += memory.draws()
+        if run.out is None:
+            return DrawsInMemory(kept)
         numbers = {"method": call.sampler, "rms_std": call.prior.rms_std}
         run.finish(lambda folder: None, numbers)
-        return StoredDraws(run.folder)
+        return StoredDraws(run.out)
 
 
 def _descent(call: MapCall | SwagCall, prior: GaussianWeights) -> Callable[[nn.Module], Optimizer]:
