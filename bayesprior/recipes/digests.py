@@ -113,9 +113,9 @@ def _feed(found: hashlib.blake2b, value: Any) -> None:
         found.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
     elif isinstance(value, Mapping):
         found.update(f"mapping {len(value)};".encode())
-        for key, part in value.items():
+        for key in sorted(value, key=str):  # files give names back in an order of their own
             _feed(found, str(key))
-            _feed(found, part)
+            _feed(found, value[key])
     elif isinstance(value, list | tuple):
         found.update(f"sequence {len(value)};".encode())
         for part in value:
