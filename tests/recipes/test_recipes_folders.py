@@ -158,9 +158,7 @@ def test_round_trip_fit_kill_resume_refuse_load_predict(task, tmp_path):
         ({"recipe": fit_swag}, "it was made by fit_map, not fit_swag"),
     ],
 )
-def test_a_folder_of_another_run_is_refused_by_its_first_difference(
-    task, tmp_path, changes, said
-):
+def test_a_folder_of_another_run_is_refused_by_its_first_difference(task, tmp_path, changes, said):
     prior, state, data = task
     fit_map(fresh(state), prior, data, out=tmp_path, seed=3, **QUIET, **MAP)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
@@ -253,9 +251,7 @@ def test_chains_of_different_seeds_share_nothing(task):
     found = [
         draw.weights[prior.shared_dim :]
         for seed, chains in ((0, 3), (1, 2), (2, 1))
-        for draw in sample(
-            fresh(state), prior, data, seed=seed, chains=chains, **options
-        ).draws()
+        for draw in sample(fresh(state), prior, data, seed=seed, chains=chains, **options).draws()
     ]
     assert not [1 for i, one in enumerate(found) for other in found[:i] if torch.equal(one, other)]
 
