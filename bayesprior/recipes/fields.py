@@ -38,6 +38,8 @@ def option(
 class Options:
     """A group of options: values brought to their types and checked."""
 
+    __no_type_check__ = True  # of checkers of annotations: what is given is brought to its type
+
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             value = _typed(spec.name, spec.type, getattr(self, spec.name), spec.metadata)

@@ -18,7 +18,8 @@ from bayesprior.recipes import training as training_module
 from bayesprior.recipes.named import load_data, load_model, point_source
 from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
 from bayesprior.recipes.runs import add_results, open_run, read_config
-from bayesprior.storage import CONFIG, MAP as MAP_FILE, PRIOR
+from bayesprior.storage import CONFIG, PRIOR
+from bayesprior.storage import MAP as MAP_FILE
 from bayesprior.tasks.likelihoods import Categorical, Normal
 from bayesprior.tasks.protocols import dictionary_forward
 
