@@ -125,7 +125,8 @@ def head_names(names: Iterable[str], head: Selection | None, owner: str) -> set[
     if callable(head):
         return set(select_names(names, head))
     found: set[str] = set()
-    for pattern in [head] if isinstance(head, str) else head:
+    patterns = [head] if isinstance(head, str) or not isinstance(head, Iterable) else list(head)
+    for pattern in patterns:
         if not isinstance(pattern, str):
             raise _wrong("head", "a name, several, or a predicate", pattern, {})
         under = {name for name in names if is_under(name, pattern)}

@@ -102,8 +102,8 @@ def load_posterior(run: str | Path) -> FitPosterior:
     PriorFileError
         If a file is missing or corrupt.
     """
+    recipe = read_config(run, *FITS).recipe
     folder = Path(run).expanduser()
-    recipe = read_config(folder, *FITS).recipe
     if not is_finished(folder, recipe):
         raise ConfigError(f"{run} is not finished; run the same fit again, which goes on with it")
     if recipe == "fit_map":
@@ -148,8 +148,8 @@ def load_run(
     PriorFileError
         If a file of posterior or prior is missing, corrupt or another one.
     """
+    config = read_config(run, *FITS)
     folder = Path(run).expanduser()
-    config = read_config(folder, *FITS)
     posterior = load_posterior(folder)
     made_from = restored(config.made_from, folder)
     data = _data(config, made_from, folder, data, trust=trust)
