@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from bayesprior.data.batch_sampler import fold_seed, scoped_seed, uniforms
+from bayesprior.data.batch_sampler import scoped_seed, uniforms
 from bayesprior.errors import DataError
+from bayesprior.inference.generators import fold_seed
 
 __all__ = ["NUM_UNIFORMS", "ArrayDataset", "LabeledDataset", "LazyDataset", "epoch_key"]
 

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from bayesprior.data.batch_sampler import fold_seed
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import LabeledDataset
 from bayesprior.errors import ConfigError, DataError, nearest_name
+from bayesprior.inference.generators import fold_seed
 
 __all__ = ["few_shot", "select_classes", "split_validation", "stratified_split"]
 

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from bayesprior.data.batch_sampler import fold_seed, scoped_seed
+from bayesprior.data.batch_sampler import scoped_seed
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import LabeledDataset, epoch_key
+from bayesprior.inference.generators import fold_seed
 
 __all__ = ["TwoViewDataset", "simclr_view", "two_views"]
 

@@ -105,10 +105,7 @@ class GaussianWeights(Bindable, dist.LowRankMultivariateNormal):
         buffers: Mapping[str, Tensor] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> "GaussianWeights":
-        """Make the isotropic prior around given weights; ``std`` in weight units.
-
-        L2-SP: Li et al., Explicit Inductive Bias for Transfer Learning, arXiv:1802.01483.
-        """
+        """Make the isotropic prior around weights, ``std`` in their units: arXiv:1802.01483."""
         check_positive("std", std)
         diag = torch.full_like(loc, std**2, requires_grad=False)
         return cls(layout, loc, diag, buffers=buffers, provenance=provenance)
