@@ -130,10 +130,10 @@ def _outputs(module: nn.Module, head: str) -> int | None:
 def _load_own(module: nn.Module, head: str, weights: str) -> None:
     if not Path(weights).is_file():
         raise ConfigError(f"no file {weights!r}; names of weights work for torchvision's networks")
-    state = read_state_dict(weights)
+    state = read_state_dict(weights, module)
     mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(head + ".")}
     fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
-    load_weights(module, state, weights, () if fits else (head + ".",))
+    load_weights(module, state, ignore=() if fits else head)
 
 
 def point_source(module: nn.Module, rms_std: float | None) -> GaussianWeights:

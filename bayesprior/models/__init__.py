@@ -4,8 +4,8 @@ from bayesprior.models.heads import head_names, head_prefix, replace_head
 from bayesprior.models.mobilenet import MobileNetV1, mobilenet_v1
 from bayesprior.models.small import MLP, SmallConvNet, SmallResNet
 from bayesprior.models.torchvision_nets import torchvision_model
-from bayesprior.models.weight_files import load_weights, read_state_dict
 from bayesprior.models.zoo import get_model
+from bayesprior.weights.state_dicts import load_weights, read_state_dict
 
 __all__ = [
     "MLP",
