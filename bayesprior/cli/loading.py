@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +19,10 @@ from bayesprior.data import (
     select_classes,
     split_validation,
 )
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.models import (
-    get_model,
-    head_prefix,
-    load_weights,
-    read_state_dict,
-    replace_head,
-    torchvision_model,
-)
-from bayesprior.models.zoo import MODELS
+from bayesprior.models import model_for
 from bayesprior.recipes.runs import read_config
-from bayesprior.registry import resolve
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
@@ -97,43 +86,15 @@ def load_model(
     ConfigError, CheckpointError
         If a name or option is unknown, or the weights do not fit.
     """
-    own = choice.model in MODELS or ":" in choice.model
-    target = resolve("model", choice.model, MODELS) if own else torchvision_model
-    accepted = inspect.signature(target).parameters
-    known = {
-        "num_classes": bundle.num_classes,
-        "in_channels": bundle.input_shape[0],
-        "in_features": math.prod(bundle.input_shape),
-    }
-    options: dict[str, Any] = {k: v for k, v in known.items() if k in accepted}
-    takes_weights = "weights" in accepted
-    if takes_weights:
-        options["weights"] = weights
-        if weights is not None:
-            options["num_classes"] = None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = get_model(choice.model, **options | choice.model_options)
-        head = choice.head or head_prefix(module)
-        if takes_weights and weights is not None and _outputs(module, head) != bundle.num_classes:
-            replace_head(module, bundle.num_classes, head)
-    if weights is not None and not takes_weights:
-        _load_own(module, head, weights)
-    return module, head
-
-
-def _outputs(module: nn.Module, head: str) -> int | None:
-    layer = dict(module.named_modules()).get(head)
-    return getattr(layer, "out_features", getattr(layer, "out_channels", None))
-
-
-def _load_own(module: nn.Module, head: str, weights: str) -> None:
-    if not Path(weights).is_file():
-        raise ConfigError(f"no file {weights!r}; names of weights work for torchvision's networks")
-    state = read_state_dict(weights, module)
-    mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(head + ".")}
-    fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
-    load_weights(module, state, ignore=() if fits else head)
+    return model_for(
+        choice.model,
+        num_classes=bundle.num_classes,
+        input_shape=bundle.input_shape,
+        weights=weights,
+        head=choice.head,
+        seed=seed,
+        options=choice.model_options,
+    )
 
 
 def point_source(module: nn.Module, rms_std: float | None) -> GaussianWeights:

@@ -4,7 +4,7 @@ from bayesprior.models.heads import head_names, head_prefix, replace_head
 from bayesprior.models.mobilenet import MobileNetV1, mobilenet_v1
 from bayesprior.models.small import MLP, SmallConvNet, SmallResNet
 from bayesprior.models.torchvision_nets import torchvision_model
-from bayesprior.models.zoo import get_model
+from bayesprior.models.zoo import get_model, model_for
 from bayesprior.weights.state_dicts import load_weights, read_state_dict
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "head_prefix",
     "load_weights",
     "mobilenet_v1",
+    "model_for",
     "read_state_dict",
     "replace_head",
     "torchvision_model",
