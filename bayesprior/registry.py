@@ -65,7 +65,7 @@ def resolve(
         target = getattr(target, step)
     if not callable(target):
         raise ConfigError(f"{kind} {name!r}: {path!r} cannot be called")
-    return target  # type: ignore[no-any-return]
+    return target
 
 
 def call(

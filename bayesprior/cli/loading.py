@@ -86,7 +86,7 @@ def load_model(
     ConfigError, CheckpointError
         If a name or option is unknown, or the weights do not fit.
     """
-    return model_for(
+    module, head, _ = model_for(
         choice.model,
         num_classes=bundle.num_classes,
         input_shape=bundle.input_shape,
@@ -95,6 +95,7 @@ def load_model(
         seed=seed,
         options=choice.model_options,
     )
+    return module, head
 
 
 def point_source(module: nn.Module, rms_std: float | None) -> GaussianWeights:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from bayesprior.data.batch_sampler import scoped_seed
 from bayesprior.data.bundle import HINT, DataBundle
-from bayesprior.data.datasets import map_tensors
+from bayesprior.data.datasets import iter_tensors
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.tasks.protocols import Forward, pair_forward, to_device
 
@@ -185,9 +185,8 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
 def _refusal(
     module: nn.Module, bundle: DataBundle, batch: Any, weights: Tensor, error: Exception
 ) -> str:
-    inputs: list[Tensor] = []
-    map_tensors(batch, lambda t: inputs.append(t) or t)
-    shape = tuple(inputs[0].shape[1:]) if inputs else ()
+    inputs = next(iter_tensors(batch), torch.empty(0))
+    shape = tuple(inputs.shape[1:])
     text = f"{type(module).__name__} does not take the inputs of {bundle.name!r}, {shape} each"
     layer = next((m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     if isinstance(layer, nn.Conv2d) and len(shape) == 3 and shape[0] != layer.in_channels:
@@ -197,6 +196,6 @@ def _refusal(
         )
     if isinstance(layer, nn.Linear) and not isinstance(error, TypeError):
         text += f": its first layer takes {layer.in_features} numbers"
-    if inputs and inputs[0].is_floating_point() and inputs[0].dtype != weights.dtype:
-        text += f"; its weights are {weights.dtype}, the inputs {inputs[0].dtype}"
+    if inputs.is_floating_point() and inputs.dtype != weights.dtype:
+        text += f"; its weights are {weights.dtype}, the inputs {inputs.dtype}"
     return f"{text} ({str(error).splitlines()[0]})"

@@ -12,13 +12,13 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
-from bayesprior.data.batch_sampler import EpochBatchSampler
+from bayesprior.data.batch_sampler import EpochBatchSampler, fold_seed
 from bayesprior.data.datasets import (
     ArrayDataset,
     LabeledDataset,
     LazyDataset,
+    iter_tensors,
     known_targets,
-    map_tensors,
     read_targets,
 )
 from bayesprior.errors import ConfigError, DataError, nearest_name
@@ -207,10 +207,8 @@ class DataBundle:
     @functools.cached_property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input as the network sees it, such as (C, H, W)."""
-        shapes: list[tuple[int, ...]] = []
         data = self.train.without_augmentation() if self.test is None else self.test
-        map_tensors(data.__getitems__([0]), lambda t: shapes.append(tuple(t.shape[1:])) or t)
-        return shapes[0]
+        return tuple(next(iter_tensors(data.__getitems__([0]))).shape[1:])
 
     def split(self, name: str) -> LabeledDataset:
         """Return a split by name.
@@ -283,7 +281,7 @@ class DataBundle:
             collate_fn=_finished,
             num_workers=num_workers,
             # torch draws a seed for the workers; from its own generator, not from the global one.
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(fold_seed(seed)),
         )
 
 

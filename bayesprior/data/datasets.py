@@ -5,7 +5,7 @@ Any other map-style data set becomes the second kind when a `DataBundle` takes i
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "LabeledDataset",
     "LazyDataset",
     "epoch_key",
+    "iter_tensors",
     "known_targets",
     "map_tensors",
     "read_targets",
@@ -47,6 +48,15 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, tuple | list):
         return tuple(map_tensors(part, change) for part in value)
     return value
+
+
+def iter_tensors(value: Any) -> Iterator[Tensor]:
+    """Yield every tensor inside mappings, tuples and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from iter_tensors(part)
 
 
 def _single(tensor: Tensor) -> Tensor:
@@ -344,7 +354,7 @@ def read_targets(data: Any) -> Tensor:
         If its examples have none, or of several shapes.
     """
     if data.targets is not None:
-        return data.targets  # type: ignore[no-any-return]
+        return data.targets
     found = []
     for index in range(len(data)):
         batch = data.__getitems__([index])

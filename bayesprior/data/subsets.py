@@ -262,8 +262,11 @@ def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBund
         return data.subset(rows, targets=labels[rows])
 
     names = tuple(bundle.class_names[c] for c in chosen)
-    splits = (bundle.train, bundle.test, bundle.validation)
-    return DataBundle(bundle.name, *(d if d is None else pick(d) for d in splits), names)
+    train, test, validation = (
+        None if data is None else pick(data)
+        for data in (bundle.train, bundle.test, bundle.validation)
+    )
+    return DataBundle(bundle.name, train, test, validation, names)
 
 
 def _class_index(bundle: DataBundle, name: int | str) -> int:

@@ -84,6 +84,7 @@ def two_views(
 
     Examples
     --------
+    >>> import torch
     >>> from bayesprior.data import digits
     >>> loader = two_views(digits()).loader("train", batch_size=4)
     >>> (first, second), labels = next(iter(loader))

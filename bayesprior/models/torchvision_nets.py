@@ -65,10 +65,10 @@ def torchvision_model(
         )
     if weights is None:
         module = _without_auxiliary(_untrained(name))
-    elif isinstance(weights, Path) or not re.fullmatch(r"\w+", weights):
+    elif not re.fullmatch(r"\w+", str(weights)) or Path(weights).is_file():
         module = _from_file(name, weights, keep_head=num_classes is None)
     else:
-        module = _without_auxiliary(_pretrained(name, weights))
+        module = _without_auxiliary(_pretrained(name, str(weights)))
     if num_classes is not None:
         replace_head(module, num_classes)
     return module

@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,9 +12,9 @@ from torch import nn
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.models.heads import head_prefix, num_outputs, replace_head
 from bayesprior.registry import call, resolve
-from bayesprior.weights.state_dicts import load_weights, read_state_dict
+from bayesprior.weights.state_dicts import LoadReport, load_weights, read_state_dict
 
-__all__ = ["MODELS", "get_model", "model_for"]
+__all__ = ["MODELS", "TaskModel", "get_model", "model_for"]
 
 MODELS = {
     "small_conv": "bayesprior.models.small:SmallConvNet",
@@ -83,6 +83,24 @@ def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
     return module
 
 
+class TaskModel(NamedTuple):
+    """A network shaped for a task.
+
+    Attributes
+    ----------
+    module
+        The network.
+    head
+        Name of its head's layer.
+    loaded
+        What came out of a file of weights, if one was given.
+    """
+
+    module: nn.Module
+    head: str
+    loaded: LoadReport | None = None
+
+
 def model_for(
     name: str,
     *,
@@ -93,8 +111,8 @@ def model_for(
     seed: int = 0,
     trusted: bool = True,
     options: Mapping[str, Any] | None = None,
-) -> tuple[nn.Module, str]:
-    """Return a network shaped for a task, and the name of its head.
+) -> TaskModel:
+    """Return a network shaped for a task.
 
     Parameters
     ----------
@@ -120,8 +138,8 @@ def model_for(
 
     Examples
     --------
-    >>> net, head = model_for("mlp", num_classes=3, input_shape=(1, 4, 4))
-    >>> head, net.head.out_features
+    >>> made = model_for("mlp", num_classes=3, input_shape=(1, 4, 4))
+    >>> made.head, made.module.head.out_features
     ('head', 3)
     """
     outside = name not in MODELS and ":" in name
@@ -136,15 +154,13 @@ def model_for(
     given: dict[str, Any] = {k: v for k, v in known.items() if k in accepted}
     if any_keyword:
         given["num_classes"] = num_classes
-    file = weights if _is_file(weights) and target is not None else None
-    takes_weights = target is None or "weights" in accepted
-    if weights is not None and file is None:
-        if not takes_weights:
+    file = weights if _is_file(weights) else None
+    if target is None or (weights is not None and file is None):
+        if target is not None and "weights" not in accepted:
             raise ConfigError(f"no file {str(weights)!r}; names of weights work for torchvision's")
-        # Named weights come with their own number of classes.
-        given.pop("num_classes", None)
-    if target is None or (takes_weights and weights is not None and file is None):
         given["weights"] = weights
+        if weights is not None:  # they come with their own number of classes
+            given.pop("num_classes", None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         given |= dict(options or {})
@@ -158,12 +174,13 @@ def model_for(
         head = head or head_prefix(module)
         if "weights" in given and weights and num_outputs(module, head) != num_classes:
             replace_head(module, num_classes, head)
+    report = None
     if file is not None:
         state = read_state_dict(file, module)
         mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(head + ".")}
         fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
-        load_weights(module, state, ignore=() if fits else head)
-    return module, head
+        report = load_weights(module, state, ignore=() if fits else head)
+    return TaskModel(module, head, report)
 
 
 def _is_file(weights: Any) -> bool:

@@ -27,6 +27,7 @@ Source = str | Path | Mapping[str, Any]
 
 # Whoever averages weights evaluates the average: a teacher, an exponential moving average (EMA).
 _AVERAGED = re.compile(r"teacher|(^|[._])ema($|[._])|averaged", re.IGNORECASE)
+_WRAPPERS = re.compile(r"((module|_orig_mod)\.)+")
 # Moments of an optimizer have the shapes of weights.
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler", re.IGNORECASE)
 # Old spellings of one layer, both ways, tried where the network has the other one.
@@ -203,8 +204,8 @@ def read_state_dict(source: Source, module: nn.Module | None = None) -> FoundSta
     best: tuple[tuple[int, int, int], FoundState] | None = None
     for keys, tensors in sets:
         if shapes is None:
-            start = os.path.commonprefix(list(tensors))
-            prefix, fits = re.match(r"((module|_orig_mod)\.)*", start)[0], len(tensors)
+            wrapped = _WRAPPERS.match(os.path.commonprefix(list(tensors)))
+            prefix, fits = wrapped.group() if wrapped else "", len(tensors)
         else:
             prefix, fits = _best_prefix(tensors, shapes)
         where = ".".join(keys)

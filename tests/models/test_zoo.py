@@ -51,7 +51,7 @@ TASK = {"num_classes": 5, "input_shape": (1, 2, 2)}
 
 @pytest.mark.parametrize("name", ["open_ended", "Factory.make"])
 def test_the_number_of_classes_reaches_callables(name):
-    net, head = model_for(f"{__name__}:{name}", **TASK)
+    net, head, _ = model_for(f"{__name__}:{name}", **TASK)
     assert (head, net.head.out_features) == ("head", 5)
 
 
@@ -74,7 +74,8 @@ def test_weights_that_are_a_file(tmp_path, num_classes):
     source, path = MLP(4, num_classes, [3]), tmp_path / "checkpoint.pth.tar"
     torch.save({"state_dict": source.state_dict()}, path)
     for name in ("open_ended", "Factory.make"):
-        net, _ = model_for(f"{__name__}:{name}", **TASK, weights=path)
+        net, _, loaded = model_for(f"{__name__}:{name}", **TASK, weights=path)
+        assert loaded.where == "state_dict"
         assert torch.equal(net.backbone[1].weight, source.backbone[1].weight)
         assert torch.equal(net.head.weight, source.head.weight) == (num_classes == 5)
     made = get_model(f"{__name__}:open_ended", num_classes=num_classes, weights=str(path))
@@ -92,3 +93,22 @@ def test_names_of_weights_that_are_neither():
         model_for("mlp", **TASK, weights="a/b.pth")
     with pytest.raises(ConfigError, match="import path out of a file"):
         get_model("subprocess:getoutput", trusted=False)
+
+
+def test_a_file_for_a_network_of_torchvisions(tmp_path):
+    source = get_model("squeezenet1_1", num_classes=5, weights=None)
+    torch.save({"model": source.state_dict()}, tmp_path / "file.ckpt")
+    for num_classes in (5, 2):
+        net, head, loaded = model_for(
+            "squeezenet1_1",
+            num_classes=num_classes,
+            input_shape=(3, 64, 64),
+            weights=tmp_path / "file.ckpt",
+        )
+        layers = dict(net.named_modules()), dict(source.named_modules())
+        assert layers[0][head].out_channels == num_classes
+        assert torch.equal(net.features[0].weight, source.features[0].weight)
+        kept = num_classes == 5
+        assert bool(loaded.left_out) != kept
+        if kept:
+            assert torch.equal(layers[0][head].weight, layers[1][head].weight)
