@@ -23,7 +23,7 @@ MAX_SIZE = 1.25 * FIRST_EDITION
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
     ("weights.layout", "weights.selection", "weights.lowrank", "storage", "registry"),
-    ("tasks.protocols", "inference.generators", "inference.wrappers"),
+    ("tasks.protocols", "inference.generators", "inference.wrappers", "weights.state_dicts"),
     ("inference.protocols", "inference.progress", "inference.batch_norm", "weights.blocks"),
     ("inference.schedules", "inference.bound", "weights.file"),
     ("weights.gaussian", "tasks.likelihoods"),
@@ -46,16 +46,16 @@ ANYWHERE = {"torch", "numpy", "jaxtyping"}
 # Who may import the rest; "*" after a name allows it inside functions only.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "pyro": ("weights.gaussian", "tasks.likelihoods", "probabilistic"),
-    "safetensors": ("storage", "weights.importers", "models"),
+    "safetensors": ("storage", "weights.state_dicts"),
     "lightning_fabric": ("inference.engine", "prediction", "recipes"),
     "torchmetrics": ("prediction",),
     "arviz_base": ("tree", "diagnostics", "report", "probabilistic*"),
     "arviz_stats": ("tree", "diagnostics", "report", "probabilistic*"),
     "xarray": ("tree", "diagnostics", "report", "recipes.reporting", "probabilistic*"),
-    "matplotlib": ("report", "diagnostics", "data*"),
+    "matplotlib": ("report", "diagnostics", "demo.glyphs*"),
     "torchvision": ("data*", "models*"),
     "sklearn": ("data*", "models*", "diagnostics*"),
-    "PIL": ("data*",),
+    "PIL": ("data*", "demo.glyphs*"),
     "scipy": ("diagnostics", "report", "testing"),
     "rich": ("inference.progress", "prediction", "recipes", "cli", "demo"),
     "jsonargparse": ("cli",),
