@@ -7,6 +7,7 @@ another number of devices sees the same batches and the same augmentations.
 import contextlib
 import operator
 from collections.abc import Iterator, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 import torch

@@ -1,6 +1,7 @@
 """What the names of data, networks and weights stand for."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,7 +141,7 @@ def foreign_set(source: str, task: DataBundle, *, labeled: bool) -> DataBundle:
         test: Any = bundle.test
         with np.load(source) as arrays:
             if "x_test" not in arrays.files:  # split for training: put together again
-                inputs = torch.cat([bundle.train.inputs, test.inputs])  # type: ignore[attr-defined]
+                inputs = torch.cat([bundle.train.inputs, test.inputs])
                 targets = torch.cat([bundle.train.targets, test.targets])
                 test = dataclasses.replace(test, inputs=inputs, targets=targets)
         test = test if own is None else dataclasses.replace(test, transform=own)

@@ -127,7 +127,7 @@ def test_no_import_path_of_a_folder_is_executed_unasked(tmp_path, monkeypatch, g
     parts = yaml.safe_load(path.read_text())
     parts["made_from"][group] = {group: "foreign_code:called", f"{group}_options": {}}
     path.write_text(yaml.safe_dump(parts, sort_keys=False))
-    with pytest.raises(ConfigError, match="'foreign_code:called', which is code from outside"):
+    with pytest.raises(ConfigError, match="'foreign_code:called' is an import path out of a file"):
         load_run(tmp_path / "run")
     assert "foreign_code" not in sys.modules
     with pytest.raises(RuntimeError, match="called"):
