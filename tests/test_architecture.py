@@ -22,10 +22,13 @@ MAX_SIZE = 1.25 * FIRST_EDITION
 # Floors of the house: a module imports only from lower ones, or from its own entry (a folder).
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("weights.layout", "weights.selection", "weights.lowrank", "storage", "registry"),
+    ("weights.layout", "weights.selection", "weights.checks", "storage", "registry"),
     ("tasks.protocols", "inference.generators", "inference.wrappers", "weights.state_dicts"),
+    ("weights.covariance",),
+    ("weights.lowrank", "weights.rows"),
     ("inference.protocols", "inference.progress", "inference.batch_norm", "weights.blocks"),
-    ("inference.schedules", "inference.bound", "weights.file"),
+    ("inference.schedules", "inference.bound", "weights.file", "weights.algebra"),
+    ("weights.normal",),
     ("weights.gaussian", "tasks.likelihoods"),
     ("inference.optimizers", "inference.posteriors", "tasks.objectives"),
     ("inference.collectors", "inference.prior_term", "inference.checkpoint"),
@@ -45,7 +48,7 @@ LOOSE = {"__init__", "__main__", "errors", "registry", "storage", "version"}
 ANYWHERE = {"torch", "numpy", "jaxtyping"}
 # Who may import the rest; "*" after a name allows it inside functions only.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "pyro": ("weights.gaussian", "tasks.likelihoods", "probabilistic"),
+    "pyro": ("weights.normal", "tasks.likelihoods", "probabilistic"),
     "safetensors": ("storage", "weights.state_dicts"),
     "lightning_fabric": ("inference.engine", "prediction", "recipes"),
     "torchmetrics": ("prediction",),

@@ -86,10 +86,10 @@ def _read(path: Path) -> dict[str, Any]:
     """Try the kinds of files we write; a file of another kind is told by its header."""
     from bayesprior.errors import PriorFileError
     from bayesprior.storage import read_header
-    from bayesprior.weights.file import FORMAT
+    from bayesprior.weights.file import FORMATS
 
     readers: dict[str, Callable[[Path], dict[str, Any]]] = {
-        FORMAT: _read_gaussian,
+        **dict.fromkeys(FORMATS, _read_gaussian),
         _POINT: _read_point,
         _DRAW: _read_draw,
     }

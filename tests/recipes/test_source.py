@@ -64,7 +64,7 @@ def test_self_supervised_source_is_recorded_as_such():
 
     data = two_views(blobs(3), view=blur)
     source = fit_source(Net(3), data, loss_fn=two_view(alignment), rank=3, **TINY)
-    assert source.provenance["objective"] == "two_view"
+    assert source.provenance["objective"] == "TwoView"
 
 
 @pytest.mark.parametrize("rank", [0, 5])
