@@ -18,6 +18,7 @@ from bayesprior.recipes import fit_map, fit_source, fit_swag, load_run, sample
 from bayesprior.recipes.runs import read_config, read_results
 from bayesprior.storage import CHECKPOINT, CONFIG, PRIOR, SESSION, TRACE, chain_dir
 from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.weights.gaussian import GaussianWeights
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,7 @@ sample(Net(2), prior, blobs(2, num_data=40, seed=1), out=sys.argv[2], checkpoint
 def test_round_trip_fit_kill_resume_refuse_load_predict(task, tmp_path):
     prior, state, data = task
     prior.save(tmp_path / "prior.safetensors")
+    prior = GaussianWeights.load(tmp_path / "prior.safetensors")  # as the other process has it
     options = {**QUIET, **SAMPLE, "seed": 3, "checkpoint_every": 3}
     whole = weights_of(sample(fresh(state), prior, data, out=tmp_path / "whole", **options))
     out = tmp_path / "run"
