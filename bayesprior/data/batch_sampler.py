@@ -5,7 +5,9 @@ another number of devices sees the same batches and the same augmentations.
 """
 
 import contextlib
+import operator
 from collections.abc import Iterator, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -115,14 +117,15 @@ class EpochBatchSampler:
 
     def __init__(
         self,
-        num_data: int,
-        batch_size: int,
+        num_data: SupportsIndex,
+        batch_size: SupportsIndex,
         *,
         shuffle: bool = False,
-        seed: int = 0,
+        seed: SupportsIndex = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        num_data, batch_size = map(operator.index, (num_data, batch_size))
         if num_data < 1 or batch_size < 1 or world_size < 1:
             raise ConfigError(
                 "num_data, batch_size and world_size must be at least 1, got "
@@ -131,7 +134,7 @@ class EpochBatchSampler:
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be in 0..{world_size - 1}, got {rank}")
         self.num_data = num_data
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, num_data)
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank

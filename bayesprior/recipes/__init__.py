@@ -6,15 +6,19 @@ again with the same arguments and folder, it continues where it was stopped.
 
 from bayesprior.recipes.prior import make_prior, shaped
 from bayesprior.recipes.reporting import report
+from bayesprior.recipes.saved import FitRun, load_posterior, load_run
 from bayesprior.recipes.source import fit_source
 from bayesprior.recipes.target import fit_map, fit_swag, sample
 from bayesprior.recipes.training import initialize_, pick_device
 
 __all__ = [
+    "FitRun",
     "fit_map",
     "fit_source",
     "fit_swag",
     "initialize_",
+    "load_posterior",
+    "load_run",
     "make_prior",
     "pick_device",
     "report",

@@ -31,7 +31,7 @@ from bayesprior.weights.layout import ParameterLayout
 from bayesprior.weights.lowrank import LowRankCovariance
 from bayesprior.weights.rows import RowCovariance
 
-__all__ = ["FORMATS", "TENSORS", "Contents", "header_of", "read", "write"]
+__all__ = ["FORMATS", "TENSORS", "Contents", "header_of", "packed", "read", "write"]
 
 FORMATS = ("bayesprior.gaussian/1", "bayesprior.gaussian/2")
 TENSORS = ("loc", "cov_diag", "cov_rows", "cov_scale")  # of format 1
@@ -64,12 +64,20 @@ def write(path: str | Path, law: Contents) -> None:
         text = json.dumps(law.provenance)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"provenance must hold JSON primitives only: {error}") from error
+    tensors, header = packed(law)
+    save_tensors(path, tensors, {**header, "provenance": text})
+
+
+def packed(law: Contents) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the header of a law's file, all but the provenance.
+
+    Two laws with equal ones are the same law, in memory or out of a file.
+    """
     simple = _as_format_1(law)
     header = {
         "format": FORMATS[simple is None],
         "layout": law.layout.to_json(),
         "digest": law.layout.digest(),
-        "provenance": text,
     }
     tensors = {"loc": law.loc} | _prefixed(_BUFFER, law.buffers or {})
     if simple is not None:
@@ -84,7 +92,7 @@ def write(path: str | Path, law: Contents) -> None:
             held = block.covariance.tensors() | {"scale": block.scale}
             tensors |= _prefixed(f"block.{index}.", held)
         header["blocks"] = json.dumps(described)
-    save_tensors(path, tensors, header)
+    return tensors, header
 
 
 def _as_format_1(law: Contents) -> dict[str, Tensor] | None:

@@ -110,3 +110,12 @@ def test_scoped_seed_leaves_the_global_state_alone():
     with scoped_seed(11):
         assert torch.equal(torch.rand(3), first)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numbers_of_any_integer_type_and_size():
+    plain = list(EpochBatchSampler(5, 2, shuffle=True, seed=3))
+    assert (
+        list(EpochBatchSampler(np.int64(5), np.int32(2), shuffle=True, seed=np.int64(3))) == plain
+    )
+    assert len(list(EpochBatchSampler(5, 10**21, world_size=2))[0]) == 3
+    assert fold_seed(np.int64(-1), 10**21) == fold_seed(-1, 10**21)
