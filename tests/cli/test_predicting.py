@@ -3,8 +3,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-
 from bayesprior.cli.loading import load_run
+
 from bayesprior.cli.main import main
 from bayesprior.recipes.runs import read_results
 from bayesprior.tree.files import load_tree

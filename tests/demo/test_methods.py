@@ -1,8 +1,8 @@
 import pytest
 import torch
+from bayesprior.cli.loading import load_model, load_run
 
 from bayesprior import recipes
-from bayesprior.cli.loading import load_model, load_run
 from bayesprior.data import digits
 from bayesprior.demo import methods
 from bayesprior.demo.methods import HEAD_STD, METHODS, MODEL, Setting, predict_with, tuning
