@@ -21,12 +21,13 @@ from bayesprior.recipes.options import (
     PriorOptions,
     RunOptions,
     SampleOptions,
+    SghmcOptions,
     SourceOptions,
     SwagOptions,
 )
 from bayesprior.registry import resolve
 
-__all__ = ["COMMANDS", "Command"]
+__all__ = ["COMMANDS", "Command", "values_of"]
 
 
 def _path(**default: Any) -> Any:
@@ -112,16 +113,13 @@ class FitSgld(Fit, SampleOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FitSghmc(Fit, SampleOptions):
+class FitSghmc(Fit, SghmcOptions):
     """Infer by sampling with stochastic-gradient Hamiltonian Monte Carlo (SGHMC).
 
     Writes chain-00/draw-0000.safetensors and so on.
     """
 
     method: ClassVar[str] = "sghmc"
-
-    friction: float = dataclasses.field(default=0.1, metadata={"above": 0, "most": 1})
-    """Share of the velocity lost a step."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,14 +149,18 @@ class Predict(NewDataOptions):
 class Report(PageOptions):
     """Report on a fit, set beside other fits: report.html, .md, .json and report.nc for ArviZ.
 
-    The page is about the first run. The others are set beside it on the same test points; the
-    second is the one it is held against. Runs that differ in their seeds only are one method.
+    The page is about the first run; the others are set beside it on the same test points. Runs
+    that differ in their seeds only are one method.
     """
 
     positional: ClassVar[dict[str, str]] = {"runs": "+"}
 
     runs: tuple[str, ...] = _path()
     """Folders of fits."""
+    reference: str | None = dataclasses.field(
+        default=None, metadata={"path": True, "shown": "the second run"}
+    )
+    """The run that the first one is held against."""
     out: str | None = dataclasses.field(
         default=None, metadata={"path": True, "shown": "the first run's"}
     )
@@ -167,7 +169,7 @@ class Report(PageOptions):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Compare(AverageOptions):
-    """Set fits side by side: one table, and each one's paired differences to the first.
+    """Set fits side by side: one table, and each one's paired differences to the reference.
 
     Runs that differ in their seeds only are one method with several seeds. Runs are predicted on
     their test split first where that is not done.
@@ -176,7 +178,11 @@ class Compare(AverageOptions):
     positional: ClassVar[dict[str, str]] = {"runs": "+"}
 
     runs: tuple[str, ...] = _path()
-    """Folders of fits of the same test split; the first is the reference."""
+    """Folders of fits of the same test split."""
+    reference: str | None = dataclasses.field(
+        default=None, metadata={"path": True, "shown": "the first run"}
+    )
+    """The run that the others are held against."""
     out: str | None = dataclasses.field(
         default=None, metadata={"path": True, "shown": "nothing is written"}
     )
@@ -202,6 +208,17 @@ class Demo(DemoOptions):
     MAP, SWAG and SGLD with the learned prior. Every method is tuned on validation data with the
     same budget. Prints one table and writes report.html.
     """
+
+
+def values_of(group: type[Options], options: Options) -> dict[str, Any]:
+    """Return the fields of one group among a command's options.
+
+    Examples
+    --------
+    >>> values_of(ModelOptions, FitMap(data="digits", model="mlp", prior="p", out="o"))
+    {'model': 'mlp', 'model_options': {}, 'head': None}
+    """
+    return {spec.name: getattr(options, spec.name) for spec in dataclasses.fields(group)}
 
 
 class Command(NamedTuple):

@@ -1,108 +1,179 @@
-"""``predict``: a fit's model average on one split."""
+"""A finished run's predictions of its own splits, kept in its folder."""
 
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from bayesprior.diagnostics.compare import RunResult
+from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError
+from bayesprior.inference.posteriors import PointPosterior, StoredDraws
+from bayesprior.inference.protocols import Batch
+from bayesprior.prediction.predict import Prediction, predict
+from bayesprior.recipes.options import AverageOptions
+from bayesprior.recipes.runs import FITS, add_results, is_finished, read_config, read_results
+from bayesprior.recipes.saved import FitRun, load_run
+from bayesprior.recipes.training import pick_device
+from bayesprior.storage import predictive_path
+from bayesprior.tree.build import to_datatree
+from bayesprior.tree.files import load_tree, save_tree
 
-__all__ = ["predict_command", "run_predict"]
+__all__ = ["averaged", "load_results", "predict_run"]
+
+# Options that change the numbers; a prediction with others has a file of its own.
+_DECISIVE = ("num_draws", "batch_norm", "seed")
+_SPELLINGS = {"draw": "stored", "module": "frozen"}
 
 
-def predict_command(
-    run: str,
+def averaged(
+    fit: FitRun,
+    loader: Iterable[Batch],
     *,
-    split: Literal["test", "validation", "train"] = "test",
     num_draws: int | None = None,
     batch_size: int = 256,
-    batch_norm: Literal["stored", "reestimate"] = "stored",
+    batch_norm: str = "draw",
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: str = "auto",
     progress: bool = True,
-) -> None:
-    """Predict a split with a fit's model average: accuracy, NLL, Brier, ECE.
+) -> Prediction:
+    """Predict with a run's model average, of at most the draws that it stored.
 
-    Writes predictive-<split>.nc (an ArviZ DataTree), and the metrics into results.json.
+    Parameters
+    ----------
+    fit
+        The run.
+    loader
+        Batches of inputs and targets.
+    num_draws, batch_norm, seed, progress
+        As in `bayesprior.predict`.
+    batch_size
+        Examples at a time where BatchNorm statistics are re-estimated.
+    device
+        As in the recipes.
+    """
+    reestimates = batch_norm == "reestimate"
+    return predict(
+        fit.module.to(pick_device(device)),
+        fit.posterior,
+        loader,
+        fit.likelihood,
+        num_draws=_at_most(fit, num_draws),
+        batch_norm=_SPELLINGS.get(batch_norm, batch_norm),
+        bn_loader=fit.data.loader("train", batch_size) if reestimates else None,
+        progress=progress,
+        seed=seed,
+    )
+
+
+def _at_most(fit: FitRun, num_draws: int | None) -> int | None:
+    if num_draws is None:
+        return None
+    if isinstance(fit.posterior, PointPosterior):
+        return 1
+    if isinstance(fit.posterior, StoredDraws):
+        return min(num_draws, fit.posterior.num_chains * fit.posterior.num_draws)
+    return num_draws
+
+
+def predict_run(
+    run: str | Path, split: str = "test", *, trust: bool = False, **options: Any
+) -> str:
+    """Predict a split of a finished run, or find that it is done.
+
+    Writes ``predictive-<split>.nc`` (an ArviZ DataTree) and the metrics into ``results.json``;
+    with other options than the defaults, each name ends in a digest of them.
 
     Parameters
     ----------
     run
-        Folder that fit wrote.
+        Folder of a fit.
     split
-        Which examples.
-    num_draws
-        Draws averaged; all that are stored, or 30 of a SWAG posterior, by default.
-    batch_size
-        Examples at a time.
-    batch_norm
-        BatchNorm statistics: those stored with each draw, or averages over the training split.
-    seed
-        Of the draws from a SWAG posterior.
-    device
-        Where to compute; auto takes a GPU if there is one.
-    progress
-        Show a progress bar.
-    """
-    arguments = dict(locals())
-    from bayesprior.cli.inspection import show_results
+        "train", "validation" or "test".
+    trust
+        Import what the folder names by an import path.
+    **options
+        Of `averaged`.
 
-    run_predict(**arguments)
-    show_results(run, f"predict-{split}")
-
-
-def run_predict(
-    run: str | Path,
-    *,
-    split: str = "test",
-    num_draws: int | None = None,
-    batch_size: int = 256,
-    batch_norm: str = "stored",
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
-) -> Path:
-    """Do what `predict_command` does without printing; return the tree's file.
+    Returns
+    -------
+    str
+        The name of its numbers in ``results.json``; `predictions_path` turns it into the file.
 
     Raises
     ------
     ConfigError
-        If it is no fit's folder, or the split was predicted with other options.
+        If it is no fit's folder or the fit is not finished.
     """
-    from bayesprior.cli.loading import load_run
-    from bayesprior.prediction.predict import predict
-    from bayesprior.recipes import pick_device
-    from bayesprior.recipes.runs import add_results, read_config, read_results
-    from bayesprior.tasks.likelihoods import Categorical
-    from bayesprior.tree.build import to_datatree
-    from bayesprior.tree.files import save_tree
-
-    read_config(run, "fit")
-    stage, path = f"predict-{split}", Path(run) / f"predictive-{split}.nc"
-    asked: dict[str, Any] = {"num_draws": num_draws, "batch_norm": batch_norm, "seed": seed}
-    done = read_results(run).get(stage)
-    if done is not None and path.exists():
-        for key, value in asked.items():
-            if done.get(key) != value:
-                raise ConfigError(
-                    f"{path} was made with {key} = {done.get(key)}, not {value}; delete it to "
-                    "make it anew; nothing was overwritten"
-                )
-        return path
-    fit = load_run(run)
-    loader = fit.data.loader(split, batch_size)
-    found = predict(
-        fit.module.to(pick_device(device)),
-        fit.posterior,
-        loader,
-        Categorical(),
-        num_draws=num_draws,
-        batch_norm=batch_norm,
-        bn_loader=fit.data.loader("train", batch_size) if batch_norm == "reestimate" else None,
-        progress=progress,
-        seed=seed,
-    )
+    defaults = AverageOptions()
+    own = {
+        k: options[k]
+        for k in _DECISIVE
+        if options.get(k, getattr(defaults, k)) != getattr(defaults, k)
+    }
+    suffix = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if own else ""
+    stage, path = f"predict-{split}{suffix}", predictive_path(run, f"{split}{suffix}")
+    recipe = read_config(run, *FITS).recipe
+    if is_finished(run, recipe) and stage in read_results(run) and path.exists():
+        return stage
+    fit = load_run(run, trust=trust)
+    loader = fit.data.loader(split, options.get("batch_size", defaults.batch_size))
+    found = averaged(fit, loader, **options)
     names = fit.data.class_names or None
     tree = to_datatree(test=found, class_names=names, mode="summary", attrs={"split": split})
     save_tree(tree, path)
     numbers = {"num_points": found.log_likelihood.shape[1], "draws": len(found.draw)}
-    add_results(run, stage, {**found.metrics, **numbers, **asked})
-    return path
+    add_results(run, stage, {**found.metrics, **numbers, **own})
+    return stage
+
+
+def load_results(runs: Sequence[str], *, trust: bool = False, **options: Any) -> list[RunResult]:
+    """Return runs as rows of a comparison, predicted on their test split where that is not done.
+
+    Parameters
+    ----------
+    runs
+        Folders of fits. Those that differ in their seeds only are one row of several seeds.
+    trust
+        Import what a folder names by an import path.
+    **options
+        Of `averaged`.
+
+    Raises
+    ------
+    ConfigError
+        If a folder is no finished fit's, or two rows would have one name.
+    """
+    groups: dict[str, list[tuple[tuple[int, int], Path, Outcome]]] = {}
+    for run in runs:
+        stage = predict_run(run, trust=trust, **options)
+        tree = load_tree(predictive_path(run, stage.removeprefix("predict-")))
+        key, seeds = _method(run)
+        groups.setdefault(key, []).append(
+            (seeds, Path(run), Outcome.from_group(tree, "predictions"))
+        )
+    results = []
+    for members in groups.values():
+        members.sort(key=lambda member: member[0])
+        seconds = [read_results(run)["fit"]["seconds"] for _, run, _ in members]
+        more = f" and {len(members) - 1} more" if len(members) > 1 else ""
+        name = members[0][1].resolve().name + more
+        outcomes = [outcome for *_, outcome in members]
+        results.append(RunResult(name, outcomes, seconds=sum(seconds) / len(seconds)))
+    if twice := [n for n, k in Counter(r.name for r in results).items() if k > 1]:
+        raise ConfigError(f"two of the runs are in folders named {twice[0]!r}; rename one")
+    return results
+
+
+def _method(run: str | Path) -> tuple[str, tuple[int, int]]:
+    """Return what makes a run its method, as text, and its seeds: of the data, and of the fit."""
+    config = read_config(run, *FITS)
+    options, made_from = dict(config.options), dict(config.made_from)
+    made_from.pop("relative", None)
+    data = dict(made_from.pop("data", None) or {})
+    seeds = int(data.pop("data_seed", 0)), int(options.pop("seed", 0))
+    for name in ("out", "device", "progress", "checkpoint_every"):
+        options.pop(name, None)
+    return json.dumps([config.recipe, options, made_from, data], sort_keys=True), seeds
