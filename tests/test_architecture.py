@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("weights.layout", "weights.selection", "weights.lowrank", "storage", "registry"),
     ("tasks.protocols",),
     ("inference.protocols", "inference.progress", "weights.blocks"),
-    ("inference.schedules", "weights.file"),
+    ("inference.schedules", "inference.batch_norm", "inference.bound", "weights.file"),
     ("weights.gaussian", "tasks.likelihoods"),
     ("inference.optimizers", "inference.posteriors", "tasks.objectives"),
     ("inference.collectors", "inference.prior_term", "inference.checkpoint"),

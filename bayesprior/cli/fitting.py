@@ -1,4 +1,4 @@
-"""``fit-source``, ``make-prior`` and ``fit``: names and files become objects, a recipe does the rest."""
+"""``fit-source``, ``make-prior``, ``fit``: names become objects, and a recipe does the rest."""
 
 from collections.abc import Callable
 from pathlib import Path

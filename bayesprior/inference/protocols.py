@@ -3,6 +3,7 @@
 Optimizer x prior x collector are orthogonal: whatever meets these protocols combines.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bayesprior.errors import ConfigError
+from bayesprior.tasks.protocols import Batch
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = [
@@ -23,9 +26,6 @@ __all__ = [
     "StepEvent",
     "WeightDistribution",
 ]
-
-Batch = Any
-"""Whatever the loader yields; usually ``(inputs, targets)``. Only the loss looks inside."""
 
 LossFn = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 """``loss_fn(module, batch) -> (mean loss per example, named extra scalars)``."""
@@ -121,6 +121,11 @@ class Draw:
         Share of the draw in an average, up to a common factor: 1 for draws that count alike.
     confidence
         Factor on the draw's logits, fitted on held-out data; 1 leaves them as they are.
+
+    Raises
+    ------
+    ConfigError
+        If weight or confidence is not positive and finite.
     """
 
     chain: int
@@ -130,6 +135,12 @@ class Draw:
     layout: ParameterLayout | None = None
     weight: float = 1.0
     confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "confidence"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ConfigError(f"the {name} of a draw must be positive and finite, got {value}")
 
 
 @runtime_checkable
@@ -147,7 +158,7 @@ class Posterior(Protocol):
         ----------
         num_draws
             How many; None means all that are stored (or a documented default where draws are
-            made on demand).
+            made on demand). A posterior that has fewer yields those it has.
         seed
             Decides which, where there is a choice.
         """

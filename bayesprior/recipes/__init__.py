@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bayesprior.recipes.prior import make_prior, shaped
     from bayesprior.recipes.reporting import report
+    from bayesprior.recipes.saved import FitRun, load_posterior, load_run
     from bayesprior.recipes.source import fit_source
     from bayesprior.recipes.target import fit_map, fit_swag, sample
     from bayesprior.recipes.training import initialize_, pick_device
 
 __all__ = [
+    "FitRun",
     "fit_map",
     "fit_source",
     "fit_swag",
     "initialize_",
+    "load_posterior",
+    "load_run",
     "make_prior",
     "pick_device",
     "report",
@@ -30,6 +34,7 @@ __all__ = [
 _HOMES = {
     "prior": ("make_prior", "shaped"),
     "reporting": ("report",),
+    "saved": ("FitRun", "load_posterior", "load_run"),
     "source": ("fit_source",),
     "target": ("fit_map", "fit_swag", "sample"),
     "training": ("initialize_", "pick_device"),

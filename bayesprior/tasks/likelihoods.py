@@ -1,7 +1,8 @@
 """Likelihoods: how a network's outputs speak about targets.
 
-A likelihood is a plain value with the methods of `Likelihood`; nothing else in the package
-branches on the task. Outputs are what the network returns for a batch of B examples.
+A likelihood is a plain value with the methods of `Likelihood`; whatever a class of your own
+overrides is what the package asks. Outputs are what the network returns for a batch of B examples;
+further axes before B (of vectorized weights) are allowed wherever a shape says ``*batch``.
 
 ==========================  =========================  ======================
 likelihood                  outputs                    targets
@@ -16,7 +17,7 @@ likelihood                  outputs                    targets
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import pyro.distributions as dist
 import torch
@@ -28,12 +29,14 @@ from bayesprior.errors import ConfigError, DataError
 
 __all__ = [
     "Categorical",
+    "ClassProbabilities",
     "HeteroscedasticNormal",
     "Likelihood",
     "Moments",
     "Normal",
     "PixelCategorical",
     "Predictive",
+    "inherits",
 ]
 
 
@@ -65,7 +68,7 @@ class Likelihood(Protocol):
     def predictive(self, outputs: Tensor) -> Predictive:
         """Predictive law of each example under one draw of the weights."""
 
-    def average(self, predictions: Iterable[Any], counts: Sequence[int] | None = None) -> Any:
+    def average(self, predictions: Iterable[Any], counts: Sequence[float] | None = None) -> Any:
         """Average predictive laws over draws.
 
         Parameters
@@ -73,7 +76,8 @@ class Likelihood(Protocol):
         predictions
             One for each draw (a tensor stacked along a leading axis of draws will do).
         counts
-            How many draws each one stands for (1 by default), so that averages can be averaged.
+            Weight of each one, such as how many draws it stands for (1 by default), so that
+            averages can be averaged.
         """
 
     def entropy(self, prediction: Any) -> Tensor:
@@ -86,27 +90,56 @@ class Likelihood(Protocol):
         """Scalars worth watching while training, such as the accuracy; may be empty."""
 
 
-class _ClassProbabilities:
-    """What both categorical likelihoods share: classes on axis 1 of the outputs."""
+class ClassProbabilities:
+    """What likelihoods of class labels share: outputs that are logits, on one axis of classes.
 
-    def predictive(self, outputs: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B C *grid"]:
-        """Class probabilities: softmax over axis 1."""
-        return outputs.softmax(1)
+    A draw's ``confidence`` multiplies the outputs of such a likelihood, and they have an energy.
+
+    Attributes
+    ----------
+    class_axis
+        Axis of the classes, counted from the end; axis 1 of a batch.
+    """
+
+    class_axis: ClassVar[int] = -1
+
+    def predictive(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Class probabilities: softmax over the classes."""
+        return outputs.softmax(self.class_axis)
 
     def average(
-        self, predictions: Iterable[Tensor], counts: Sequence[int] | None = None
-    ) -> Float[Tensor, "B C *grid"]:
+        self, predictions: Iterable[Tensor], counts: Sequence[float] | None = None
+    ) -> Float[Tensor, "*batch"]:
         """Mean of the probabilities, the model average."""
         return _mean(list(predictions), counts)
 
-    def entropy(self, prediction: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B *grid"]:
+    def entropy(self, prediction: Float[Tensor, "*batch"]) -> Float[Tensor, "*rest"]:
         """-sum p log p in nats over the classes."""
-        logs = prediction.clamp_min(torch.finfo(prediction.dtype).tiny).log()  # 0 log 0 = 0
-        return -torch.einsum("bc...,bc...->b...", prediction, logs)  # twice as fast as entr
+        probs = prediction.movedim(self.class_axis, -1)
+        logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()  # 0 log 0 = 0
+        return -torch.einsum("...c,...c->...", probs, logs)  # twice as fast as entr
+
+
+def inherits(likelihood: Any, base: type, *methods: str) -> bool:
+    """Whether a likelihood is of a class, and has these methods from it unchanged.
+
+    What a subclass overrides must be asked; only what it inherits may be computed another way.
+
+    Examples
+    --------
+    >>> class Sharper(Categorical):
+    ...     def predictive(self, outputs):
+    ...         return super().predictive(2 * outputs)
+    >>> [inherits(Sharper(), Categorical, name) for name in ("predictive", "log_prob")]
+    [False, True]
+    """
+    return isinstance(likelihood, base) and all(
+        getattr(type(likelihood), name) is getattr(base, name) for name in methods
+    )
 
 
 @dataclass(frozen=True)
-class Categorical(_ClassProbabilities):
+class Categorical(ClassProbabilities):
     """One label among C classes; the outputs are logits of shape (B, C).
 
     log p(y | f) = f_y - logsumexp(f)
@@ -129,13 +162,16 @@ class Categorical(_ClassProbabilities):
         _check_labels(targets, outputs.shape[1])
 
     def log_prob(
-        self, outputs: Float[Tensor, "B C"], targets: Integer[Tensor, " B"]
-    ) -> Float[Tensor, " B"]:
-        """Log probability of each label."""
-        return -F.cross_entropy(outputs, targets.long(), reduction="none")
+        self, outputs: Float[Tensor, "*batch C"], targets: Tensor
+    ) -> Float[Tensor, "*batch"]:
+        """Log probability of each label; `DataError` if there is not one a row of logits."""
+        if targets.shape != outputs.shape[:-1]:
+            raise _shape_error("logits (B, C) and labels (B,)", outputs, targets)
+        rows, labels = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1).long()
+        return -F.cross_entropy(rows, labels, reduction="none").view(targets.shape)
 
-    def distribution(self, outputs: Float[Tensor, "B C"]) -> dist.Distribution:
-        """``Categorical(logits)``, batch shape (B,)."""
+    def distribution(self, outputs: Float[Tensor, "*batch C"]) -> dist.Distribution:
+        """``Categorical(logits)``, batch shape (*batch,)."""
         return dist.Categorical(logits=outputs)
 
     def monitor(
@@ -146,7 +182,7 @@ class Categorical(_ClassProbabilities):
 
 
 @dataclass(frozen=True)
-class PixelCategorical(_ClassProbabilities):
+class PixelCategorical(ClassProbabilities):
     """One label for each pixel; the outputs are logits of shape (B, C, H, W).
 
     Pixels are independent given the weights, so an image's log likelihood is the sum over its
@@ -158,6 +194,7 @@ class PixelCategorical(_ClassProbabilities):
         The label of pixels that do not count (255 in most data sets).
     """
 
+    class_axis: ClassVar[int] = -3
     ignore_index: int = 255
 
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
@@ -167,17 +204,19 @@ class PixelCategorical(_ClassProbabilities):
         _check_labels(targets, outputs.shape[1], self.ignore_index)
 
     def log_prob(
-        self, outputs: Float[Tensor, "B C H W"], targets: Integer[Tensor, "B H W"]
-    ) -> Float[Tensor, " B"]:
-        """Log probability of each image's labeled pixels."""
-        loss = F.cross_entropy(
-            outputs, targets.long(), ignore_index=self.ignore_index, reduction="none"
-        )
-        return -loss.sum((1, 2))
+        self, outputs: Float[Tensor, "*batch C H W"], targets: Tensor
+    ) -> Float[Tensor, "*batch"]:
+        """Log probability of each image's labeled pixels; `DataError` for other shapes."""
+        if targets.shape != outputs.shape[:-3] + outputs.shape[-2:]:
+            raise _shape_error("logits (B, C, H, W) and labels (B, H, W)", outputs, targets)
+        images = outputs.reshape(-1, *outputs.shape[-3:])
+        labels = targets.reshape(-1, *targets.shape[-2:]).long()
+        loss = F.cross_entropy(images, labels, ignore_index=self.ignore_index, reduction="none")
+        return -loss.sum((1, 2)).view(targets.shape[:-2])
 
-    def distribution(self, outputs: Float[Tensor, "B C H W"]) -> dist.Distribution:
-        """Batch shape (B,), event shape (H, W); ignored pixels have log probability 0."""
-        return _IgnoringCategorical(outputs.movedim(1, -1), self.ignore_index).to_event(2)
+    def distribution(self, outputs: Float[Tensor, "*batch C H W"]) -> dist.Distribution:
+        """Batch shape (*batch,), event shape (H, W); ignored pixels have log probability 0."""
+        return _IgnoringCategorical(outputs.movedim(-3, -1), self.ignore_index).to_event(2)
 
     def monitor(
         self, outputs: Float[Tensor, "B C H W"], targets: Integer[Tensor, "B H W"]
@@ -195,15 +234,17 @@ class _IndependentNormal:
         raise NotImplementedError
 
     def log_prob(
-        self, outputs: Float[Tensor, "B outputs"], targets: Float[Tensor, "B P"]
-    ) -> Float[Tensor, " B"]:
-        """Log density of each example, summed over its P targets."""
+        self, outputs: Float[Tensor, "*batch outputs"], targets: Tensor
+    ) -> Float[Tensor, "*batch"]:
+        """Log density of each example, summed over its P targets; `DataError` for other shapes."""
         mean, variance = self.predictive(outputs)
+        if targets.shape != mean.shape:
+            raise _shape_error("one mean for each target (B, P)", outputs, targets)
         terms = (targets - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi)
-        return -terms.sum(1) / 2
+        return -terms.sum(-1) / 2
 
     def average(
-        self, predictions: Iterable[Moments], counts: Sequence[int] | None = None
+        self, predictions: Iterable[Moments], counts: Sequence[float] | None = None
     ) -> Moments:
         """Moments of the mixture over draws, by the law of total variance."""
         predictions = list(predictions)
@@ -211,12 +252,12 @@ class _IndependentNormal:
         spread = [p.variance + (p.mean - mean) ** 2 for p in predictions]
         return Moments(mean, _mean(spread, counts))
 
-    def entropy(self, prediction: Moments) -> Float[Tensor, " B"]:
+    def entropy(self, prediction: Moments) -> Float[Tensor, "*batch"]:
         """Entropy in nats of the normal law with these moments (an upper bound for mixtures)."""
-        return (prediction.variance.log() + math.log(2 * math.pi) + 1).sum(1) / 2
+        return (prediction.variance.log() + math.log(2 * math.pi) + 1).sum(-1) / 2
 
-    def distribution(self, outputs: Float[Tensor, "B outputs"]) -> dist.Distribution:
-        """``Normal(mean, std)``, batch shape (B,), event shape (P,)."""
+    def distribution(self, outputs: Float[Tensor, "*batch outputs"]) -> dist.Distribution:
+        """``Normal(mean, std)``, batch shape (*batch,), event shape (P,)."""
         mean, variance = self.predictive(outputs)
         return dist.Normal(mean, variance.sqrt()).to_event(1)
 
@@ -267,7 +308,7 @@ class Normal(_IndependentNormal):
             raise _shape_error("means (B, P) and targets (B, P)", outputs, targets)
         _check_real(targets)
 
-    def predictive(self, outputs: Float[Tensor, "B P"]) -> Moments:
+    def predictive(self, outputs: Float[Tensor, "*batch P"]) -> Moments:
         """Mean and noise variance, both (B, P)."""
         std = torch.as_tensor(self.std, dtype=outputs.dtype, device=outputs.device)
         return Moments(outputs, (std**2).expand_as(outputs))
@@ -297,10 +338,26 @@ class HeteroscedasticNormal(_IndependentNormal):
             raise _shape_error("means, log variances (B, 2P) and targets (B, P)", outputs, targets)
         _check_real(targets)
 
-    def predictive(self, outputs: Float[Tensor, "B twoP"]) -> Moments:
+    def predictive(self, outputs: Float[Tensor, "*batch twoP"]) -> Moments:
         """Mean and noise variance, both (B, P)."""
-        mean, log_variance = outputs.chunk(2, dim=1)
+        mean, log_variance = outputs.chunk(2, dim=-1)
         return Moments(mean, log_variance.exp())
+
+    def log_prob(
+        self, outputs: Float[Tensor, "*batch twoP"], targets: Tensor
+    ) -> Float[Tensor, "*batch"]:
+        """Log density of each example; `DataError` for other shapes.
+
+        -sum_j [(y_j - m_j)^2 exp(-s_j) + s_j + log(2 pi)] / 2 of means m and log variances s:
+        exp(s) itself is 0 or infinite in float32 beyond 100, and its gradient no number.
+        """
+        if not inherits(self, HeteroscedasticNormal, "predictive"):
+            return super().log_prob(outputs, targets)
+        mean, log_variance = outputs.chunk(2, dim=-1)
+        if targets.shape != mean.shape or outputs.shape[-1] % 2:
+            raise _shape_error("means, log variances (B, 2P) and targets (B, P)", outputs, targets)
+        squares = (targets - mean) ** 2 * (-log_variance).exp()
+        return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
 
 
 class _IgnoringCategorical(dist.Categorical):
@@ -319,7 +376,7 @@ class _IgnoringCategorical(dist.Categorical):
         return _IgnoringCategorical(logits, self.ignore_index)
 
 
-def _mean(terms: Sequence[Tensor], counts: Sequence[int] | None) -> Tensor:
+def _mean(terms: Sequence[Tensor], counts: Sequence[float] | None) -> Tensor:
     if not terms:
         raise DataError("there is nothing to average: no predictions were given")
     counts = [1] * len(terms) if counts is None else counts

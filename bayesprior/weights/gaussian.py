@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
+from bayesprior.inference.bound import Bindable
 from bayesprior.inference.protocols import Draw
 from bayesprior.weights.blocks import BlockCovariance, check_positive, check_vector, take
 from bayesprior.weights.file import read, write
@@ -19,7 +20,7 @@ from bayesprior.weights.layout import ParameterLayout
 __all__ = ["GaussianWeights"]
 
 
-class GaussianWeights(dist.LowRankMultivariateNormal):
+class GaussianWeights(Bindable, dist.LowRankMultivariateNormal):
     r"""A Normal over D named weights: source posterior, transferred prior, SWAG posterior.
 
     The first F weights of the layout, the *shared block*, have covariance

@@ -1,0 +1,181 @@
+"""Draws in memory: kept while a chain runs, or given; and shown to collectors from elsewhere."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.inference.bound import Bindable
+from bayesprior.inference.posteriors import thinned
+from bayesprior.inference.protocols import Collector, Draw, StepEvent
+from bayesprior.weights.layout import ParameterLayout
+
+__all__ = ["DrawsInMemory", "Watching"]
+
+
+class DrawsInMemory(Bindable):
+    """A posterior of draws in memory: any that are given, and those that it collects.
+
+    Parameters
+    ----------
+    draws
+        Kept as they are, weights and statistics on their device. Each may have a layout, a
+        mixture weight and a confidence of its own.
+    layout
+        Names of the weights, for draws without a layout of their own; None takes that of the
+        first draw.
+    chain
+        Number of the chain that is collected. Its draws are kept on the CPU.
+
+    Raises
+    ------
+    LayoutMismatchError
+        If a draw's weights do not fit its layout.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layout = ParameterLayout(("w",), ((2,),))
+    >>> posterior = DrawsInMemory([Draw(0, i, torch.zeros(2)) for i in range(4)], layout)
+    >>> len(posterior), [draw.index for draw in posterior.draws(2)]
+    (4, [1, 3])
+    """
+
+    def __init__(
+        self, draws: Iterable[Draw] = (), layout: ParameterLayout | None = None, *, chain: int = 0
+    ) -> None:
+        self._layout, self.chain = layout, chain
+        self._draws: list[Draw] = []
+        for draw in draws:
+            self.append(draw)
+
+    def __len__(self) -> int:
+        return len(self._draws)
+
+    def __repr__(self) -> str:
+        dim = "" if self._layout is None else f", dim={self._layout.dim}"
+        return f"DrawsInMemory(num_chains={self.num_chains}, num_draws={self.num_draws}{dim})"
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Names of the weights.
+
+        Raises
+        ------
+        ConfigError
+            If there are neither draws nor a given layout.
+        """
+        if self._layout is None:
+            raise ConfigError("there are no draws in memory and no layout was given")
+        return self._layout
+
+    @property
+    def num_chains(self) -> int:
+        """How many chains the draws belong to."""
+        return len(self._chains())
+
+    @property
+    def num_draws(self) -> int:
+        """How many draws each chain has; of the shortest, where a run was interrupted."""
+        return min((len(chain) for chain in self._chains()), default=0)
+
+    def append(self, draw: Draw) -> None:
+        """Keep one more draw."""
+        if draw.layout is None and self._layout is None:
+            raise LayoutMismatchError(
+                f"draw {draw.index} of chain {draw.chain} has no layout: pass layout="
+            )
+        if self._layout is None:
+            self._layout = draw.layout
+        (draw.layout or self.layout).check_dim(draw.weights)
+        self._draws.append(draw)
+
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[Draw]:
+        """Yield draws, chain by chain.
+
+        Parameters
+        ----------
+        num_draws
+            How many in all; None, or more than there are, means all. Fewer are spread over
+            chains and time by `bayesprior.inference.posteriors.thinned`.
+        seed
+            Not used: thinning leaves no choice.
+        """
+        chains = self._chains()
+        for chain, indices in zip(
+            chains, thinned([len(c) for c in chains], num_draws), strict=True
+        ):
+            yield from (chain[index] for index in indices)
+
+    def update(self, event: StepEvent) -> None:
+        """Keep the weights after a collected step, and the module's buffers at that time."""
+        index = sum(draw.chain == self.chain for draw in self._draws)
+        buffers = {name: buffer.cpu() for name, buffer in event.buffers().items()}
+        self.append(Draw(self.chain, index, event.weights().cpu(), buffers, event.layout))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the draws so far, as tensors and primitives."""
+        return {"draws": [_state(draw) for draw in self._draws]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self._draws = []
+        for saved in state["draws"]:
+            text = saved["layout"]
+            layout = None if text is None else ParameterLayout.from_json(text)
+            self.append(Draw(**{**saved, "layout": layout}))
+
+    def _chains(self) -> list[list[Draw]]:
+        chains: dict[int, list[Draw]] = {}
+        for draw in self._draws:
+            chains.setdefault(draw.chain, []).append(draw)
+        return [chains[number] for number in sorted(chains)]
+
+
+def _state(draw: Draw) -> dict[str, Any]:
+    state = {field.name: getattr(draw, field.name) for field in fields(draw)}
+    layout: ParameterLayout | None = draw.layout
+    buffers: dict[str, Tensor] = dict(draw.buffers)
+    return {**state, "buffers": buffers, "layout": None if layout is None else layout.to_json()}
+
+
+class Watching:
+    """Shows a collector something else than what is trained.
+
+    A momentum copy, the network behind a reparametrization, a part of the parameters: whatever
+    ``view`` makes of the engine's event. So every collector can learn of it, SWAG included.
+
+    Parameters
+    ----------
+    collector
+        Any.
+    view
+        Returns the event to show, with another ``module`` or ``layout``. Frozen parameters may be
+        named too, in a layout of their own.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from torch import nn
+    >>> module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> part = ParameterLayout.from_module(module).select(["1.weight"])
+    >>> draws = DrawsInMemory()
+    >>> collector = Watching(draws, lambda event: replace(event, layout=part))
+    """
+
+    def __init__(self, collector: Collector, view: Callable[[StepEvent], StepEvent]) -> None:
+        self.collector, self.view = collector, view
+
+    def update(self, event: StepEvent) -> None:
+        """Show the view of the event."""
+        self.collector.update(self.view(event))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the collector's."""
+        return self.collector.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hand it to the collector."""
+        self.collector.load_state_dict(state)
