@@ -118,9 +118,8 @@ def _show_run(folder: Path) -> None:
     for key, value in config.made_from.items():
         made_from |= value if isinstance(value, Mapping) and key != "relative" else {key: value}
     made_from.pop("relative", None)
-    print_pairs(
-        _flat(f"{k}", v) for k, v in {**made_from, **config.options}.items() if v is not None
-    )
+    options = {**made_from, **config.options}
+    print_pairs((key, _plain(value)) for key, value in options.items() if value is not None)
     for stage, values in read_results(folder).items():
         if isinstance(values, Mapping) and stage != "versions":
             print(f"\n{printable(stage)}")
@@ -133,9 +132,9 @@ def _show_run(folder: Path) -> None:
     print(f"\nholds {printable(', '.join(files))}")
 
 
-def _flat(name: str, value: Any) -> tuple[str, Any]:
+def _plain(value: Any) -> Any:
     is_plain = isinstance(value, str | int | float)
-    return name, value if is_plain else json.dumps(value, ensure_ascii=False)
+    return value if is_plain else json.dumps(value, ensure_ascii=False)
 
 
 def _read_gaussian(path: Path) -> tuple[str, Facts, Any]:
@@ -221,14 +220,10 @@ def _read_tree(path: Path) -> tuple[str, Facts, Any]:
     from bayesprior.tree.files import load_tree
 
     tree = load_tree(path)
-    rows = [
-        (
-            name,
-            ", ".join(map(str, group.data_vars)),
-            ", ".join(f"{k} {v}" for k, v in group.sizes.items()),
-        )
-        for name, group in tree.children.items()
-    ]
+    rows = []
+    for name, group in tree.children.items():
+        sizes = ", ".join(f"{axis} {length}" for axis, length in group.sizes.items())
+        rows.append((name, ", ".join(map(str, group.data_vars)), sizes))
     facts: Facts = [(str(k), v) for k, v in tree.attrs.items() if isinstance(v, str | int | float)]
     return "ArviZ DataTree", facts, (("group", "variables", "sizes"), rows)
 

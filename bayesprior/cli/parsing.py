@@ -16,6 +16,7 @@ from bayesprior.recipes.options import Options
 
 __all__ = ["find_command", "in_flags", "parse"]
 
+_CONFIG = "config.yaml"  # as in `storage`, which is too heavy for --help
 _BOOLEANS = ("true", "false", "yes", "no")
 _REQUIRED = dataclasses.MISSING
 
@@ -271,12 +272,40 @@ def _read_config(path: str, name: str, kinds: Mapping[str, Any]) -> str:
         raise ConfigError(f"{path} is no YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no options; write lines 'name: value'")
-    if values.keys() & {"command", "recipe"} and isinstance(values.get("options"), dict):
-        values = _of_a_run(path, values, name)
+    if values.keys() & {"command", "recipe"} and "options" in values:
+        values = {k: v for k, v in _of_a_run(Path(path), name).items() if k in kinds}
     for key in values:
         if key not in kinds:
             raise ConfigError(f"{path}: {_unknown(str(key), name, kinds)}")
     return json.dumps(values)
+
+
+def _of_a_run(path: Path, name: str) -> dict[str, Any]:
+    """Return the options, names and files that a run's own ``config.yaml`` holds.
+
+    The folder is the run's, so that the command finds it finished or goes on with it.
+    """
+    from bayesprior.recipes.places import restored
+    from bayesprior.recipes.runs import read_config
+
+    path = path.expanduser()
+    if path.name != _CONFIG:
+        raise ConfigError(f"{path} is a run's configuration; give the {_CONFIG} in its folder")
+    config = read_config(path.parent)
+    method = config.options.get("sampler", "sgld")
+    commands = {"fit_map": "fit map", "fit_swag": "fit swag", "sample": f"fit {method}"}
+    made_by = commands.get(config.recipe, config.recipe.replace("_", "-"))
+    if made_by != name:
+        raise ConfigError(f"{path} is a configuration of bayesprior {made_by}")
+    values = {"likelihood": None, **config.options, "out": str(path.parent)}
+    if values["likelihood"] not in (None, {"class": "Categorical"}):
+        raise ConfigError(f"{path}: a run with the likelihood {values['likelihood']} is Python's")
+    made_from = dataclasses.asdict(restored(config.made_from, path.parent))
+    for value in made_from.values():
+        values |= value if isinstance(value, dict) else {}
+    return values | {
+        k: v for k, v in made_from.items() if not isinstance(v, dict) and v is not None
+    }
 
 
 def _one_line(error: Exception, name: str) -> str:

@@ -1,6 +1,6 @@
 """``predict``, ``report`` and ``compare``: from fits to predictions, figures and words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ def _predict_new(options: Predict, average: Mapping[str, Any]) -> None:
     if options.out is not None:
         check_out(options.out)
     found = predict_new(options.run, options.new, risk=options.risk, **average)
+    tell: Callable[[str], None] = say  # the rows have the standard output to themselves
+    where = ""
     if options.out is None:
         print(found.csv(), end="")
     else:
         found.write(options.out)
-    say(_of_threshold(found, options.risk))
-    where = "" if options.out is None else f"; the rows are in {options.out}"
+        tell, where = print, f"; the rows are in {printable(options.out)}"
+    tell(_of_threshold(found, options.risk))
     if found.unreadable:
         told = [f"{file}: {reason}" for file, reason in found.unreadable.items()]
         more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
@@ -52,7 +54,7 @@ def _predict_new(options: Predict, average: Mapping[str, Any]) -> None:
             f"{len(told)} of the files could not be read: {'; '.join(told[:5])}{more}. The other "
             f"{len(found.files)} inputs are predicted{where}"
         )
-    say(f"{len(found.files)} inputs predicted{where}")
+    tell(f"{len(found.files)} inputs predicted{where}")
 
 
 def _of_threshold(found: NewPredictions, risk: float) -> str:

@@ -1,5 +1,6 @@
 """A finished run's predictions of its own splits, kept in its folder."""
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -100,26 +101,23 @@ def predict_run(
     Returns
     -------
     str
-        The name of its numbers in ``results.json``; `predictions_path` turns it into the file.
+        The name of its numbers in ``results.json``, such as ``"predict-test"``; the tree's file
+        has ``predictive`` in its place.
 
     Raises
     ------
     ConfigError
         If it is no fit's folder or the fit is not finished.
     """
-    defaults = AverageOptions()
-    own = {
-        k: options[k]
-        for k in _DECISIVE
-        if options.get(k, getattr(defaults, k)) != getattr(defaults, k)
-    }
+    defaults = dataclasses.asdict(AverageOptions())
+    own = {k: options[k] for k in _DECISIVE if options.get(k, defaults[k]) != defaults[k]}
     suffix = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if own else ""
     stage, path = f"predict-{split}{suffix}", predictive_path(run, f"{split}{suffix}")
     recipe = read_config(run, *FITS).recipe
     if is_finished(run, recipe) and stage in read_results(run) and path.exists():
         return stage
     fit = load_run(run, trust=trust)
-    loader = fit.data.loader(split, options.get("batch_size", defaults.batch_size))
+    loader = fit.data.loader(split, options.get("batch_size", defaults["batch_size"]))
     found = averaged(fit, loader, **options)
     names = fit.data.class_names or None
     tree = to_datatree(test=found, class_names=names, mode="summary", attrs={"split": split})
