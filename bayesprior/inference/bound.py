@@ -1,6 +1,7 @@
 """Posteriors that know their network, so that they predict for new inputs."""
 
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -9,12 +10,8 @@ from bayesprior.errors import ConfigError
 __all__ = ["Bindable", "Predictor"]
 
 
-class Predictor(Protocol):
-    """Predicts for new inputs with a posterior: `bayesprior.prediction.new_data.NewData`."""
-
-    def __call__(self, posterior: Any, inputs: Any, **options: Any) -> Tensor:
-        """Return class probabilities, one row for each of the inputs."""
-
+Predictor = Callable[..., Tensor]
+"""``predictor(posterior, inputs, **options)``; see `bayesprior.prediction.new_data.NewData`."""
 
 _Posterior = TypeVar("_Posterior", bound="Bindable")
 

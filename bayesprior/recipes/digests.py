@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +29,6 @@ __all__ = [
 
 _EXAMPLES = 16  # of a data set whose content cannot be read otherwise
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-
-
-class _Hash(Protocol):
-    def update(self, data: Any, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
 
 
 def data_digests(data: DataBundle) -> dict[str, str]:
@@ -104,7 +98,7 @@ def _digest(*values: Any) -> str:
     return found.hexdigest()
 
 
-def _feed(found: _Hash, value: Any) -> None:
+def _feed(found: hashlib.blake2b, value: Any) -> None:
     """Feed a value: arrays by content, containers part by part, the rest as told above."""
     if value is None or isinstance(value, bool | int | float | str | bytes | Path):
         found.update(f"{type(value).__name__} {value!r};".encode())
@@ -119,9 +113,9 @@ def _feed(found: _Hash, value: Any) -> None:
         found.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
     elif isinstance(value, Mapping):
         found.update(f"mapping {len(value)};".encode())
-        for key, part in value.items():
+        for key in sorted(value, key=str):  # files give names back in an order of their own
             _feed(found, str(key))
-            _feed(found, part)
+            _feed(found, value[key])
     elif isinstance(value, list | tuple):
         found.update(f"sequence {len(value)};".encode())
         for part in value:
@@ -157,7 +151,7 @@ def _is_folder(value: Any) -> bool:
     return isinstance(getattr(value, "samples", None), list) and hasattr(value, "root")
 
 
-def _feed_files(found: _Hash, folder: Any, rows: Sequence[int]) -> None:
+def _feed_files(found: hashlib.blake2b, folder: Any, rows: Sequence[int]) -> None:
     root = Path(folder.root)
     for row in rows:
         path, label = folder.samples[row][:2]
@@ -166,7 +160,7 @@ def _feed_files(found: _Hash, folder: Any, rows: Sequence[int]) -> None:
         _feed(found, [str(name), int(label), status.st_size, status.st_mtime_ns])
 
 
-def _feed_examples(found: _Hash, data: Any) -> None:
+def _feed_examples(found: hashlib.blake2b, data: Any) -> None:
     count = len(data)
     _feed(found, [type(data).__qualname__, count])
     read = getattr(data, "raw", data.__getitem__)

@@ -18,6 +18,7 @@ from bayesprior.data import (
     split_validation,
 )
 from bayesprior.errors import ConfigError, DataError
+from bayesprior.inference.generators import seeded
 from bayesprior.models import (
     get_model,
     head_prefix,
@@ -97,8 +98,7 @@ def load_model(
         options["weights"] = weights
         if weights is not None:
             options["num_classes"] = None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         module = get_model(choice.model, **options | choice.model_options)
         head = choice.head or head_prefix(module)
         if takes_weights and weights is not None and _outputs(module, head) != bundle.num_classes:
@@ -114,19 +114,28 @@ def _outputs(module: nn.Module, head: str) -> int | None:
 
 
 def _load_own(module: nn.Module, head: str, weights: str) -> None:
-    if not Path(weights).is_file():
+    if not Path(weights).expanduser().is_file():
         raise ConfigError(f"no file {weights!r}; names of weights work for torchvision's networks")
-    state = read_state_dict(weights)
+    state = read_state_dict(Path(weights).expanduser())
     mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(head + ".")}
     fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
     load_weights(module, state, weights, () if fits else (head + ".",))
 
 
-def point_source(module: nn.Module, rms_std: float | None) -> GaussianWeights:
-    """Return the isotropic law around a network's weights, for a source that is a checkpoint."""
+def point_source(
+    module: nn.Module, rms_std: float | None, checkpoint: str | None = None
+) -> GaussianWeights:
+    """Return the isotropic law around a network's weights, for a source that is a checkpoint.
+
+    Its provenance has the checkpoint's name.
+    """
     layout = ParameterLayout.from_module(module)
     buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    provenance = {"role": "checkpoint", "model": type(module).__name__}
+    provenance = {
+        "role": "checkpoint",
+        "model": type(module).__name__,
+        "checkpoint": checkpoint,
+    }
     return GaussianWeights.point(
         layout, layout.flatten(module), rms_std or 1.0, buffers=buffers, provenance=provenance
     )

@@ -1,6 +1,6 @@
 """Read a fit's folder back: data, network, prior and posterior."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import MadeFrom
 from bayesprior.recipes.places import restored
 from bayesprior.recipes.runs import FITS, RunConfig, is_finished, read_config, read_results
+from bayesprior.recipes.training import bound
 from bayesprior.storage import MAP, PRIOR, SWAG
 from bayesprior.tasks.likelihoods import (
     Categorical,
@@ -35,7 +36,7 @@ __all__ = ["FitRun", "load_posterior", "load_run"]
 
 FitPosterior = PointPosterior | GaussianWeights | StoredDraws
 
-_LIKELIHOODS = {
+_LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     kind.__name__: kind for kind in (Categorical, HeteroscedasticNormal, Normal, PixelCategorical)
 }
 _FORWARDS: dict[str, Forward] = {
@@ -79,6 +80,16 @@ class FitRun:
     def method(self) -> str:
         """``"map"``, ``"swag"``, ``"sgld"`` or ``"sghmc"``."""
         return str(self.results["method"])
+
+    def predict_proba(self, inputs: Any, **options: Any) -> Tensor:
+        """Return class probabilities (N, C) of new inputs, averaged over draws.
+
+        Parameters
+        ----------
+        inputs, **options
+            As of `bayesprior.inference.bound.Bindable.predict_proba`.
+        """
+        return self.posterior.predict_proba(inputs, **options)
 
 
 def load_posterior(run: str | Path) -> FitPosterior:
@@ -150,6 +161,8 @@ def load_run(
     for name, value in draw.buffers.items():
         if name in buffers:
             buffers[name].copy_(value)
+    likelihood = _likelihood(config, folder, likelihood)
+    forward = _forward(config, folder, forward)
     return FitRun(
         folder,
         config.recipe,
@@ -157,10 +170,10 @@ def load_run(
         read_results(folder)["fit"],
         data,
         network,
-        posterior,
+        bound(posterior, network, likelihood, forward),
         _prior(config, made_from, folder),
-        _likelihood(config, folder, likelihood),
-        _forward(config, folder, forward),
+        likelihood,
+        forward,
     )
 
 
@@ -185,7 +198,7 @@ def _data(
                 f"{folder}: the {name} data have changed since the fit{counts}; restore them, or "
                 "fit again in another folder"
             )
-    return data  # type: ignore[no-any-return]
+    return data
 
 
 def _network(

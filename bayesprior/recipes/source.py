@@ -41,7 +41,7 @@ class SourceCall(TrainCall, SourceOptions):
     loss_fn: LossFn | None = None
     """Mean loss per example instead of a likelihood: ``(module, batch) -> (loss, scalars)``. With
     a self-supervised loss (`bayesprior.tasks.objectives.two_view`) the result is a
-    pseudo-posterior, and the provenance says so."""
+    pseudo-posterior, and the provenance says so. What a loss that is a module owns is trained."""
     head: Selection | None = None
     """The source head's parameters, which do not transfer and are left out of the result: a
     prefix, glob patterns, several of them, or a predicate of the name."""
@@ -102,8 +102,10 @@ def fit_source(call: SourceCall) -> GaussianWeights:
             schedule = chain(descent, call.num_steps, scaled(schedule, call.swag_lr_factor))
 
         def optimizer(target: nn.Module) -> Optimizer:
+            owned = call.loss_fn.parameters() if isinstance(call.loss_fn, nn.Module) else ()
+            trained = {id(p): p for p in (*target.parameters(), *owned) if p.requires_grad}
             return torch.optim.SGD(
-                [p for p in target.parameters() if p.requires_grad],
+                list(trained.values()),
                 lr=call.lr,
                 momentum=call.momentum,
                 weight_decay=call.weight_decay,

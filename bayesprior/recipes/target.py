@@ -61,7 +61,7 @@ def fit_map(call: MapCall) -> PointPosterior:
     with Run("fit_map", call, call.module, call.data, prior=call.prior, keeps=keeps) as run:
         if run.finished:
             run.restore()
-            return PointPosterior.load(run.folder / MAP)
+            return run.bound(PointPosterior.load(run.folder / MAP))
         if not keeps:
             run.start(call.seed)
         run.train(
@@ -76,7 +76,7 @@ def fit_map(call: MapCall) -> PointPosterior:
         fit = PointPosterior.from_module(call.module, call.prior.layout)
         numbers = {"method": "map", "rms_std": call.prior.rms_std}
         run.finish(lambda folder: fit.save(folder / MAP), numbers)
-    return fit
+        return run.bound(fit)
 
 
 @recipe(SwagCall)
@@ -98,7 +98,7 @@ def fit_swag(call: SwagCall) -> GaussianWeights:
     with Run("fit_swag", call, call.module, call.data, prior=call.prior) as run:
         if run.finished:
             run.restore()
-            return GaussianWeights.load(run.folder / SWAG_FILE)
+            return run.bound(GaussianWeights.load(run.folder / SWAG_FILE))
         run.start(call.seed)
         collector = SWAG(rank=call.rank)
         schedule = chain(
@@ -126,7 +126,7 @@ def fit_swag(call: SwagCall) -> GaussianWeights:
         fit = collector.posterior(buffers=buffers, provenance=provenance)
         numbers = {"method": "swag", "rms_std": call.prior.rms_std}
         run.finish(lambda folder: fit.save(folder / SWAG_FILE), numbers)
-    return fit
+        return run.bound(fit)
 
 
 @recipe(SampleCall)
@@ -152,7 +152,7 @@ def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
     with Run("sample", call, call.module, call.data, prior=call.prior) as run:
         if run.finished:
             run.restore(chain_dir(run.folder, call.chains - 1))
-            return StoredDraws(run.folder)
+            return run.bound(StoredDraws(run.folder))
         initial = copy.deepcopy(call.module.state_dict())
         kept: list[Draw] = []
         for index in range(call.chains):
@@ -174,10 +174,10 @@ def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
             )
             kept += memory.draws()
         if run.out is None:
-            return DrawsInMemory(kept)
+            return run.bound(DrawsInMemory(kept))
         numbers = {"method": call.sampler, "rms_std": call.prior.rms_std}
         run.finish(lambda folder: None, numbers)
-        return StoredDraws(run.out)
+        return run.bound(StoredDraws(run.out))
 
 
 def _descent(call: MapCall | SwagCall, prior: GaussianWeights) -> Callable[[nn.Module], Optimizer]:

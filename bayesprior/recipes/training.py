@@ -1,7 +1,7 @@
 """What every recipe shares: device, folder, seed, start, and calls of the engine."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from bayesprior.data.batch_sampler import fold_seed
 from bayesprior.data.bundle import DataBundle
 from bayesprior.errors import BayesPriorError, CheckpointError, ConfigError
+from bayesprior.inference.bound import Bindable
 from bayesprior.inference.engine import train
+from bayesprior.inference.generators import fold_seed, seeded
 from bayesprior.inference.protocols import Collector, LossFn, Schedule
+from bayesprior.prediction.new_data import NewData
 from bayesprior.recipes.arguments import TrainCall
 from bayesprior.recipes.digests import (
     data_digests,
@@ -35,11 +37,14 @@ from bayesprior.recipes.runs import (
 )
 from bayesprior.recipes.sessions import Session, locked
 from bayesprior.storage import CHECKPOINT, CONFIG, PRIOR
+from bayesprior.tasks.likelihoods import Categorical, Likelihood
+from bayesprior.tasks.protocols import Forward, inputs_forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
 
-__all__ = ["Run", "chain_seed", "initialize_", "parameter_groups", "pick_device"]
+__all__ = ["Run", "bound", "chain_seed", "initialize_", "parameter_groups", "pick_device"]
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Bindable)
 
 _LARGEST_COPY = 2**28  # bytes of a prior that each fit keeps a copy of, where a file has it too
 
@@ -78,6 +83,8 @@ class Run:
         keeps: bool = False,
     ) -> None:
         self.recipe, self.call, self.module, self.data = recipe, call, module, data
+        loss = call.loss()
+        self._objective = loss if isinstance(loss, nn.Module) else None
         self.fabric = call.fabric
         self.out = Path(call.out) if call.out is not None else None
         self.device = self.fabric.device if self.fabric is not None else pick_device(call.device)
@@ -137,7 +144,7 @@ class Run:
             outcome = self.fabric.broadcast(outcome)
         if outcome[1] is not None:
             raise outcome[1]
-        return outcome[0]  # type: ignore[no-any-return]
+        return outcome[0]
 
     def _open(self) -> bool:
         folder = self.folder
@@ -184,23 +191,33 @@ class Run:
 
     def state_digest(self) -> str:
         """Return a digest of what the prior does not decide of the module's state."""
-        return state_digest(self.module.state_dict(), self._decided)
+        own = self._objective.state_dict() if self._objective is not None else None
+        return self._digest(self.module.state_dict(), own)
+
+    def _digest(self, state: Mapping[str, Any], own: Mapping[str, Any] | None) -> str:
+        return state_digest({**state, "objective of the run": own}, self._decided)
 
     def _checkpoint_digest(self, folder: Path) -> str | None:
         path = folder / CHECKPOINT
-        return state_digest(_saved_state(path), self._decided) if path.is_file() else None
+        return self._digest(*_saved_states(path)) if path.is_file() else None
 
     def restore(self, folder: Path | None = None) -> None:
-        """Leave the module as the finished run in the folder left it."""
-        path = (folder or self.folder) / CHECKPOINT
-        self.module.load_state_dict(_saved_state(path))
+        """Leave the module, and a loss that is one, as the finished run in the folder left them."""
+        state, own = _saved_states((folder or self.folder) / CHECKPOINT)
+        self.module.load_state_dict(state)
+        if self._objective is not None and own is not None:
+            self._objective.load_state_dict(own)
+
+    def bound(self, posterior: P) -> P:
+        """Return the posterior, able to predict for new inputs with this run's network."""
+        return bound(posterior, self.module, self.call.likelihood, self.call.forward)
 
     def start(self, seed: int) -> None:
         """Go to the prior's mean; new weights are drawn under the seed as their layers do."""
         law = self.prior
         new = [n for n in law.layout.names if law.layout.slice(n).start >= law.shared_dim]
         means = law.layout.unflatten(law.loc)
-        with torch.no_grad(), _seeded(seed, self.device):
+        with torch.no_grad(), seeded(seed, [self.device]):
             for name in new:
                 self.module.get_parameter(name).copy_(means[name])
             for owner in sorted({name.rpartition(".")[0] for name in new}):
@@ -239,7 +256,7 @@ class Run:
         loader = self.data.loader(
             "train", batch_size, shuffle=True, seed=seed, rank=rank, world_size=world
         )
-        with _seeded(seed, self.device):
+        with seeded(seed, [self.device]):
             train(
                 self.module,
                 loss_fn,
@@ -289,9 +306,17 @@ def _decided(module: nn.Module, prior: GaussianWeights) -> set[str]:
     return {name for name, parameter in tied if id(parameter) in covered} | set(prior.buffers)
 
 
-def _saved_state(path: Path) -> dict[str, Any]:
+def bound(posterior: P, module: nn.Module, likelihood: Likelihood | None, forward: Forward) -> P:
+    """Return the posterior, able to predict for new inputs."""
+    of_inputs = inputs_forward if forward is pair_forward else forward
+    return posterior.bind(NewData(module, likelihood or Categorical(), of_inputs))
+
+
+def _saved_states(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return what a checkpoint holds of the network, and of a loss that is a module."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state["model"], state.get("objective")
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} is gone, so the network cannot be left as the fit left it; load_run reads "
@@ -299,7 +324,6 @@ def _saved_state(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # whatever torch makes of a damaged file
         raise CheckpointError(f"{path} is no readable checkpoint: {error}") from error
-    return state
 
 
 def chain_seed(seed: int, chain: int) -> int:
@@ -361,14 +385,3 @@ def parameter_groups(
         if hot:
             group["temperature"] = temperature if own is None else own
     return [group for group in groups if group["params"]]
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch inside the block and put its global state back; other devices stay untouched."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed_all(seed)
-        yield

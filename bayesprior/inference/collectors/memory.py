@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
-from torch import Tensor
-
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.posteriors import thinned
@@ -47,12 +45,12 @@ class DrawsInMemory(Bindable):
         self, draws: Iterable[Draw] = (), layout: ParameterLayout | None = None, *, chain: int = 0
     ) -> None:
         self._layout, self.chain = layout, chain
-        self._draws: list[Draw] = []
+        self._chains: dict[int, list[Draw]] = {}
         for draw in draws:
             self.append(draw)
 
     def __len__(self) -> int:
-        return len(self._draws)
+        return sum(map(len, self._chains.values()))
 
     def __repr__(self) -> str:
         dim = "" if self._layout is None else f", dim={self._layout.dim}"
@@ -74,12 +72,12 @@ class DrawsInMemory(Bindable):
     @property
     def num_chains(self) -> int:
         """How many chains the draws belong to."""
-        return len(self._chains())
+        return len(self._chains)
 
     @property
     def num_draws(self) -> int:
         """How many draws each chain has; of the shortest, where a run was interrupted."""
-        return min((len(chain) for chain in self._chains()), default=0)
+        return min((len(chain) for chain in self._chains.values()), default=0)
 
     def append(self, draw: Draw) -> None:
         """Keep one more draw."""
@@ -90,7 +88,7 @@ class DrawsInMemory(Bindable):
         if self._layout is None:
             self._layout = draw.layout
         (draw.layout or self.layout).check_dim(draw.weights)
-        self._draws.append(draw)
+        self._chains.setdefault(draw.chain, []).append(draw)
 
     def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[Draw]:
         """Yield draws, chain by chain.
@@ -103,42 +101,40 @@ class DrawsInMemory(Bindable):
         seed
             Not used: thinning leaves no choice.
         """
-        chains = self._chains()
-        for chain, indices in zip(
-            chains, thinned([len(c) for c in chains], num_draws), strict=True
-        ):
+        chains = [self._chains[number] for number in sorted(self._chains)]
+        chosen = thinned([len(chain) for chain in chains], num_draws)
+        for chain, indices in zip(chains, chosen, strict=True):
             yield from (chain[index] for index in indices)
 
     def update(self, event: StepEvent) -> None:
         """Keep the weights after a collected step, and the module's buffers at that time."""
-        index = sum(draw.chain == self.chain for draw in self._draws)
+        index = len(self._chains.get(self.chain, ()))
         buffers = {name: buffer.cpu() for name, buffer in event.buffers().items()}
         self.append(Draw(self.chain, index, event.weights().cpu(), buffers, event.layout))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the draws so far, as tensors and primitives."""
-        return {"draws": [_state(draw) for draw in self._draws]}
+        draws = [self._state(draw) for chain in self._chains.values() for draw in chain]
+        return {"layout": self._layout and self._layout.to_json(), "draws": draws}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
-        self._draws = []
+        self._layout = _layout(state["layout"]) or self._layout
+        self._chains = {}
         for saved in state["draws"]:
-            text = saved["layout"]
-            layout = None if text is None else ParameterLayout.from_json(text)
-            self.append(Draw(**{**saved, "layout": layout}))
+            self.append(Draw(**{**saved, "layout": _layout(saved["layout"]) or self._layout}))
 
-    def _chains(self) -> list[list[Draw]]:
-        chains: dict[int, list[Draw]] = {}
-        for draw in self._draws:
-            chains.setdefault(draw.chain, []).append(draw)
-        return [chains[number] for number in sorted(chains)]
+    def _state(self, draw: Draw) -> dict[str, Any]:
+        own = None if draw.layout in (None, self._layout) else draw.layout
+        return {
+            **{field.name: getattr(draw, field.name) for field in fields(draw)},
+            "buffers": dict(draw.buffers),
+            "layout": own and own.to_json(),
+        }
 
 
-def _state(draw: Draw) -> dict[str, Any]:
-    state = {field.name: getattr(draw, field.name) for field in fields(draw)}
-    layout: ParameterLayout | None = draw.layout
-    buffers: dict[str, Tensor] = dict(draw.buffers)
-    return {**state, "buffers": buffers, "layout": None if layout is None else layout.to_json()}
+def _layout(text: str | None) -> ParameterLayout | None:
+    return None if text is None else ParameterLayout.from_json(text)
 
 
 class Watching:
