@@ -10,6 +10,7 @@ from bayesprior.cli.console import print_pairs
 from bayesprior.cli.inspection import show
 from bayesprior.data import DataBundle
 from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.recipes.checks import head_names
 from bayesprior.recipes.named import load_data, load_model, point_source
 from bayesprior.recipes.options import (
     DataOptions,
@@ -69,7 +70,8 @@ def make_prior(options: MakePrior) -> None:
 def fit(options: Fit) -> None:
     """Infer with a prior and print the numbers of the fit."""
     data = load_data(options)
-    module, _ = load_model(options, data, seed=options.seed)
+    module, head = load_model(options, data, seed=options.seed)
+    head_names(ParameterLayout.from_module(module).names, head, "network")
     law = GaussianWeights.load(options.prior)
     _check_is_prior(law, module, options)
     if options.rms_std is not None:

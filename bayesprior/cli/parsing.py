@@ -85,12 +85,15 @@ def parse(name: str, arguments: Sequence[str]) -> Options | None:
     except jsonargparse.ArgumentError as error:
         raise ConfigError(_one_line(error, name)) from None
     values = {key: value for key, value in found.as_dict().items() if key != "config"}
+    for key, value in values.items():
+        if key in command.positional and isinstance(value, list):
+            values[key] = tuple(map(os.path.expanduser, value))
     missing = [
         spec.name if spec.name in command.positional else f"--{spec.name}"
         for spec in _fields(command)
         if spec.default is _REQUIRED
         and spec.default_factory is _REQUIRED
-        and values[spec.name] in (None, [])
+        and values[spec.name] in (None, ())
     ]
     if missing:
         raise ConfigError(f"missing: {', '.join(missing)} (see bayesprior {name} --help)")
