@@ -84,13 +84,13 @@ class NewPredictions:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one row an input; ``abstain`` is None where there is no threshold."""
-        for file, probs in zip(self.files, self.probs, strict=True):
-            least = None if self.threshold is None else self.threshold.confidence
+        least = None if self.threshold is None else self.threshold.confidence
+        for file, probs, nats in zip(self.files, self.probs, entropy(self.probs), strict=True):
             values = [
                 file,
                 self.class_names[int(probs.argmax())],
                 *map(float, probs),
-                float(entropy(probs)),
+                float(nats),
                 None if least is None else bool(probs.max() < least),
             ]
             yield dict(zip(self.columns, values, strict=True))

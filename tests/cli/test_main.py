@@ -75,8 +75,8 @@ def test_a_bug_is_one_line_and_its_traceback_lies_in_the_folder(
 
     command(fail)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "out[/red]").mkdir()
-    for out, folder in (("out[/red]", tmp_path / "out[/red]"), ("nowhere", tmp_path)):
+    (tmp_path / "out[red]x").mkdir()
+    for out, folder in (("out[red]x", tmp_path / "out[red]x"), ("nowhere", tmp_path)):
         assert main(["demo", "--out", out]) == 1
         error = capsys.readouterr().err
         assert "this is a bug of bayesprior" in error
