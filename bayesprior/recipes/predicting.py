@@ -113,8 +113,8 @@ def predict_run(
     own = {k: options[k] for k in _DECISIVE if options.get(k, defaults[k]) != defaults[k]}
     suffix = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if own else ""
     stage, path = f"predict-{split}{suffix}", predictive_path(run, f"{split}{suffix}")
-    recipe = read_config(run, *FITS).recipe
-    if is_finished(run, recipe) and stage in read_results(run) and path.exists():
+    _check_finished(run)
+    if stage in read_results(run) and path.exists():
         return stage
     fit = load_run(run, trust=trust)
     loader = fit.data.loader(split, options.get("batch_size", defaults["batch_size"]))
@@ -125,6 +125,11 @@ def predict_run(
     numbers = {"num_points": found.log_likelihood.shape[1], "draws": len(found.draw)}
     add_results(run, stage, {**found.metrics, **numbers, **own})
     return stage
+
+
+def _check_finished(run: str | Path) -> None:
+    if not is_finished(run, read_config(run, *FITS).recipe):
+        raise ConfigError(f"{run} is not finished; run the same fit again, which goes on with it")
 
 
 def load_results(runs: Sequence[str], *, trust: bool = False, **options: Any) -> list[RunResult]:
@@ -144,6 +149,8 @@ def load_results(runs: Sequence[str], *, trust: bool = False, **options: Any) ->
     ConfigError
         If a folder is no finished fit's, or two rows would have one name.
     """
+    for run in runs:  # before any of them is predicted
+        _check_finished(run)
     groups: dict[str, list[tuple[tuple[int, int], Path, Outcome]]] = {}
     for run in runs:
         stage = predict_run(run, trust=trust, **options)

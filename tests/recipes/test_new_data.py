@@ -117,7 +117,7 @@ def test_color_becomes_gray_as_the_run_wants_it(striped, pictures):
 def test_runs_of_files_read_pictures_through_their_own_crop(pictures):
     def crop(image):
         assert image.mode == "RGB"
-        return torch.from_numpy(np.asarray(image.resize((4, 4)))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(image.resize((4, 4)))).permute(2, 0, 1)
 
     source = [(Image.new("RGB", (8, 8)), 0)] * 2
     test = LazyDataset(source, torch.tensor([0, 1]), crop=crop, transform=lambda x: x / 255)
