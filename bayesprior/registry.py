@@ -10,7 +10,9 @@ from bayesprior.errors import ConfigError, nearest_name
 __all__ = ["call", "resolve"]
 
 
-def resolve(kind: str, name: str, table: Mapping[str, str]) -> Callable[..., Any]:
+def resolve(
+    kind: str, name: str, table: Mapping[str, str], *, trusted: bool = True
+) -> Callable[..., Any]:
     """Return what a short name of the table, or an import path, stands for.
 
     Outside code needs no registration: its import path is its name.
@@ -20,14 +22,17 @@ def resolve(kind: str, name: str, table: Mapping[str, str]) -> Callable[..., Any
     kind
         What is looked for, for messages: ``"data set"``, ``"model"``.
     name
-        A key of the table, or ``"pkg.module:callable"``.
+        A key of the table, or ``"pkg.module:callable"``, such as ``"pkg.module:Class.method"``.
     table
         ``short name -> import path``.
+    trusted
+        Whether the user wrote the name. One that came out of a file would run whatever code the
+        file's author chose, so its import paths are refused.
 
     Raises
     ------
     ConfigError
-        If there is no such name, module or attribute, or it cannot be called.
+        If there is no such name, module or attribute, it cannot be called, or it is not trusted.
 
     Examples
     --------
@@ -42,27 +47,40 @@ def resolve(kind: str, name: str, table: Mapping[str, str]) -> Callable[..., Any
             f"no {kind} {name!r}; use one of {known}, or an import path 'pkg.module:callable'"
             + nearest_name(name, table)
         )
-    try:
-        found = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{kind} {name!r}: cannot import {module_name!r} ({error})") from error
-    if not hasattr(found, attribute):
+    if name not in table and not trusted:
         raise ConfigError(
-            f"{kind} {name!r}: the module {module_name!r} has no {attribute!r}"
-            + nearest_name(attribute, dir(found))
+            f"{kind} {name!r} is an import path out of a file, which could run any code; if you "
+            "trust the file, say so with trust=True (--trust)"
         )
-    target = getattr(found, attribute)
+    try:
+        target = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{kind} {name!r}: cannot import {module_name!r} ({error})") from error
+    for step in attribute.split("."):
+        if not hasattr(target, step):
+            where = getattr(target, "__name__", module_name)
+            raise ConfigError(
+                f"{kind} {name!r}: {where!r} has no {step!r}{nearest_name(step, dir(target))}"
+            )
+        target = getattr(target, step)
     if not callable(target):
         raise ConfigError(f"{kind} {name!r}: {path!r} cannot be called")
     return target
 
 
-def call(kind: str, name: str, table: Mapping[str, str], options: Mapping[str, Any]) -> Any:
+def call(
+    kind: str,
+    name: str,
+    table: Mapping[str, str],
+    options: Mapping[str, Any],
+    *,
+    trusted: bool = True,
+) -> Any:
     """Call what a name stands for, refusing unknown and missing options first.
 
     Parameters
     ----------
-    kind, name, table
+    kind, name, table, trusted
         As in `resolve`.
     options
         Keyword arguments.
@@ -77,7 +95,7 @@ def call(kind: str, name: str, table: Mapping[str, str], options: Mapping[str, A
     >>> call("number", "half", {"half": "fractions:Fraction"}, {"numerator": 1, "denominator": 2})
     Fraction(1, 2)
     """
-    target = resolve(kind, name, table)
+    target = resolve(kind, name, table, trusted=trusted)
     try:
         parameters = inspect.signature(target).parameters
     except ValueError:  # some callables written in C tell nothing of their parameters

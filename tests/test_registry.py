@@ -1,4 +1,5 @@
 import collections
+from functools import partial
 
 import pytest
 
@@ -11,6 +12,8 @@ TABLE = {"counter": "collections:Counter", "broken": "bayesprior.no_such:thing"}
 def test_short_names_and_import_paths_resolve():
     assert resolve("bag", "counter", TABLE) is collections.Counter
     assert resolve("bag", "collections:OrderedDict", TABLE) is collections.OrderedDict
+    assert resolve("bag", "collections:Counter.most_common", {}) is collections.Counter.most_common
+    assert resolve("bag", "counter", TABLE, trusted=False) is collections.Counter
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,8 @@ def test_short_names_and_import_paths_resolve():
         ("broken", "cannot import 'bayesprior.no_such'"),
         ("collections:Countr", "has no 'Countr'; did you mean 'Counter'"),
         ("math:pi", "'math:pi' cannot be called"),
+        (":pi", "cannot import ''"),
+        ("collections:Counter.most_comon", "'Counter' has no 'most_comon'; did you mean 'most_"),
     ],
 )
 def test_bad_names(name, message):
@@ -39,3 +44,9 @@ def test_options_are_checked_before_the_call():
 
 def test_callables_without_a_signature_are_called():
     assert call("map", "m", {"m": "collections:OrderedDict"}, {"a": 1}) == {"a": 1}
+
+
+def test_import_paths_out_of_a_file_need_consent():
+    for run in (resolve, partial(call, options={"command": "true"})):
+        with pytest.raises(ConfigError, match="'os:system' is an import path out of a file.*trust"):
+            run("data set", "os:system", table=TABLE, trusted=False)

@@ -1,26 +1,30 @@
 """Data sets as `DataBundle`s: splits, few-shot subsets, loaders, views.
 
-torchvision, scikit-learn, matplotlib and Pillow are imported by the functions that need them.
+torchvision, scikit-learn and Pillow are imported by the functions that need them.
 """
 
-from bayesprior.data.arrays import from_arrays, from_npz
+from typing import Any
+
+from bayesprior.data.adapters import as_bundle, check_fit
+from bayesprior.data.arrays import digits, from_arrays, from_npz
 from bayesprior.data.batch_sampler import EpochBatchSampler
 from bayesprior.data.bundle import DataBundle
-from bayesprior.data.catalog import get_data
+from bayesprior.data.catalog import DATA, get_data
 from bayesprior.data.datasets import ArrayDataset, LabeledDataset, LazyDataset
-from bayesprior.data.glyphs import digits, glyphs
+from bayesprior.data.folders import image_folder
 from bayesprior.data.subsets import few_shot, select_classes, split_validation, stratified_split
 from bayesprior.data.torchvision_sets import (
     cifar10,
     cifar100,
     fashion_mnist,
     flowers102,
-    image_folder,
+    from_torchvision,
     mnist,
     oxford_pets,
 )
 from bayesprior.data.transforms import CropFlip, PixelTransform
-from bayesprior.data.two_view import TwoViewDataset, simclr_view, two_views
+from bayesprior.data.two_view import simclr_view, two_views
+from bayesprior.registry import resolve
 
 __all__ = [
     "ArrayDataset",
@@ -30,7 +34,8 @@ __all__ = [
     "LabeledDataset",
     "LazyDataset",
     "PixelTransform",
-    "TwoViewDataset",
+    "as_bundle",
+    "check_fit",
     "cifar10",
     "cifar100",
     "digits",
@@ -39,8 +44,8 @@ __all__ = [
     "flowers102",
     "from_arrays",
     "from_npz",
+    "from_torchvision",
     "get_data",
-    "glyphs",
     "image_folder",
     "mnist",
     "oxford_pets",
@@ -50,3 +55,10 @@ __all__ = [
     "stratified_split",
     "two_views",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Find the demonstration's ``glyphs``, which live with it."""
+    if name == "glyphs":
+        return resolve("data set", name, DATA)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

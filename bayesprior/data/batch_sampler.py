@@ -5,8 +5,9 @@ another number of devices sees the same batches and the same augmentations.
 """
 
 import contextlib
+import operator
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -14,37 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayesprior.errors import ConfigError
+from bayesprior.inference.generators import fold_seed, split_mix
 
-__all__ = ["EpochBatchSampler", "EpochIndices", "fold_seed", "scoped_seed", "uniforms"]
-
-_MASK = (1 << 64) - 1
-
-
-def _split_mix(z: Any) -> Any:
-    """SplitMix64: a bijection of 64-bit integers (one, or an array) that scatters neighbors."""
-    z = (z + 0x9E3779B97F4A7C15) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return z ^ (z >> 31)
-
-
-def fold_seed(*parts: int) -> int:
-    """Hash integers (seed, epoch, example, ...) into one 64-bit seed.
-
-    Parameters
-    ----------
-    *parts
-        Integers of any size and sign; their order matters.
-
-    Examples
-    --------
-    >>> fold_seed(0, 1) == fold_seed(0, 1), fold_seed(0, 1) == fold_seed(1, 0)
-    (True, False)
-    """
-    state = 0
-    for part in parts:
-        state = _split_mix(state ^ (part & _MASK))
-    return state
+__all__ = ["EpochBatchSampler", "EpochIndices", "scoped_seed", "uniforms"]
 
 
 def uniforms(seed: int, indices: Sequence[int], num: int) -> Float[Tensor, "B {num}"]:
@@ -69,8 +42,8 @@ def uniforms(seed: int, indices: Sequence[int], num: int) -> Float[Tensor, "B {n
     Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014,
     doi:10.1145/2660193.2660195.
     """
-    rows = _split_mix(np.asarray(indices, dtype=np.uint64) ^ seed)
-    bits = _split_mix(rows[:, None] + np.arange(num, dtype=np.uint64))
+    rows = split_mix(np.asarray(indices, dtype=np.uint64) ^ seed)
+    bits = split_mix(rows[:, None] + np.arange(num, dtype=np.uint64))
     return torch.from_numpy((bits >> 40).astype(np.float32) * np.float32(2**-24))
 
 
@@ -144,14 +117,15 @@ class EpochBatchSampler:
 
     def __init__(
         self,
-        num_data: int,
-        batch_size: int,
+        num_data: SupportsIndex,
+        batch_size: SupportsIndex,
         *,
         shuffle: bool = False,
-        seed: int = 0,
+        seed: SupportsIndex = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        num_data, batch_size = map(operator.index, (num_data, batch_size))
         if num_data < 1 or batch_size < 1 or world_size < 1:
             raise ConfigError(
                 "num_data, batch_size and world_size must be at least 1, got "
@@ -160,7 +134,7 @@ class EpochBatchSampler:
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must be in 0..{world_size - 1}, got {rank}")
         self.num_data = num_data
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, num_data)
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank

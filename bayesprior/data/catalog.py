@@ -1,39 +1,39 @@
 """Data sets by name."""
 
+from pathlib import Path
 from typing import Any
 
 from bayesprior.data.bundle import DataBundle
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, DataError
 from bayesprior.registry import call
 
 __all__ = ["DATA", "get_data"]
 
 DATA = {
-    "digits": "bayesprior.data.glyphs:digits",
-    "glyphs": "bayesprior.data.glyphs:glyphs",
+    "digits": "bayesprior.data.arrays:digits",
+    "glyphs": "bayesprior.demo.glyphs:glyphs",
     "npz": "bayesprior.data.arrays:from_npz",
+    "image_folder": "bayesprior.data.folders:image_folder",
+    "torchvision": "bayesprior.data.torchvision_sets:from_torchvision",
 } | {
     name: f"bayesprior.data.torchvision_sets:{name}"
-    for name in (
-        "cifar10",
-        "cifar100",
-        "mnist",
-        "fashion_mnist",
-        "flowers102",
-        "oxford_pets",
-        "image_folder",
-    )
+    for name in ("cifar10", "cifar100", "mnist", "fashion_mnist", "flowers102", "oxford_pets")
 }
 """Short names; any function that returns a `DataBundle` works by its import path."""
 
+_TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".npy", ".json", ".h5", ".arrow")
 
-def get_data(name: str, **options: Any) -> DataBundle:
-    """Return a data set by short name or import path.
+
+def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataBundle:
+    """Return a data set by short name, import path, or the path of a folder or file.
 
     Parameters
     ----------
     name
-        A key of `DATA`, or ``"pkg.module:function"``.
+        A key of `DATA`, ``"pkg.module:function"``, a folder of pictures as of `image_folder`, or
+        an ``.npz`` file.
+    trusted
+        Whether the user wrote the name; an import path out of a file is refused otherwise.
     **options
         Passed on, such as ``root=`` of torchvision's sets or ``path=`` of ``"npz"``.
 
@@ -50,7 +50,23 @@ def get_data(name: str, **options: Any) -> DataBundle:
     >>> get_data("digits", num_validation=200).num_data
     800
     """
-    bundle = call("data set", name, DATA, options)
+    name = str(name)
+    path = Path(name).expanduser()
+    if name in DATA or (":" in name and not path.exists()):
+        pass
+    elif path.is_dir():
+        name, options = "image_folder", {"root": path, **options}
+    elif path.suffix == ".npz":
+        name, options = "npz", {"path": path, **options}
+    elif path.suffix in _TABLES:
+        raise DataError(
+            f"{name}: tables and lists of files are read by you, for example with pandas: then "
+            "bp.from_arrays('name', (x, y), (x_test, y_test)), or numpy.savez(x=x, y=y) for an "
+            ".npz file; pictures go by a folder with one folder per class"
+        )
+    elif len(path.parts) > 1 or path.suffix:
+        raise DataError(f"no folder or file {name!r}")
+    bundle = call("data set", name, DATA, options, trusted=trusted)
     if not isinstance(bundle, DataBundle):
         raise ConfigError(f"data set {name!r} gave {type(bundle).__name__}, not a DataBundle")
     return bundle

@@ -1,54 +1,37 @@
 """The two kinds of data set: tensors in memory, and examples read one by one.
 
-Both hold raw examples, an `augment` for training and a `transform` of whole batches, and answer
-``dataset.__getitems__(indices)`` with a finished batch, so a loader need not collate.
+Both answer ``dataset.__getitems__(indices)`` with a finished batch, so a loader need not collate.
+Any other map-style data set becomes the second kind when a `DataBundle` takes it.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.utils.data import Subset, TensorDataset, default_collate
 
-from bayesprior.data.batch_sampler import fold_seed, scoped_seed, uniforms
+from bayesprior.data.batch_sampler import scoped_seed, uniforms
 from bayesprior.errors import DataError
+from bayesprior.inference.generators import fold_seed
 
-__all__ = ["NUM_UNIFORMS", "ArrayDataset", "LabeledDataset", "LazyDataset", "epoch_key"]
+__all__ = [
+    "NUM_UNIFORMS",
+    "ArrayDataset",
+    "LabeledDataset",
+    "LazyDataset",
+    "epoch_key",
+    "iter_tensors",
+    "known_targets",
+    "map_tensors",
+    "read_targets",
+]
 
 NUM_UNIFORMS = 8
 """Random numbers per example that an in-memory augmentation may use."""
-
-
-@runtime_checkable
-class LabeledDataset(Protocol):
-    """What a `DataBundle` needs of a data set; `ArrayDataset` and `LazyDataset` are ours."""
-
-    @property
-    def targets(self) -> Tensor:
-        """All targets, readable without reading the inputs; first axis N."""
-
-    def __len__(self) -> int:
-        """Return N."""
-
-    def __getitem__(self, index: int) -> tuple[Any, Tensor]:
-        """Return one example and its target."""
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Any, Tensor]:
-        """Return a batch."""
-
-    def raw(self, index: int) -> Any:
-        """Return one input before augmentation, cropping and transform."""
-
-    def finish(self, inputs: Tensor) -> Tensor:
-        """Apply the transform to a batch of cropped inputs."""
-
-    def subset(self, indices: Int[Tensor, " n"], targets: Tensor | None = None) -> "LabeledDataset":
-        """Return the examples at these indices, with new targets if given."""
-
-    def without_augmentation(self) -> "LabeledDataset":
-        """Return the same examples as they are for evaluation."""
 
 
 def epoch_key(indices: Sequence[int]) -> int:
@@ -57,8 +40,43 @@ def epoch_key(indices: Sequence[int]) -> int:
     return int(torch.randint(2**62, ())) if key is None else key
 
 
-def _check_lengths(num_inputs: int, targets: Tensor) -> None:
-    if targets.ndim == 0 or num_inputs != len(targets):
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to every tensor inside mappings, tuples and lists (which become tuples)."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: map_tensors(part, change) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(map_tensors(part, change) for part in value)
+    return value
+
+
+def iter_tensors(value: Any) -> Iterator[Tensor]:
+    """Yield every tensor inside mappings, tuples and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from iter_tensors(part)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Turn double precision, which tables and Python numbers come in, to torch's default."""
+    return tensor.to(torch.get_default_dtype()) if tensor.dtype == torch.float64 else tensor
+
+
+def _tensor(values: Any) -> Tensor:
+    """Return a tensor of a tensor, an array, a data frame or a list."""
+    if not isinstance(values, Tensor):
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{array.dtype} data are no numbers; encode text and categories")
+        values = torch.from_numpy(np.ascontiguousarray(array))
+    return _single(values)
+
+
+def _check_lengths(num_inputs: int, targets: Tensor | None) -> None:
+    if targets is not None and (targets.ndim == 0 or num_inputs != len(targets)):
         raise DataError(
             f"{num_inputs} inputs but targets of shape {tuple(targets.shape)}; "
             "a data set needs one target per input"
@@ -72,9 +90,11 @@ class ArrayDataset:
     Parameters
     ----------
     inputs
-        Raw inputs, shape (N, ...); images are (N, C, H, W), best kept as uint8.
+        Raw inputs, shape (N, ...): a tensor, an array or a data frame. Images are (N, C, H, W),
+        best kept as uint8; float64 becomes torch's default type.
     targets
-        Shape (N, ...); class labels are integers of shape (N,).
+        Shape (N, ...); class labels are integers of shape (N,). Without targets a batch is its
+        inputs alone.
     transform
         Deterministic map of a raw batch, such as `PixelTransform`.
     augment
@@ -85,7 +105,7 @@ class ArrayDataset:
     Raises
     ------
     DataError
-        If inputs and targets differ in length.
+        If inputs and targets differ in length or are no numbers.
 
     Examples
     --------
@@ -95,34 +115,38 @@ class ArrayDataset:
             [0., 1.]]), tensor([0, 0]))
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any = None
     transform: Callable[[Tensor], Tensor] | None = None
     augment: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", _tensor(self.inputs))
+        if self.targets is not None:
+            object.__setattr__(self, "targets", _tensor(self.targets))
         _check_lengths(len(self.inputs), self.targets)
 
     def __len__(self) -> int:
         """Return N."""
         return len(self.inputs)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Any:
         """Return one example and its target."""
-        inputs, targets = self.__getitems__([index])
-        return inputs[0], targets[0]
+        return map_tensors(self.__getitems__([index]), lambda batch: batch[0])
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> Any:
         """Return a batch."""
         rows = torch.as_tensor(indices)
         inputs = self.inputs[rows]
         if self.augment is not None:
             inputs = self.augment(inputs, uniforms(epoch_key(indices), indices, NUM_UNIFORMS))
-        return self.finish(inputs), self.targets[rows]
+        inputs = self.finish(inputs)
+        return inputs if self.targets is None else (inputs, self.targets[rows])
 
     def raw(self, index: int) -> Tensor:
         """Return one input as stored."""
-        return self.inputs[index]
+        raw: Tensor = self.inputs[index]
+        return raw
 
     def finish(self, inputs: Tensor) -> Tensor:
         """Apply the transform to a batch of raw inputs."""
@@ -130,7 +154,8 @@ class ArrayDataset:
 
     def subset(self, indices: Int[Tensor, " n"], targets: Tensor | None = None) -> "ArrayDataset":
         """Return the examples at these indices (copied), with new targets if given."""
-        targets = self.targets[indices] if targets is None else targets
+        if targets is None and self.targets is not None:
+            targets = self.targets[indices]
         return dataclasses.replace(self, inputs=self.inputs[indices], targets=targets)
 
     def without_augmentation(self) -> "ArrayDataset":
@@ -140,67 +165,106 @@ class ArrayDataset:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LazyDataset:
-    """Examples read one by one, usually image files.
+    """Examples read one by one: picture files, pairs of image and mask, rows of any data set.
+
+    Random numbers drawn while an example is read are seeded by (seed, epoch, example).
 
     Parameters
     ----------
     source
-        Anything with ``source[i] -> (image, ...)``, such as a torchvision data set.
+        Anything with ``len(source)`` and ``source[i]``: ``(input, target, ...)``, a dictionary, or
+        an input alone. A torchvision or Hugging Face data set is one.
     targets
-        All targets, shape (N, ...).
+        All targets, shape (N, ...), in place of those of the rows. None leaves them to the rows:
+        they are read when needed.
     crop
-        Deterministic map of one image to a tensor, the same size for all.
+        Deterministic map of one input to a tensor, the same size for all. Where the row's target
+        is a mask (an image, or an integer tensor (H, W)), ``crop(image, mask) -> image, mask``,
+        the mask a ``tv_tensors.Mask``, as transforms of ``torchvision.transforms.v2`` take it.
     augment
-        Random map that takes the place of ``crop`` in training. It draws from torch's generator,
-        which is seeded by (seed, epoch, example) around the call.
+        Random map that takes the place of ``crop`` in training.
     transform
-        Deterministic map of the stacked batch, such as `PixelTransform`.
+        Deterministic map of the stacked inputs, such as `PixelTransform`.
     rows
         Positions in ``source`` of the N examples; all of them by default.
+    collate_fn
+        Makes a batch of a list of examples; torch's ``default_collate`` by default.
 
     Raises
     ------
     DataError
-        If there is not one target per example, or the crops of a batch differ in shape.
+        If there is not one target per example, or the examples of a batch cannot be stacked.
     """
 
     source: Any
-    targets: Tensor
-    crop: Callable[[Any], Tensor]
-    augment: Callable[[Any], Tensor] | None = None
+    targets: Any = None
+    crop: Callable[..., Any] | None = None
+    augment: Callable[..., Any] | None = None
     transform: Callable[[Tensor], Tensor] | None = None
     rows: Tensor | None = None
+    collate_fn: Callable[[list[Any]], Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.targets is not None:
+            object.__setattr__(self, "targets", _tensor(self.targets))
         _check_lengths(len(self), self.targets)
 
     def __len__(self) -> int:
         """Return N."""
         return len(self.source if self.rows is None else self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Any:
         """Return one example and its target."""
-        inputs, targets = self.__getitems__([index])
-        return inputs[0], targets[0]
+        return map_tensors(self.__getitems__([index]), lambda batch: batch[0])
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> Any:
         """Return a batch."""
-        targets = self.targets[torch.as_tensor(indices)]
-        if self.augment is None:
-            images = [self.crop(self.raw(index)) for index in indices]
-        else:
-            key, images = epoch_key(indices), []
-            for index in indices:
-                with scoped_seed(fold_seed(key, index)):
-                    images.append(self.augment(self.raw(index)))
-        shapes = {tuple(image.shape) for image in images}
-        if len(shapes) > 1:
-            raise DataError(f"a batch holds images of shapes {sorted(shapes)}; crop to one size")
-        return self.finish(torch.stack(images)), targets
+        examples = []
+        # Without a crop the source may have a random transform of its own.
+        random = self.augment is not None or self.crop is None
+        key = epoch_key(indices) if random else 0
+        for index in indices:
+            with scoped_seed(fold_seed(key, index)):
+                examples.append(self._example(int(index)))
+        batch = map_tensors(_collated(examples, self.collate_fn), _single)
+        if isinstance(batch, tuple) and len(batch) == 1:
+            (batch,) = batch
+        if isinstance(batch, Tensor):
+            return self.finish(batch)
+        if isinstance(batch, tuple) and len(batch) == 2:
+            inputs, targets = batch
+            return map_tensors(inputs, self.finish), targets
+        return batch
+
+    def _example(self, index: int) -> Any:
+        row = self._row(index)
+        if isinstance(row, Mapping):
+            return row if self.targets is None else {**row, _label_key(row): self.targets[index]}
+        change = self.augment or self.crop
+        if self.targets is not None:
+            image = _first(row)
+            return (image if change is None else change(image)), self.targets[index]
+        if change is None:
+            return row
+        if not isinstance(row, tuple | list):
+            return change(row)
+        image, target = row[0], row[1]
+        if not _is_mask(target):
+            return change(image), target
+        from torchvision.tv_tensors import Mask
+
+        image, mask = change(image, Mask(target))
+        mask = mask.as_subclass(Tensor).long()
+        return map_tensors(image, lambda t: t.as_subclass(Tensor)), (
+            mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
+        )
+
+    def _row(self, index: int) -> Any:
+        return self.source[index if self.rows is None else int(self.rows[index])]
 
     def raw(self, index: int) -> Any:
         """Return one input as read."""
-        return self.source[index if self.rows is None else int(self.rows[index])][0]
+        return _first(self._row(index))
 
     def finish(self, inputs: Tensor) -> Tensor:
         """Apply the transform to a batch of cropped inputs."""
@@ -209,9 +273,97 @@ class LazyDataset:
     def subset(self, indices: Int[Tensor, " n"], targets: Tensor | None = None) -> "LazyDataset":
         """Return the examples at these indices, with new targets if given."""
         rows = indices if self.rows is None else self.rows[indices]
-        targets = self.targets[indices] if targets is None else targets
+        if targets is None and self.targets is not None:
+            targets = self.targets[indices]
         return dataclasses.replace(self, rows=rows, targets=targets)
 
     def without_augmentation(self) -> "LazyDataset":
         """Return the same examples as they are for evaluation."""
         return dataclasses.replace(self, augment=None)
+
+
+LabeledDataset = ArrayDataset | LazyDataset
+"""What a `DataBundle` holds."""
+
+
+def _first(row: Any) -> Any:
+    return row[0] if isinstance(row, tuple | list) else row
+
+
+def _label_key(row: Mapping[str, Any]) -> str:
+    return next((key for key in ("labels", "label", "target") if key in row), "labels")
+
+
+def _is_mask(target: Any) -> bool:
+    """Whether a row's target has pixels: a picture, or integers (H, W)."""
+    if isinstance(target, Tensor):
+        return target.ndim >= 2 and not target.is_floating_point()
+    return hasattr(target, "getbands")
+
+
+def _collated(examples: list[Any], collate_fn: Callable[[list[Any]], Any] | None) -> Any:
+    if collate_fn is not None:
+        return collate_fn(examples)
+    try:
+        return default_collate(examples)
+    except (RuntimeError, TypeError) as error:
+        inputs = [_first(example) for example in examples]
+        shapes = sorted({tuple(image.shape) for image in inputs if isinstance(image, Tensor)})
+        if len(shapes) > 1:
+            raise DataError(
+                f"a batch holds images of shapes {shapes}; crop to one size (size=), or pass "
+                "collate_fn="
+            ) from None
+        raise DataError(
+            f"examples of {type(_first(examples[0])).__name__} cannot be stacked to a batch "
+            f"({str(error).splitlines()[0]}); give the data set a transform to tensors, or pass "
+            "collate_fn="
+        ) from None
+
+
+def known_targets(source: Any) -> Tensor | None:
+    """Return the targets of a data set that tells them without reading its inputs, else None."""
+    if isinstance(source, Subset):
+        known = known_targets(source.dataset)
+        return None if known is None else known[torch.as_tensor(source.indices)]
+    if isinstance(source, TensorDataset):
+        return source.tensors[1] if len(source.tensors) == 2 else None
+    if getattr(source, "target_transform", None) is not None:
+        return None
+    found = None
+    for name in ("targets", "labels", "_labels"):
+        found = getattr(source, name, None)
+        if found is not None and not callable(found):
+            break
+    columns = getattr(source, "column_names", None)
+    if isinstance(columns, list):  # a Hugging Face data set
+        key = next((k for k in ("labels", "label", "target") if k in columns), None)
+        found = None if key is None else source[key]
+    try:
+        known = torch.as_tensor(np.asarray(found))
+    except (TypeError, ValueError):
+        return None
+    return known if known.ndim and len(known) == len(source) else None
+
+
+def read_targets(data: Any) -> Tensor:
+    """Return all targets of a split, reading every example if it does not know them.
+
+    Raises
+    ------
+    DataError
+        If its examples have none, or of several shapes.
+    """
+    if data.targets is not None:
+        return data.targets
+    found = []
+    for index in range(len(data)):
+        batch = data.__getitems__([index])
+        if isinstance(batch, Mapping):
+            batch = (None, batch.get(_label_key(batch)))
+        if not isinstance(batch, tuple) or not isinstance(batch[1], Tensor):
+            raise DataError("these examples have no targets; this needs a labeled split")
+        found.append(batch[1])
+    if len({tuple(target.shape) for target in found}) > 1:
+        raise DataError("the targets differ in shape; crop the examples to one size")
+    return torch.cat(found)

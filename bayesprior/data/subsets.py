@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from bayesprior.data.batch_sampler import fold_seed
 from bayesprior.data.bundle import DataBundle
-from bayesprior.data.datasets import LabeledDataset
+from bayesprior.data.datasets import LabeledDataset, read_targets
 from bayesprior.errors import ConfigError, DataError, nearest_name
+from bayesprior.inference.generators import fold_seed
 
 __all__ = ["few_shot", "select_classes", "split_validation", "stratified_split"]
 
@@ -35,9 +35,20 @@ def _rank_in_class(labels: Int[Tensor, " N"], seed: int) -> tuple[Tensor, Tensor
     return shuffled, rank, counts[labels[shuffled]]
 
 
+def _labels(bundle: DataBundle) -> Tensor:
+    """Return the training labels; all 0 where an example has no class of its own."""
+    if bundle.class_names:
+        targets = read_targets(bundle.train)
+        if targets.ndim == 1:
+            return targets
+    return torch.zeros(bundle.num_data, dtype=torch.long)
+
+
 def _check_classes(bundle: DataBundle) -> None:
-    if not bundle.class_names:
-        raise DataError(f"{bundle.name!r} has no classes; this needs a classification task")
+    if not bundle.class_names or read_targets(bundle.train).ndim > 1:
+        raise DataError(
+            f"{bundle.name!r} has no class for each example; this needs a classification task"
+        )
 
 
 def few_shot(
@@ -47,7 +58,7 @@ def few_shot(
     per_class: int | None = None,
     seed: int = 0,
 ) -> DataBundle:
-    """Keep a small, class-balanced part of the training examples.
+    """Keep a small part of the training examples, class-balanced where they have classes.
 
     The subsets of one seed are nested: its 20 examples are among its 50. The validation and test
     splits stay.
@@ -55,7 +66,7 @@ def few_shot(
     Parameters
     ----------
     bundle
-        A classification task.
+        Any task. Without labels of one class an example, as in regression, the order is random.
     num_data
         Examples in all. Class sizes differ by one at most (by more only where a class runs out);
         which classes get the remainder is drawn at random.
@@ -67,7 +78,7 @@ def few_shot(
     Raises
     ------
     DataError
-        If there are fewer training examples than asked for, or the bundle has no classes.
+        If there are fewer training examples than asked for, or ``per_class`` without classes.
     ConfigError
         If not exactly one of ``num_data`` and ``per_class`` is given, or it is below 1.
 
@@ -87,8 +98,9 @@ def few_shot(
     for name, number in (("num_data", num_data), ("per_class", per_class)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} must be at least 1, got {number}")
-    _check_classes(bundle)
-    examples, rank, _ = _rank_in_class(bundle.train.targets, fold_seed(seed, 2))
+    if per_class is not None:
+        _check_classes(bundle)
+    examples, rank, _ = _rank_in_class(_labels(bundle), fold_seed(seed, 2))
     # A stable sort by rank keeps the shuffle within each round of one example per class.
     order = rank.argsort(stable=True)
     if per_class is not None:
@@ -190,10 +202,11 @@ def split_validation(
 
     Examples
     --------
-    >>> from bayesprior.data import glyphs
-    >>> bundle = split_validation(glyphs(num_data=620, num_test=62), fraction=0.1)
+    >>> from bayesprior.data import digits
+    >>> few = few_shot(digits(), num_data=200)
+    >>> bundle = split_validation(dataclasses.replace(few, validation=None), fraction=0.1)
     >>> len(bundle.train), len(bundle.validation)
-    (558, 62)
+    (180, 20)
     """
     if bundle.validation is not None:
         raise ConfigError(
@@ -205,9 +218,7 @@ def split_validation(
         if not 0 < fraction < 1:
             raise ConfigError(f"fraction must be in (0, 1), got {fraction}")
         num = round(fraction * bundle.num_data)
-    targets = bundle.train.targets
-    labels = targets if bundle.class_names else torch.zeros(len(targets), dtype=torch.long)
-    rest, part = stratified_split(labels, num or 0, seed)
+    rest, part = stratified_split(_labels(bundle), num or 0, seed)
     return dataclasses.replace(
         bundle,
         train=bundle.train.subset(rest),
@@ -246,13 +257,16 @@ def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBund
     new_label[chosen] = torch.arange(len(chosen))
 
     def pick(data: LabeledDataset) -> LabeledDataset:
-        labels = new_label[data.targets]
+        labels = new_label[read_targets(data)]
         rows = (labels >= 0).nonzero().flatten()
         return data.subset(rows, targets=labels[rows])
 
-    validation = None if bundle.validation is None else pick(bundle.validation)
     names = tuple(bundle.class_names[c] for c in chosen)
-    return DataBundle(bundle.name, pick(bundle.train), pick(bundle.test), validation, names)
+    train, test, validation = (
+        None if data is None else pick(data)
+        for data in (bundle.train, bundle.test, bundle.validation)
+    )
+    return DataBundle(bundle.name, train, test, validation, names)
 
 
 def _class_index(bundle: DataBundle, name: int | str) -> int:

@@ -22,7 +22,8 @@ class PixelTransform:
     """Make a batch of raw images ready for a network.
 
     uint8 becomes float32 in [0, 1], then the images are resized and normalized,
-    ``(x - mean) / std`` per channel. One gray channel is repeated for a network of three.
+    ``(x - mean) / std`` per channel. One gray channel is repeated for a network of three. Tables
+    (B, F) are normalized per column.
 
     Parameters
     ----------
@@ -51,20 +52,22 @@ class PixelTransform:
         if self.size is not None and self.size < 1:
             raise ConfigError(f"size must be at least 1 pixel, got {self.size}")
 
-    def __call__(self, images: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
+    def __call__(self, images: Shaped[Tensor, "B C *size"]) -> Float[Tensor, "B C2 *size2"]:
         """Transform a batch."""
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        if self.size is not None:
+        if self.size is not None and pixels.ndim == 4:
             shape = (self.size, self.size)
             pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True)
         if not self.mean:
             return pixels
         channels = pixels.shape[1]
-        if channels not in (1, len(self.mean)):
+        allowed = (1, len(self.mean)) if pixels.ndim == 4 else (len(self.mean),)
+        if channels not in allowed:
             raise ConfigError(
                 f"normalization is for {len(self.mean)} channels but the images have {channels}"
             )
-        mean, std = (pixels.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        rest = [1] * (pixels.ndim - 2)
+        mean, std = (pixels.new_tensor(v).view(1, -1, *rest) for v in (self.mean, self.std))
         return (pixels - mean) / std
 
 
@@ -110,33 +113,34 @@ AUGMENTATIONS = {"crop": CropFlip(flip=False), "crop-flip": CropFlip()}
 """In-memory augmentations by short name."""
 
 
-def _pixel_statistics(train_images: Tensor) -> Statistics:
-    """Return mean and standard deviation per channel over raw pixels scaled to [0, 1]."""
-    total, square, count = torch.zeros(()), torch.zeros(()), 0
-    for images in train_images.split(2048):
-        pixels = PixelTransform()(images).double()
-        total = total + pixels.sum((0, 2, 3))
-        square = square + pixels.square().sum((0, 2, 3))
-        count += pixels[:, 0].numel()
-    mean = total / count
-    std = (square / count - mean**2).clamp_min(0).sqrt()
+def _statistics(train_inputs: Tensor) -> Statistics:
+    """Return mean and standard deviation a channel (pixels scaled to [0, 1]) or column."""
+    axes, count = (0, *range(2, train_inputs.ndim)), train_inputs[:, 0].numel()
+
+    def mean_of(center: Tensor | float, power: int) -> Tensor:
+        parts = (PixelTransform()(part).double() for part in train_inputs.split(2048))
+        sums = [(part - center).pow(power).sum(axes) for part in parts]
+        return torch.stack(sums).sum(0) / count
+
+    mean = mean_of(0.0, 1)
+    std = mean_of(mean.view(-1, *[1] * (train_inputs.ndim - 2)), 2).sqrt()
     # A constant channel has nothing to normalize.
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def normalization(
-    choice: str | Statistics | None, train_images: Shaped[Tensor, "N C H W"]
+    choice: str | Statistics | None, train_inputs: Shaped[Tensor, "N C *size"]
 ) -> Statistics:
-    """Return the channel means and standard deviations that a choice stands for.
+    """Return the means and standard deviations, a channel or column, that a choice stands for.
 
     Parameters
     ----------
     choice
-        ``"train"`` (statistics of the training images, no labels involved), ``"imagenet"``, a pair
+        ``"train"`` (statistics of the training inputs, no labels involved), ``"imagenet"``, a pair
         ``(mean, std)`` of tuples, or None for none.
-    train_images
-        Raw images, uint8 or float.
+    train_inputs
+        Raw images, uint8 or float, or a table (N, F).
 
     Raises
     ------
@@ -150,7 +154,7 @@ def normalization(
     if choice == "imagenet":
         return IMAGENET
     if choice == "train":
-        return _pixel_statistics(train_images)
+        return _statistics(train_inputs)
     raise ConfigError(
         f"no normalization {choice!r}; use 'train', 'imagenet' or (mean, std)"
         + nearest_name(choice, ("train", "imagenet"))

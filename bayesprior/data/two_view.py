@@ -1,77 +1,16 @@
-"""Two random views of every image, for self-supervised losses."""
+"""Random views of every image, for self-supervised losses."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
-from jaxtyping import Int
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from bayesprior.data.batch_sampler import fold_seed, scoped_seed
 from bayesprior.data.bundle import DataBundle
-from bayesprior.data.datasets import LabeledDataset, epoch_key
+from bayesprior.data.datasets import ArrayDataset, LazyDataset
 
-__all__ = ["TwoViewDataset", "simclr_view", "two_views"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TwoViewDataset:
-    """Yields ``((first view, second view), targets)`` batches of another data set's images.
-
-    Parameters
-    ----------
-    dataset
-        Gives the raw images and the final transform (scaling, normalization).
-    view
-        Random map of one raw image to a tensor, the same size for all. It draws from torch's
-        generator, which is seeded by (seed, epoch, example, view) around the call.
-    """
-
-    dataset: LabeledDataset
-    view: Callable[[Any], Tensor]
-
-    @property
-    def targets(self) -> Tensor:
-        """Targets of the data set."""
-        return self.dataset.targets
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Return both views of one example and its target."""
-        (first, second), targets = self.__getitems__([index])
-        return (first[0], second[0]), targets[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Return a batch of pairs."""
-        key = epoch_key(indices)
-        views: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for index in indices:
-            image = self.dataset.raw(index)
-            for number, images in enumerate(views):
-                with scoped_seed(fold_seed(key, index, number)):
-                    images.append(self.view(image))
-        first, second = (self.dataset.finish(torch.stack(images)) for images in views)
-        return (first, second), self.targets[torch.as_tensor(indices)]
-
-    def raw(self, index: int) -> Any:
-        """Return one image of the data set as stored."""
-        return self.dataset.raw(index)
-
-    def finish(self, inputs: Tensor) -> Tensor:
-        """Apply the data set's transform."""
-        return self.dataset.finish(inputs)
-
-    def subset(self, indices: Int[Tensor, " n"], targets: Tensor | None = None) -> "TwoViewDataset":
-        """Return the examples at these indices, with new targets if given."""
-        return dataclasses.replace(self, dataset=self.dataset.subset(indices, targets))
-
-    def without_augmentation(self) -> LabeledDataset:
-        """Return the single, plain images."""
-        return self.dataset.without_augmentation()
+__all__ = ["simclr_view", "two_views"]
 
 
 def simclr_view(
@@ -117,10 +56,21 @@ def simclr_view(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Views:
+    """Two views of an image by one map, or all that a map with several results gives."""
+
+    view: Callable[[Any], Any]
+
+    def __call__(self, image: Any) -> tuple[Tensor, ...]:
+        first = self.view(image)
+        return (first, self.view(image)) if isinstance(first, Tensor) else tuple(first)
+
+
 def two_views(
-    bundle: DataBundle, size: int | None = None, view: Callable[[Any], Tensor] | None = None
+    bundle: DataBundle, size: int | None = None, view: Callable[[Any], Any] | None = None
 ) -> DataBundle:
-    """Return the bundle with two random views of every training image; the rest stays.
+    """Return the bundle with random views of every training image; the rest stays.
 
     Parameters
     ----------
@@ -129,15 +79,24 @@ def two_views(
     size
         Side of the views; that of the test images by default.
     view
-        The augmentation; `simclr_view` by default.
+        The augmentation of one image, `simclr_view` by default. One that returns several tensors,
+        as lightly's transforms do, gives all the views at once.
 
     Examples
     --------
+    >>> import torch
     >>> from bayesprior.data import digits
     >>> loader = two_views(digits()).loader("train", batch_size=4)
     >>> (first, second), labels = next(iter(loader))
     >>> first.shape == second.shape, torch.equal(first, second)
     (True, False)
     """
-    view = view or simclr_view(size or bundle.input_shape[-1])
-    return dataclasses.replace(bundle, train=TwoViewDataset(bundle.train, view))
+    train, views = bundle.train, _Views(view or simclr_view(size or bundle.input_shape[-1]))
+    if isinstance(train, ArrayDataset):
+        rows = TensorDataset(train.inputs)
+        train = LazyDataset(rows, train.targets, _same, transform=train.transform)
+    return dataclasses.replace(bundle, train=dataclasses.replace(train, augment=views))
+
+
+def _same(image: Tensor) -> Tensor:
+    return image

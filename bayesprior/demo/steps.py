@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from bayesprior import recipes
-from bayesprior.data import DataBundle, digits, few_shot, glyphs, select_classes
+from bayesprior.data import DataBundle, digits, few_shot, select_classes
+from bayesprior.demo.glyphs import glyphs
 from bayesprior.demo.methods import HEAD_STD, METHODS, MODEL, Setting, predict_with
 from bayesprior.demo.table import REFERENCE, as_arrays, compare, rows, sentences
 from bayesprior.diagnostics.compare import RunResult

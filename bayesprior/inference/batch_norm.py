@@ -1,78 +1,118 @@
-"""BatchNorm's statistics under given weights, averaged over data."""
+"""Running statistics of normalization layers: frozen, or re-estimated by examples."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from bayesprior.errors import DataError
-from bayesprior.tasks.protocols import Batch, Forward, inputs_forward, pair_forward, to_device
+from bayesprior.tasks.protocols import Batch, Forward, batch_size, pair_forward, to_device
 
-__all__ = ["reestimate_batch_norm_"]
+__all__ = ["freeze_batch_norm", "is_leftover", "reestimate_", "running_layers"]
+
+
+def running_layers(module: nn.Module) -> list[_NormBase]:
+    """Return the layers with running statistics: BatchNorm, and InstanceNorm that tracks."""
+    return [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, _NormBase) and layer.running_mean is not None
+    ]
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Put layers with running statistics into evaluation mode: those stay, weights learn."""
+    for layer in running_layers(module):
+        layer.eval()
+
+
+def is_leftover(batch: Batch, largest: int) -> bool:
+    """Whether a batch is one example that the batch size left over, and say so.
+
+    It has no variance of its own: BatchNorm in training mode refuses it.
+
+    Parameters
+    ----------
+    batch
+        The batch at hand.
+    largest
+        Size of the largest batch before it; a loader of nothing but single examples has none.
+    """
+    if largest < 2 or batch_size(batch) != 1:
+        return False
+    warnings.warn(
+        "a last batch of one example is skipped: BatchNorm in training mode has no variance "
+        "there; choose a batch size that leaves more than 1",
+        stacklevel=3,
+    )
+    return True
 
 
 @torch.no_grad()
-def reestimate_batch_norm_(
-    module: nn.Module, batches: Iterable[Batch], *, forward: Forward = pair_forward
-) -> None:
-    """Set BatchNorm's statistics to the averages over batches, weighted by examples, in place.
+def reestimate_(
+    module: nn.Module,
+    loader: Iterable[Batch],
+    forward: Forward | Callable[[nn.Module, Batch], Any] = pair_forward,
+    *,
+    max_examples: int | None = None,
+) -> int:
+    """Replace running statistics by their averages over a loader, in place.
 
-    As `torch.optim.swa_utils.update_bn`, with two differences: every example counts alike,
-    however small the last batch is, and all other layers are in evaluation mode (no dropout).
+    The average of the batches' means and variances weighs each batch by its examples
+    (`torch.optim.swa_utils.update_bn` counts a last small batch like a full one). All other
+    layers are in evaluation mode, so dropout is off. A last batch of one is skipped with a warning.
 
     Parameters
     ----------
     module
-        Its BatchNorm buffers are written to; its training flags are left as they are.
-    batches
-        Training batches, moved to where the module is. A tensor is taken as inputs alone.
+        At the weights in question; left in the modes in which it came.
+    loader
+        Batches, on any device.
     forward
-        Calls the module on a batch; the outputs are not used.
+        Runs the module on a batch; what it returns is not used.
+    max_examples
+        Stop once so many were seen, for loaders without end.
+
+    Returns
+    -------
+    int
+        How many examples were seen; 0 for a module without such layers, which is not run.
 
     Raises
     ------
     DataError
-        If there are no batches, or each holds a single value for each channel.
-
-    Notes
-    -----
-    One value for each channel (one example of a network without a map) has no variance. A layer
-    that meets it uses the averages so far and does not count it.
+        If the loader gives no batch.
     """
-    kind = nn.modules.batchnorm._BatchNorm
-    layers = [m for m in module.modules() if isinstance(m, kind) and m.track_running_stats]
-    flags = [(m, m.training) for m in module.modules()]
-    momenta = [layer.momentum for layer in layers]
-    counts = dict.fromkeys(layers, 0)
-
-    def before(layer: Any, inputs: tuple[Tensor, ...]) -> None:
-        (values,) = inputs
-        several = values.numel() > values.shape[1]
-        layer.train(several)
-        if several:
-            counts[layer] += len(values)
-            layer.momentum = len(values) / counts[layer]
-
-    hooks = [layer.register_forward_pre_hook(before) for layer in layers]
+    layers = running_layers(module)
+    if not layers:
+        return 0
     device = next(module.parameters()).device
-    empty = True
+    modes = {layer: layer.training for layer in module.modules()}
+    momenta = [layer.momentum for layer in layers]
+    module.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train()
+    seen = largest = 0
     try:
-        module.eval()
-        for layer in layers:
-            layer.reset_running_stats()
-        for batch in batches:
-            call = inputs_forward if isinstance(batch, Tensor) else forward
-            call(module, to_device(batch, device))
-            empty = False
+        for batch in loader:
+            if is_leftover(batch, largest):
+                continue
+            size = batch_size(batch)
+            seen, largest = seen + size, max(size, largest)
+            for layer in layers:
+                layer.momentum = size / seen
+            forward(module, to_device(batch, device))
+            if max_examples is not None and seen >= max_examples:
+                break
     finally:
-        for hook in hooks:
-            hook.remove()
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for part, flag in flags:
-            part.training = flag
-    if empty:
-        raise DataError("bn_loader gave no batches to estimate BatchNorm statistics from")
-    if layers and not any(counts.values()):
-        raise DataError("every batch of bn_loader is too small for BatchNorm: use a larger one")
+        for layer, mode in modes.items():
+            layer.training = mode
+    if seen == 0:
+        raise DataError("the loader gave no batch to estimate BatchNorm statistics from")
+    return seen

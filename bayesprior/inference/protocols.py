@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayesprior.errors import ConfigError
-from bayesprior.tasks.protocols import Batch
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = [
@@ -22,13 +21,23 @@ __all__ = [
     "LossFn",
     "Phase",
     "Posterior",
+    "PriorShare",
     "Schedule",
     "StepEvent",
+    "TakesPrior",
     "WeightDistribution",
 ]
 
+Batch = Any
+"""Whatever the loader yields; usually ``(inputs, targets)``. Only the loss looks inside."""
+
 LossFn = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
-"""``loss_fn(module, batch) -> (mean loss per example, named extra scalars)``."""
+"""``loss_fn(module, batch) -> (mean loss per example, named extra scalars)``.
+
+It may be a module: `bayesprior.inference.engine.train` then trains, moves, saves and resumes what
+it owns (a projector, a queue) with the network, and calls its ``after_step(event)``, if it has
+one, with the `StepEvent` of every step.
+"""
 
 
 class Phase(NamedTuple):
@@ -71,7 +80,9 @@ class StepEvent:
     layout
         The layout of the weights.
     stats
-        Scalars of the step: loss, log_prior, lr, temperature and what the sampler adds.
+        Scalars of the last logged step: loss, log_prior, lr, temperature, what the sampler adds.
+    read
+        Reads the weights in ``layout`` off the module; None flattens its parameters of these names.
     """
 
     step: int
@@ -79,10 +90,13 @@ class StepEvent:
     module: nn.Module
     layout: ParameterLayout
     stats: Mapping[str, float] = field(default_factory=dict)
+    read: Callable[[], Tensor] | None = None
 
-    def weights(self) -> Float[Tensor, " D"]:
-        """Copy the current weights into a flat vector of shape (D,)."""
-        return self.layout.flatten(self.module)
+    def weights(self, *, out: Tensor | None = None) -> Float[Tensor, " D"]:
+        """Copy the current weights into a flat vector of shape (D,), a new one or ``out``."""
+        if self.read is None:
+            return self.layout.flatten(self.module, out=out)
+        return self.read() if out is None else out.copy_(self.read())
 
     def buffers(self) -> dict[str, Tensor]:
         """Copy the module's buffers (BatchNorm statistics) by name."""
@@ -188,3 +202,33 @@ class WeightDistribution(Protocol):
 
     def max_precision(self) -> Float[Tensor, " D"]:
         """Return per weight an upper bound on the curvature of the potential: 1 / cov_diag."""
+
+
+@runtime_checkable
+class PriorShare(Protocol):
+    """A prior as one optimizer sees it: by its own parameters, in the order of their groups.
+
+    `bayesprior.inference.prior_term.PriorTerm` is it.
+    """
+
+    num_data: int
+
+    def curvature(self) -> dict[Tensor, Tensor]:
+        """Return by parameter an upper bound on the curvature of the prior's part of U / N."""
+
+    def covariance_product(self, vectors: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return Sigma v by parameter; parameters left out of ``vectors`` count as zero."""
+
+    def color(self, normals: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return R z by parameter, Sigma = R R^T: the square root, which makes N(0, Sigma)."""
+
+
+@runtime_checkable
+class TakesPrior(Protocol):
+    """An optimizer that uses what it knows of the prior in its own step.
+
+    The prior's gradient is in ``.grad`` all the same, and every step size is taken to be stable.
+    """
+
+    def take_prior(self, prior: PriorShare | None) -> None:
+        """Take the prior, in place of an earlier one; None takes it away."""

@@ -4,12 +4,13 @@ from bayesprior.models.heads import head_names, head_prefix, replace_head
 from bayesprior.models.mobilenet import MobileNetV1, mobilenet_v1
 from bayesprior.models.small import MLP, SmallConvNet, SmallResNet
 from bayesprior.models.torchvision_nets import torchvision_model
-from bayesprior.models.weight_files import load_weights, read_state_dict
-from bayesprior.models.zoo import get_model
+from bayesprior.models.zoo import TaskModel, get_model, model_for
+from bayesprior.weights.state_dicts import load_weights, read_state_dict
 
 __all__ = [
     "MLP",
     "MobileNetV1",
+    "TaskModel",
     "SmallConvNet",
     "SmallResNet",
     "get_model",
@@ -17,6 +18,7 @@ __all__ = [
     "head_prefix",
     "load_weights",
     "mobilenet_v1",
+    "model_for",
     "read_state_dict",
     "replace_head",
     "torchvision_model",

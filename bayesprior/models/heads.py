@@ -4,7 +4,7 @@ from torch import nn
 
 from bayesprior.errors import ConfigError, nearest_name
 
-__all__ = ["head_names", "head_prefix", "replace_head"]
+__all__ = ["head_names", "head_prefix", "num_outputs", "replace_head"]
 
 
 def _is_output(module: nn.Module) -> bool:
@@ -53,6 +53,12 @@ def head_names(module: nn.Module, prefix: str | None = None) -> tuple[str, ...]:
     """
     prefix = prefix or head_prefix(module)
     return tuple(f"{prefix}.{name}" for name, _ in module.get_submodule(prefix).named_parameters())
+
+
+def num_outputs(module: nn.Module, prefix: str) -> int | None:
+    """Return how many outputs a layer has, None if it is no linear layer or convolution."""
+    layer = dict(module.named_modules()).get(prefix)
+    return getattr(layer, "out_features", getattr(layer, "out_channels", None))
 
 
 def replace_head(module: nn.Module, num_classes: int, prefix: str | None = None) -> str:

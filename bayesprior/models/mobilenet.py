@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayesprior.models.heads import replace_head
-from bayesprior.models.weight_files import load_weights, read_state_dict
+from bayesprior.weights.state_dicts import load_weights
 
 __all__ = ["MobileNetV1", "mobilenet_v1"]
 
@@ -95,7 +95,7 @@ def mobilenet_v1(
     width
         Multiplies the channel counts.
     weights
-        A `.safetensors`, `.pth` or `.pt` file with our parameter names, or None.
+        A file with our parameter names, or None.
 
     Raises
     ------
@@ -104,8 +104,7 @@ def mobilenet_v1(
     """
     module = MobileNetV1(width=width)
     if weights is not None:
-        ignore = () if num_classes is None else ("head.",)
-        load_weights(module, read_state_dict(weights), weights, ignore)
+        load_weights(module, weights, ignore=() if num_classes is None else "head")
     if num_classes is not None:
         replace_head(module, num_classes)
     return module

@@ -1,5 +1,6 @@
 """torchvision's classification networks with pretrained weights and a new head."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,10 @@ from torch import nn
 
 from bayesprior.errors import CheckpointError, ConfigError, nearest_name
 from bayesprior.models.heads import head_prefix, replace_head
-from bayesprior.models.weight_files import load_weights, read_state_dict, reason
+from bayesprior.weights.state_dicts import load_weights, read_state_dict
 
 __all__ = ["torchvision_model"]
 
-_FILE_SUFFIXES = (".safetensors", ".pth", ".pt")
 # Heads that only help training from scratch; those of the checkpoints are not even pretrained.
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
@@ -30,7 +30,7 @@ def torchvision_model(
         that comes with the weights.
     weights
         ``"DEFAULT"`` or another name of torchvision's for this network (downloaded once by
-        torchvision), a local `.safetensors`, `.pth` or `.pt` file, or None for a random
+        torchvision), a local file of any layout that `load_weights` reads, or None for a random
         initialization.
 
     Returns
@@ -65,10 +65,10 @@ def torchvision_model(
         )
     if weights is None:
         module = _without_auxiliary(_untrained(name))
-    elif isinstance(weights, Path) or weights.endswith(_FILE_SUFFIXES):
-        module = _from_file(name, Path(weights), keep_head=num_classes is None)
+    elif not re.fullmatch(r"\w+", str(weights)) or Path(weights).is_file():
+        module = _from_file(name, weights, keep_head=num_classes is None)
     else:
-        module = _without_auxiliary(_pretrained(name, weights))
+        module = _without_auxiliary(_pretrained(name, str(weights)))
     if num_classes is not None:
         replace_head(module, num_classes)
     return module
@@ -89,31 +89,27 @@ def _pretrained(name: str, weights: str) -> nn.Module:
     choices = models.get_model_weights(name).__members__
     if weights not in choices:
         raise ConfigError(
-            f"{name} has no weights {weights!r}; use one of {', '.join(choices)}, a file "
-            f"({', '.join(_FILE_SUFFIXES)}) or None{nearest_name(weights, choices)}"
+            f"{name} has no weights {weights!r}; use one of {', '.join(choices)}, the path of a "
+            f"file, or None{nearest_name(weights, choices)}"
         )
     try:
         module: nn.Module = models.get_model(name, weights=choices[weights])
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"cannot fetch the weights {weights} of {name} ({reason(error)}); "
+            f"cannot fetch the weights {weights} of {name} ({str(error).splitlines()[0]}); "
             f"pass a local file, weights='{name}.pth', or weights=None"
         ) from error
     return module
 
 
-def _from_file(name: str, path: Path, keep_head: bool) -> nn.Module:
-    state = read_state_dict(path)
+def _from_file(name: str, path: str | Path, keep_head: bool) -> nn.Module:
     # The pretrained Inceptions take torchvision's normalization and undo it themselves.
     inception = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
     module = _without_auxiliary(_untrained(name, **inception))
-    prefix = head_prefix(module)
-    ignore = tuple(f"{auxiliary}." for auxiliary in _AUXILIARY)
-    if not keep_head:
-        ignore += (f"{prefix}.",)
-    elif f"{prefix}.weight" in state:
+    prefix, state = head_prefix(module), read_state_dict(path, module)
+    if keep_head and f"{prefix}.weight" in state:
         replace_head(module, len(state[f"{prefix}.weight"]))
-    load_weights(module, state, path, ignore)
+    load_weights(module, state, ignore=() if keep_head else prefix)
     return module
 
 

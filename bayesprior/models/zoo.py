@@ -1,13 +1,20 @@
 """Networks by name."""
 
-from typing import Any
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from bayesprior.errors import ConfigError, nearest_name
-from bayesprior.registry import call
+from bayesprior.models.heads import head_prefix, num_outputs, replace_head
+from bayesprior.registry import call, resolve
+from bayesprior.weights.state_dicts import LoadReport, load_weights, read_state_dict
 
-__all__ = ["MODELS", "get_model"]
+__all__ = ["MODELS", "TaskModel", "get_model", "model_for"]
 
 MODELS = {
     "small_conv": "bayesprior.models.small:SmallConvNet",
@@ -17,16 +24,22 @@ MODELS = {
 }
 """Short names of our own networks; torchvision's go by torchvision's names."""
 
+_TORCHVISION = "bayesprior.models.torchvision_nets:torchvision_model"
 
-def get_model(name: str, **options: Any) -> nn.Module:
+
+def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
     """Return a network by short name, torchvision's name, or import path.
 
     Parameters
     ----------
     name
-        A key of `MODELS`, a torchvision classification network, or ``"pkg.module:callable"``.
+        A key of `MODELS`, a torchvision classification network, or ``"pkg.module:callable"``, such
+        as ``"pkg.module:Class.method"``.
+    trusted
+        Whether the user wrote the name; an import path out of a file is refused otherwise.
     **options
-        Passed on, such as ``num_classes=``, or ``weights=`` of `torchvision_model`.
+        Passed on, such as ``num_classes=``, or ``weights=`` of `torchvision_model`. Weights that
+        are a file of yours are loaded into whatever network the callable makes.
 
     Raises
     ------
@@ -41,9 +54,8 @@ def get_model(name: str, **options: Any) -> nn.Module:
     >>> get_model("mlp", in_features=2, num_classes=3, widths=(8,)).head
     Linear(in_features=8, out_features=3, bias=True)
     """
-    if name in MODELS or ":" in name:
-        module = call("model", name, MODELS, options)
-    else:
+    table, file = MODELS, None
+    if name not in MODELS and ":" not in name:
         from torchvision import models
 
         networks = models.list_models(module=models)
@@ -53,8 +65,123 @@ def get_model(name: str, **options: Any) -> nn.Module:
                 "network, or an import path 'pkg.module:callable'"
                 + nearest_name(name, [*MODELS, *networks])
             )
-        path = "bayesprior.models.torchvision_nets:torchvision_model"
-        module = call("model", name, {name: path}, {"name": name, **options})
+        table, options = {name: _TORCHVISION}, {"name": name, **options}
+    elif _is_file(options.get("weights")):
+        file = options.pop("weights")
+    try:
+        module = call("model", name, table, options, trusted=trusted)
+    except KeyError as error:
+        if options.get("weights") is None:
+            raise
+        raise ConfigError(
+            f"model {name!r} has no weights {options['weights']!r}, and there is no such file"
+        ) from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"model {name!r} gave {type(module).__name__}, not a torch module")
+    if file is not None:
+        load_weights(module, file)
     return module
+
+
+class TaskModel(NamedTuple):
+    """A network shaped for a task.
+
+    Attributes
+    ----------
+    module
+        The network.
+    head
+        Name of its head's layer.
+    loaded
+        What came out of a file of weights, if one was given.
+    """
+
+    module: nn.Module
+    head: str
+    loaded: LoadReport | None = None
+
+
+def model_for(
+    name: str,
+    *,
+    num_classes: int,
+    input_shape: Sequence[int],
+    weights: str | Path | None = None,
+    head: str | None = None,
+    seed: int = 0,
+    trusted: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> TaskModel:
+    """Return a network shaped for a task.
+
+    Parameters
+    ----------
+    name
+        As of `get_model`.
+    num_classes, input_shape
+        Of the task: passed on as ``num_classes``, ``in_channels`` and ``in_features`` where the
+        callable takes them (``num_classes`` also where it takes any keyword).
+    weights
+        A file, or a name of torchvision's such as DEFAULT. Their head is kept only if it has as
+        many outputs as there are classes.
+    head
+        Name of the head's layer; `head_prefix` by default.
+    seed
+        Of the random initialization; torch's global state is left as it is.
+    trusted, options
+        As of `get_model`.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        If a name or option is unknown, or the weights do not fit.
+
+    Examples
+    --------
+    >>> made = model_for("mlp", num_classes=3, input_shape=(1, 4, 4))
+    >>> made.head, made.module.head.out_features
+    ('head', 3)
+    """
+    outside = name not in MODELS and ":" in name
+    target = resolve("model", name, MODELS, trusted=trusted) if outside or name in MODELS else None
+    accepted = inspect.signature(target).parameters if target else {"num_classes": None}
+    any_keyword = outside and any(p and p.kind is p.VAR_KEYWORD for p in accepted.values())
+    known = {
+        "num_classes": num_classes,
+        "in_channels": input_shape[0] if input_shape else 1,
+        "in_features": math.prod(input_shape),
+    }
+    given: dict[str, Any] = {k: v for k, v in known.items() if k in accepted}
+    if any_keyword:
+        given["num_classes"] = num_classes
+    file = weights if _is_file(weights) else None
+    if target is None or (weights is not None and file is None):
+        if target is not None and "weights" not in accepted:
+            raise ConfigError(f"no file {str(weights)!r}; names of weights work for torchvision's")
+        given["weights"] = weights
+        if weights is not None:  # they come with their own number of classes
+            given.pop("num_classes", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        given |= dict(options or {})
+        try:
+            module = get_model(name, trusted=trusted, **given)
+        except TypeError as error:  # what takes any keyword may hand it on to what does not
+            if not any_keyword or "num_classes" not in str(error):
+                raise
+            del given["num_classes"]
+            module = get_model(name, trusted=trusted, **given)
+        head = head or head_prefix(module)
+        if "weights" in given and weights and num_outputs(module, head) != num_classes:
+            replace_head(module, num_classes, head)
+    report = None
+    if file is not None:
+        state = read_state_dict(file, module)
+        mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(head + ".")}
+        fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
+        report = load_weights(module, state, ignore=() if fits else head)
+    return TaskModel(module, head, report)
+
+
+def _is_file(weights: Any) -> bool:
+    return isinstance(weights, str | Path) and Path(weights).expanduser().is_file()

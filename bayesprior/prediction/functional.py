@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprior.errors import ConfigError, nearest_name
-from bayesprior.inference.batch_norm import reestimate_batch_norm_
+from bayesprior.inference.batch_norm import reestimate_
 from bayesprior.inference.protocols import Draw
-from bayesprior.tasks.protocols import Batch, Forward, pair_forward
+from bayesprior.tasks.protocols import Batch, Forward, inputs_forward, pair_forward
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["FunctionalNetwork"]
@@ -131,11 +131,15 @@ class FunctionalNetwork:
         outputs, targets = functional_call(self._call, named, (batch,))
         return outputs, targets
 
+    def _run(self, module: nn.Module, batch: Batch) -> Any:
+        call = inputs_forward if isinstance(batch, Tensor) else self._forward
+        return call(module, batch)
+
     def _statistics(self, draw: Draw, layout: ParameterLayout) -> Mapping[str, Tensor]:
         if self._batch_norm == "reestimate":
             scratch = copy.deepcopy(self._model).to(self.device).eval()
             layout.load_(scratch, draw.weights.to(self.device))
-            reestimate_batch_norm_(scratch, self._bn_loader or (), forward=self._forward)
+            reestimate_(scratch, self._bn_loader or (), self._run)
             return dict(scratch.named_buffers())
         if self._batch_norm == "module":
             return self._buffers

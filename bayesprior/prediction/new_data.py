@@ -92,7 +92,7 @@ class NewData:
 
     def _batches(self, inputs: Any, batch_size: int) -> Iterable[Batch]:
         if not isinstance(inputs, Tensor | np.ndarray):
-            return inputs  # type: ignore[no-any-return]
+            return inputs
         inputs = torch.as_tensor(inputs)
         if inputs.is_floating_point():
             inputs = inputs.to(next(self.network.parameters()).dtype)

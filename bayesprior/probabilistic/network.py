@@ -345,12 +345,8 @@ def _template(
 
 
 def _at_width(prior: GaussianWeights, name: str, width: Tensor) -> GaussianWeights:
-    """`GaussianWeights.rescale` without its check, a branch on a value that vmap cannot take."""
     # A divergent trajectory of NUTS may overflow; its energy is infinite as it is.
-    width = width.nan_to_num().clamp(*_FINITE).to("cpu", torch.float64)
-    unit = prior.rescale(**{name: 1.0})
-    factor = width.square() if name == "rms_std" else width
-    return unit._with(_cov=dataclasses.replace(unit._cov, scale=unit._cov.scale * factor))
+    return prior.rescale(**{name: width.nan_to_num().clamp(*_FINITE)})
 
 
 def _replace(likelihood: Likelihood, given: Mapping[str, Tensor]) -> Likelihood:

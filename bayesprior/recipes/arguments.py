@@ -76,7 +76,7 @@ class FitCall(TrainCall):
     prior: GaussianWeights
     """Law of all trainable weights, as of `make_prior`."""
     data: DataBundle
-    """The target task; N = ``data.num_data``."""
+    """The target task (a data set or a ``DataLoader`` will do); N = ``data.num_data``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
-from bayesprior.data import DataBundle
+from bayesprior.data import DataBundle, as_bundle
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.inference.prior_term import PriorTerm
 from bayesprior.tasks.likelihoods import Likelihood
@@ -23,7 +22,6 @@ __all__ = [
     "check_network",
     "check_prior_fits",
     "head_names",
-    "is_under",
 ]
 
 
@@ -60,23 +58,20 @@ def check_law(law: Any, name: str = "prior") -> None:
 
 
 def as_data(data: Any) -> DataBundle:
-    """Return the data as a bundle.
+    """Return the data as a bundle: a bundle, a data set or a ``DataLoader`` will do.
 
     Raises
     ------
-    ConfigError
-        If it is none and cannot be made one.
+    ConfigError, DataError
+        If it is none of these.
     """
-    if isinstance(data, DataBundle):
-        return data
-    hint = {
-        str: f"; load it with get_data({str(data)!r})",
-        type: "; make one with from_arrays or get_data",
-        DataLoader: "; give the data set as a DataBundle, the recipe makes the loader",
-        Dataset: "; make a DataBundle of it with a test split",
-        object: "; from_arrays makes one of arrays, get_data of a name",
-    }
-    raise _wrong("data", "a DataBundle", data, hint)
+    if isinstance(data, str | os.PathLike | type) or data is None:
+        hint = {
+            str: f"; load it with get_data({str(data)!r})",
+            type: "; make one with from_arrays or get_data",
+        }
+        raise _wrong("data", "a DataBundle, a data set or a DataLoader", data, hint)
+    return as_bundle(data)
 
 
 def check_likelihood(likelihood: Any) -> None:
@@ -125,23 +120,18 @@ def head_names(names: Iterable[str], head: Selection | None, owner: str) -> set[
     if callable(head):
         return set(select_names(names, head))
     found: set[str] = set()
-    for pattern in [head] if isinstance(head, str) else head:
+    patterns = [head] if isinstance(head, str) or not isinstance(head, Iterable) else list(head)
+    for pattern in patterns:
         if not isinstance(pattern, str):
             raise _wrong("head", "a name, several, or a predicate", pattern, {})
-        under = {name for name in names if is_under(name, pattern)}
         try:
-            found |= under or set(select_names(names, pattern))
+            found |= set(select_names(names, pattern))
         except ConfigError:
             raise LayoutMismatchError(
                 f"the {owner} has no trainable parameter under the head {pattern!r}; its "
                 f"parameters are {', '.join(names[-4:])} (last four)"
             ) from None
     return found
-
-
-def is_under(name: str, prefix: str) -> bool:
-    """Whether a parameter name is ``prefix`` or lies under it."""
-    return name == prefix or name.startswith(prefix + ".")
 
 
 def _wrong(

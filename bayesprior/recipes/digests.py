@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import random
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from bayesprior.data import DataBundle, LazyDataset
+from bayesprior.weights.file import Contents, packed
 from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = [
@@ -47,9 +49,10 @@ def data_digests(data: DataBundle) -> dict[str, str]:
 
 def prior_digest(prior: GaussianWeights) -> str:
     """Return a digest of the names, mean, covariance and BatchNorm statistics of a law."""
-    cov = prior._cov
-    parts = (cov.shared.diag, cov.shared.rows, cov.tail, cov.scale)
-    return _digest(prior.layout.to_json(), prior.loc, parts, prior.buffers)
+    law = Contents(
+        prior.layout, prior.loc, prior.blocks, prior.buffers, statistics=prior.statistics
+    )
+    return _digest(*packed(law))
 
 
 def state_digest(state: Mapping[str, Any], without: Collection[str] = ()) -> str:
@@ -147,17 +150,22 @@ def _feed(found: hashlib.blake2b, value: Any) -> None:
 
 
 def _is_folder(value: Any) -> bool:
-    """Whether it is one of torchvision's folder sets: ``samples`` of (path, class) below a root."""
-    return isinstance(getattr(value, "samples", None), list) and hasattr(value, "root")
+    """Whether it is a set of files: ``samples`` of (path, class), as torchvision's folders."""
+    samples = getattr(value, "samples", None)
+    if not isinstance(samples, list | tuple) or not samples:
+        return False
+    first = samples[0]
+    return isinstance(first, list | tuple) and isinstance(first[0], str | Path)
 
 
 def _feed_files(found: hashlib.blake2b, folder: Any, rows: Sequence[int]) -> None:
-    root = Path(folder.root)
+    paths = [str(sample[0]) for sample in folder.samples]
+    root = Path(getattr(folder, "root", None) or os.path.commonpath(paths))
     for row in rows:
         path, label = folder.samples[row][:2]
         status = Path(path).stat()
         name = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(path).name
-        _feed(found, [str(name), int(label), status.st_size, status.st_mtime_ns])
+        _feed(found, [str(name), label, status.st_size, status.st_mtime_ns])
 
 
 def _feed_examples(found: hashlib.blake2b, data: Any) -> None:

@@ -38,6 +38,8 @@ def option(
 class Options:
     """A group of options: values brought to their types and checked."""
 
+    __no_type_check__ = True  # of checkers of annotations: what is given is brought to its type
+
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             value = _typed(spec.name, spec.type, getattr(self, spec.name), spec.metadata)
@@ -100,10 +102,9 @@ def _real(name: str, value: Any) -> float:
 
 def _text(name: str, value: Any, *, path: bool) -> str:
     if path:
-        try:
-            return os.path.expanduser(os.fspath(value))
-        except TypeError:
-            raise ConfigError(f"{name} must be a path, got {type(value).__name__}") from None
+        if not isinstance(value, str | os.PathLike):
+            raise ConfigError(f"{name} must be a path, got {type(value).__name__}")
+        return os.path.expanduser(os.fsdecode(value))
     if name == "device":  # torch.device("cuda:1") and 1 mean the same
         return f"cuda:{value}" if isinstance(value, int) else str(value)
     if not isinstance(value, str):

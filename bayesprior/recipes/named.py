@@ -1,9 +1,6 @@
 """What the names of data, networks and weights stand for."""
 
 import dataclasses
-import inspect
-import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,27 +14,24 @@ from bayesprior.data import (
     select_classes,
     split_validation,
 )
-from bayesprior.errors import ConfigError, DataError
-from bayesprior.inference.generators import seeded
-from bayesprior.models import (
-    get_model,
-    head_prefix,
-    load_weights,
-    read_state_dict,
-    replace_head,
-    torchvision_model,
-)
-from bayesprior.models.zoo import MODELS
+from bayesprior.errors import DataError
+from bayesprior.models import model_for
 from bayesprior.recipes.options import DataOptions, ModelOptions
-from bayesprior.registry import resolve
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["foreign_set", "load_data", "load_model", "point_source"]
 
 
-def load_data(choice: DataOptions) -> DataBundle:
+def load_data(choice: DataOptions, *, trusted: bool = True) -> DataBundle:
     """Return the data that a choice stands for.
+
+    Parameters
+    ----------
+    choice
+        Which data.
+    trusted
+        Whether the user wrote the name; an import path out of a file is refused otherwise.
 
     Raises
     ------
@@ -47,7 +41,7 @@ def load_data(choice: DataOptions) -> DataBundle:
     name, options = choice.data, dict(choice.data_options)
     if _is_npz(name):
         name, options = "npz", {**options, "path": name}
-    bundle = get_data(name, **options)
+    bundle = get_data(name, trusted=trusted, **options)
     if choice.classes is not None:
         tokens = [token.strip() for token in str(choice.classes).split(",")]
         known = bundle.class_names
@@ -63,7 +57,12 @@ def load_data(choice: DataOptions) -> DataBundle:
 
 
 def load_model(
-    choice: ModelOptions, bundle: DataBundle, *, seed: int, weights: str | None = None
+    choice: ModelOptions,
+    bundle: DataBundle,
+    *,
+    seed: int,
+    weights: str | None = None,
+    trusted: bool = True,
 ) -> tuple[nn.Module, str]:
     """Return the network that a choice stands for, shaped for the data, and its head's name.
 
@@ -78,48 +77,25 @@ def load_model(
     weights
         A local file, or a name that torchvision knows such as DEFAULT. Their head is kept only
         if it has as many outputs as there are classes.
+    trusted
+        Whether the user wrote the name; an import path out of a file is refused otherwise.
 
     Raises
     ------
     ConfigError, CheckpointError
         If a name or option is unknown, or the weights do not fit.
     """
-    own = choice.model in MODELS or ":" in choice.model
-    target = resolve("model", choice.model, MODELS) if own else torchvision_model
-    accepted = inspect.signature(target).parameters
-    known = {
-        "num_classes": bundle.num_classes,
-        "in_channels": bundle.input_shape[0],
-        "in_features": math.prod(bundle.input_shape),
-    }
-    options: dict[str, Any] = {k: v for k, v in known.items() if k in accepted}
-    takes_weights = "weights" in accepted
-    if takes_weights:
-        options["weights"] = weights
-        if weights is not None:
-            options["num_classes"] = None
-    with seeded(seed):
-        module = get_model(choice.model, **options | choice.model_options)
-        head = choice.head or head_prefix(module)
-        if takes_weights and weights is not None and _outputs(module, head) != bundle.num_classes:
-            replace_head(module, bundle.num_classes, head)
-    if weights is not None and not takes_weights:
-        _load_own(module, head, weights)
+    module, head, _ = model_for(
+        choice.model,
+        num_classes=bundle.num_classes,
+        input_shape=bundle.input_shape,
+        weights=weights,
+        head=choice.head,
+        seed=seed,
+        trusted=trusted,
+        options=choice.model_options,
+    )
     return module, head
-
-
-def _outputs(module: nn.Module, head: str) -> int | None:
-    layer = dict(module.named_modules()).get(head)
-    return getattr(layer, "out_features", getattr(layer, "out_channels", None))
-
-
-def _load_own(module: nn.Module, head: str, weights: str) -> None:
-    if not Path(weights).expanduser().is_file():
-        raise ConfigError(f"no file {weights!r}; names of weights work for torchvision's networks")
-    state = read_state_dict(Path(weights).expanduser())
-    mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(head + ".")}
-    fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
-    load_weights(module, state, weights, () if fits else (head + ".",))
 
 
 def point_source(
@@ -165,7 +141,7 @@ def foreign_set(source: str, task: DataBundle, *, labeled: bool) -> DataBundle:
         test: Any = bundle.test
         with np.load(source) as arrays:
             if "x_test" not in arrays.files:  # split for training: put together again
-                inputs = torch.cat([bundle.train.inputs, test.inputs])  # type: ignore[attr-defined]
+                inputs = torch.cat([bundle.train.inputs, test.inputs])
                 targets = torch.cat([bundle.train.targets, test.targets])
                 test = dataclasses.replace(test, inputs=inputs, targets=targets)
         test = test if own is None else dataclasses.replace(test, transform=own)

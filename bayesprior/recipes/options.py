@@ -165,6 +165,8 @@ class PriorOptions(Options):
         super().__post_init__()
         if self.rms_std is not None and self.cov_scale is not None:
             raise ConfigError("give one of rms_std and cov_scale, not both")
+        if self.rank is not None and self.shape != "low-rank":
+            raise ConfigError(f"rank belongs to shape='low-rank'; {self.shape!r} has no directions")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -122,7 +122,7 @@ def predict_run(
     names = fit.data.class_names or None
     tree = to_datatree(test=found, class_names=names, mode="summary", attrs={"split": split})
     save_tree(tree, path)
-    numbers = {"num_points": found.log_likelihood.shape[1], "draws": len(found.draw)}
+    numbers = {"num_points": found.num_points, "draws": len(found.draw)}
     add_results(run, stage, {**found.metrics, **numbers, **own})
     return stage
 

@@ -208,7 +208,7 @@ def corrupted(data: DataBundle, severity: int) -> dict[str, DataBundle]:
     out = {}
     for kind in CORRUPTIONS:
         corruption = Corruption(kind, severity, then=data.test.transform)
-        test = dataclasses.replace(data.test, transform=corruption)  # type: ignore[type-var]
+        test = dataclasses.replace(data.test, transform=corruption)
         out[f"{kind}-{severity}"] = dataclasses.replace(data, test=test)
     return out
 

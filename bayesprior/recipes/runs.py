@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -236,6 +237,8 @@ def read_config(run: str | Path, *recipes: str) -> RunConfig:
     ConfigError
         If it is no run folder, its configuration cannot be read, or another recipe made it.
     """
+    if not isinstance(run, str | os.PathLike):
+        raise ConfigError(f"a run is named by its folder, got {type(run).__name__}")
     path = Path(run).expanduser() / CONFIG
     if not path.is_file():
         siblings = [p.name for p in path.parent.parent.glob("*") if (p / CONFIG).is_file()]

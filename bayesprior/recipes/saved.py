@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprior.data import DataBundle
-from bayesprior.data.catalog import DATA
-from bayesprior.errors import ConfigError, PriorFileError, nearest_name
+from bayesprior.errors import ConfigError, PriorFileError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.models.zoo import MODELS
 from bayesprior.recipes.checks import as_data, check_function, check_network
 from bayesprior.recipes.digests import data_digests, described, file_digest, prior_digest
 from bayesprior.recipes.named import load_data, load_model
@@ -102,8 +100,8 @@ def load_posterior(run: str | Path) -> FitPosterior:
     PriorFileError
         If a file is missing or corrupt.
     """
+    recipe = read_config(run, *FITS).recipe
     folder = Path(run).expanduser()
-    recipe = read_config(folder, *FITS).recipe
     if not is_finished(folder, recipe):
         raise ConfigError(f"{run} is not finished; run the same fit again, which goes on with it")
     if recipe == "fit_map":
@@ -148,8 +146,8 @@ def load_run(
     PriorFileError
         If a file of posterior or prior is missing, corrupt or another one.
     """
+    config = read_config(run, *FITS)
     folder = Path(run).expanduser()
-    config = read_config(folder, *FITS)
     posterior = load_posterior(folder)
     made_from = restored(config.made_from, folder)
     data = _data(config, made_from, folder, data, trust=trust)
@@ -186,9 +184,7 @@ def _data(
     elif made_from.data is None:
         raise ConfigError(f"{folder} does not name its data; give data=, as in the fit")
     else:
-        if not made_from.data.data.endswith(".npz"):
-            _check_trust(folder, "data", made_from.data.data, DATA, trust=trust)
-        data = load_data(made_from.data)
+        data = load_data(made_from.data, trusted=trust)
     for name, found in data_digests(data).items():
         recorded = config.digests.get(f"data.{name}")
         if recorded not in (None, found) and (not given or name == "train"):
@@ -215,20 +211,8 @@ def _network(
         return network
     if made_from.model is None:
         raise ConfigError(f"{folder} does not name its network; give network=, as in the fit")
-    if ":" in made_from.model.model:
-        _check_trust(folder, "model", made_from.model.model, MODELS, trust=trust)
-    return load_model(made_from.model, data, seed=int(config.options.get("seed", 0)))[0]
-
-
-def _check_trust(
-    folder: Path, kind: str, name: str, table: Mapping[str, str], *, trust: bool
-) -> None:
-    if name not in table and not trust:
-        what = f"an import path, {name!r}" if ":" in name else f"{name!r}"
-        raise ConfigError(
-            f"{folder} names as its {kind} {what}, which is code from outside this package; "
-            f"trust=True (--trust) runs it{nearest_name(name, table)}"
-        )
+    seed = int(config.options.get("seed", 0))
+    return load_model(made_from.model, data, seed=seed, trusted=trust)[0]
 
 
 def _check_layout(folder: Path, network: nn.Module, layout: ParameterLayout) -> None:

@@ -197,7 +197,7 @@ def _sampling(call: SampleCall) -> tuple[Schedule, int]:
     schedule = cyclical(
         num_steps=num_steps,
         num_cycles=call.cycles,
-        exploration=call.burn_in * call.cycles / num_steps,
+        burn_in=call.burn_in,
         draws_per_cycle=call.num_draws // call.cycles,
         final_factor=0.1,
     )

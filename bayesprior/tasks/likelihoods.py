@@ -1,8 +1,7 @@
 """Likelihoods: how a network's outputs speak about targets.
 
-A likelihood is a plain value with the methods of `Likelihood`; whatever a class of your own
-overrides is what the package asks. Outputs are what the network returns for a batch of B examples;
-further axes before B (of vectorized weights) are allowed wherever a shape says ``*batch``.
+A likelihood is a plain value with the methods of `Likelihood`; what a subclass overrides is asked.
+Outputs are what the network returns for B examples, ``*B`` for any axes of vectorized weights too.
 
 ==========================  =========================  ======================
 likelihood                  outputs                    targets
@@ -76,8 +75,7 @@ class Likelihood(Protocol):
         predictions
             One for each draw (a tensor stacked along a leading axis of draws will do).
         counts
-            Weight of each one, such as how many draws it stands for (1 by default), so that
-            averages can be averaged.
+            Weight of each one (1 by default), so that averages can be averaged.
         """
 
     def entropy(self, prediction: Any) -> Tensor:
@@ -103,17 +101,17 @@ class ClassProbabilities:
 
     class_axis: ClassVar[int] = -1
 
-    def predictive(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def predictive(self, outputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """Class probabilities: softmax over the classes."""
         return outputs.softmax(self.class_axis)
 
     def average(
         self, predictions: Iterable[Tensor], counts: Sequence[float] | None = None
-    ) -> Float[Tensor, "*batch"]:
+    ) -> Float[Tensor, "*B"]:
         """Mean of the probabilities, the model average."""
         return _mean(list(predictions), counts)
 
-    def entropy(self, prediction: Float[Tensor, "*batch"]) -> Float[Tensor, "*rest"]:
+    def entropy(self, prediction: Float[Tensor, "*B"]) -> Float[Tensor, "*rest"]:
         """-sum p log p in nats over the classes."""
         probs = prediction.movedim(self.class_axis, -1)
         logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()  # 0 log 0 = 0
@@ -124,14 +122,6 @@ def inherits(likelihood: Any, base: type, *methods: str) -> bool:
     """Whether a likelihood is of a class, and has these methods from it unchanged.
 
     What a subclass overrides must be asked; only what it inherits may be computed another way.
-
-    Examples
-    --------
-    >>> class Sharper(Categorical):
-    ...     def predictive(self, outputs):
-    ...         return super().predictive(2 * outputs)
-    >>> [inherits(Sharper(), Categorical, name) for name in ("predictive", "log_prob")]
-    [False, True]
     """
     return isinstance(likelihood, base) and all(
         getattr(type(likelihood), name) is getattr(base, name) for name in methods
@@ -157,21 +147,19 @@ class Categorical(ClassProbabilities):
 
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless logits are (B, C) and targets integers (B,) below C."""
-        if outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
-            raise _shape_error("logits (B, C) and labels (B,)", outputs, targets)
+        fits = outputs.dim() == 2 and targets.shape == outputs.shape[:1]
+        _check_shapes("logits (B, C) and labels (B,)", outputs, targets, fits)
         _check_labels(targets, outputs.shape[1])
 
-    def log_prob(
-        self, outputs: Float[Tensor, "*batch C"], targets: Tensor
-    ) -> Float[Tensor, "*batch"]:
+    def log_prob(self, outputs: Float[Tensor, "*B C"], targets: Tensor) -> Float[Tensor, "*B"]:
         """Log probability of each label; `DataError` if there is not one a row of logits."""
-        if targets.shape != outputs.shape[:-1]:
-            raise _shape_error("logits (B, C) and labels (B,)", outputs, targets)
+        fits = targets.shape == outputs.shape[:-1]
+        _check_shapes("logits (B, C) and labels (B,)", outputs, targets, fits)
         rows, labels = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1).long()
         return -F.cross_entropy(rows, labels, reduction="none").view(targets.shape)
 
-    def distribution(self, outputs: Float[Tensor, "*batch C"]) -> dist.Distribution:
-        """``Categorical(logits)``, batch shape (*batch,)."""
+    def distribution(self, outputs: Float[Tensor, "*B C"]) -> dist.Distribution:
+        """``Categorical(logits)``, batch shape (*B,)."""
         return dist.Categorical(logits=outputs)
 
     def monitor(
@@ -199,23 +187,21 @@ class PixelCategorical(ClassProbabilities):
 
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless targets are integers (B, H, W) below C or `ignore_index`."""
-        if outputs.dim() != 4 or targets.shape != outputs[:, 0].shape:
-            raise _shape_error("logits (B, C, H, W) and labels (B, H, W)", outputs, targets)
+        fits = outputs.dim() == 4 and targets.shape == outputs[:, 0].shape
+        _check_shapes("logits (B, C, H, W) and labels (B, H, W)", outputs, targets, fits)
         _check_labels(targets, outputs.shape[1], self.ignore_index)
 
-    def log_prob(
-        self, outputs: Float[Tensor, "*batch C H W"], targets: Tensor
-    ) -> Float[Tensor, "*batch"]:
+    def log_prob(self, outputs: Float[Tensor, "*B C H W"], targets: Tensor) -> Float[Tensor, "*B"]:
         """Log probability of each image's labeled pixels; `DataError` for other shapes."""
-        if targets.shape != outputs.shape[:-3] + outputs.shape[-2:]:
-            raise _shape_error("logits (B, C, H, W) and labels (B, H, W)", outputs, targets)
+        fits = targets.shape == outputs.shape[:-3] + outputs.shape[-2:]
+        _check_shapes("logits (B, C, H, W) and labels (B, H, W)", outputs, targets, fits)
         images = outputs.reshape(-1, *outputs.shape[-3:])
         labels = targets.reshape(-1, *targets.shape[-2:]).long()
         loss = F.cross_entropy(images, labels, ignore_index=self.ignore_index, reduction="none")
         return -loss.sum((1, 2)).view(targets.shape[:-2])
 
-    def distribution(self, outputs: Float[Tensor, "*batch C H W"]) -> dist.Distribution:
-        """Batch shape (*batch,), event shape (H, W); ignored pixels have log probability 0."""
+    def distribution(self, outputs: Float[Tensor, "*B C H W"]) -> dist.Distribution:
+        """Batch shape (*B,), event shape (H, W); ignored pixels have log probability 0."""
         return _IgnoringCategorical(outputs.movedim(-3, -1), self.ignore_index).to_event(2)
 
     def monitor(
@@ -234,12 +220,12 @@ class _IndependentNormal:
         raise NotImplementedError
 
     def log_prob(
-        self, outputs: Float[Tensor, "*batch outputs"], targets: Tensor
-    ) -> Float[Tensor, "*batch"]:
+        self, outputs: Float[Tensor, "*B outputs"], targets: Tensor
+    ) -> Float[Tensor, "*B"]:
         """Log density of each example, summed over its P targets; `DataError` for other shapes."""
         mean, variance = self.predictive(outputs)
-        if targets.shape != mean.shape:
-            raise _shape_error("one mean for each target (B, P)", outputs, targets)
+        fits = targets.shape == mean.shape
+        _check_shapes("one mean for each target (B, P)", outputs, targets, fits)
         terms = (targets - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi)
         return -terms.sum(-1) / 2
 
@@ -252,12 +238,12 @@ class _IndependentNormal:
         spread = [p.variance + (p.mean - mean) ** 2 for p in predictions]
         return Moments(mean, _mean(spread, counts))
 
-    def entropy(self, prediction: Moments) -> Float[Tensor, "*batch"]:
+    def entropy(self, prediction: Moments) -> Float[Tensor, "*B"]:
         """Entropy in nats of the normal law with these moments (an upper bound for mixtures)."""
         return (prediction.variance.log() + math.log(2 * math.pi) + 1).sum(-1) / 2
 
-    def distribution(self, outputs: Float[Tensor, "*batch outputs"]) -> dist.Distribution:
-        """``Normal(mean, std)``, batch shape (*batch,), event shape (P,)."""
+    def distribution(self, outputs: Float[Tensor, "*B outputs"]) -> dist.Distribution:
+        """``Normal(mean, std)``, batch shape (*B,), event shape (P,)."""
         mean, variance = self.predictive(outputs)
         return dist.Normal(mean, variance.sqrt()).to_event(1)
 
@@ -304,11 +290,11 @@ class Normal(_IndependentNormal):
 
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless outputs and targets are (B, P) and the targets finite."""
-        if outputs.dim() != 2 or targets.shape != outputs.shape:
-            raise _shape_error("means (B, P) and targets (B, P)", outputs, targets)
+        fits = outputs.dim() == 2 and targets.shape == outputs.shape
+        _check_shapes("means (B, P) and targets (B, P)", outputs, targets, fits)
         _check_real(targets)
 
-    def predictive(self, outputs: Float[Tensor, "*batch P"]) -> Moments:
+    def predictive(self, outputs: Float[Tensor, "*B P"]) -> Moments:
         """Mean and noise variance, both (B, P)."""
         std = torch.as_tensor(self.std, dtype=outputs.dtype, device=outputs.device)
         return Moments(outputs, (std**2).expand_as(outputs))
@@ -334,18 +320,15 @@ class HeteroscedasticNormal(_IndependentNormal):
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless outputs are (B, 2P) and targets finite (B, P)."""
         fits = targets.dim() == 2 and outputs.shape == (len(targets), 2 * targets.shape[1])
-        if not fits:
-            raise _shape_error("means, log variances (B, 2P) and targets (B, P)", outputs, targets)
+        _check_shapes(_TWO_HALVES, outputs, targets, fits)
         _check_real(targets)
 
-    def predictive(self, outputs: Float[Tensor, "*batch twoP"]) -> Moments:
+    def predictive(self, outputs: Float[Tensor, "*B twoP"]) -> Moments:
         """Mean and noise variance, both (B, P)."""
         mean, log_variance = outputs.chunk(2, dim=-1)
         return Moments(mean, log_variance.exp())
 
-    def log_prob(
-        self, outputs: Float[Tensor, "*batch twoP"], targets: Tensor
-    ) -> Float[Tensor, "*batch"]:
+    def log_prob(self, outputs: Float[Tensor, "*B twoP"], targets: Tensor) -> Float[Tensor, "*B"]:
         """Log density of each example; `DataError` for other shapes.
 
         -sum_j [(y_j - m_j)^2 exp(-s_j) + s_j + log(2 pi)] / 2 of means m and log variances s:
@@ -354,10 +337,13 @@ class HeteroscedasticNormal(_IndependentNormal):
         if not inherits(self, HeteroscedasticNormal, "predictive"):
             return super().log_prob(outputs, targets)
         mean, log_variance = outputs.chunk(2, dim=-1)
-        if targets.shape != mean.shape or outputs.shape[-1] % 2:
-            raise _shape_error("means, log variances (B, 2P) and targets (B, P)", outputs, targets)
-        squares = (targets - mean) ** 2 * (-log_variance).exp()
+        fits = targets.shape == mean.shape == log_variance.shape
+        _check_shapes(_TWO_HALVES, outputs, targets, fits)
+        squares = ((targets - mean) * (-log_variance / 2).exp()) ** 2
         return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
+
+
+_TWO_HALVES = "means, log variances (B, 2P) and targets (B, P)"
 
 
 class _IgnoringCategorical(dist.Categorical):
@@ -386,11 +372,10 @@ def _mean(terms: Sequence[Tensor], counts: Sequence[float] | None) -> Tensor:
     return total / sum(counts)
 
 
-def _shape_error(expected: str, outputs: Tensor, targets: Tensor) -> DataError:
-    return DataError(
-        f"expected {expected}, got outputs {tuple(outputs.shape)} and "
-        f"targets {tuple(targets.shape)}"
-    )
+def _check_shapes(expected: str, outputs: Tensor, targets: Tensor, fits: bool) -> None:
+    if not fits:
+        found = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
+        raise DataError(f"expected {expected}, got {found}")
 
 
 def _check_labels(targets: Tensor, num_classes: int, ignore_index: int | None = None) -> None:

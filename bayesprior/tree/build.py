@@ -268,7 +268,7 @@ def _point_dims(values: Any, point: str) -> tuple[str, ...]:
 def _conditioned(
     train: Prediction, grid: ChainGrid, mode: str, rng: np.random.Generator
 ) -> dict[str, xr.Dataset]:
-    points = {"train_point": np.arange(train.log_likelihood.shape[1])}
+    points = {"train_point": np.arange(train.num_points)}
     drawn = _drawn(grid, _scores(train, mode), "train_point")
     groups = {"log_likelihood": _dataset({"y": drawn}, grid, **points)}
     if train.targets is None:
@@ -295,7 +295,7 @@ def _predictions(
 ) -> xr.Dataset:
     grid = _prediction_grid(prediction)
     variables: Variables = {}
-    coords: dict[str, Any] = {"point": np.arange(prediction.log_likelihood.shape[1])}
+    coords: dict[str, Any] = {"point": np.arange(prediction.num_points)}
     for name in ("predictive_entropy", "expected_entropy", "mutual_information"):
         values = np.asarray(getattr(prediction, name))
         variables[name] = (_point_dims(values, "point"), values)

@@ -2,32 +2,45 @@
 
 Positions in such files follow ``module.parameters()``, so every reader takes the module that the
 file was made from (the backbone without its head) and checks lengths, names and shapes against
-it. Files are read with ``weights_only=True``: no code in them is run. Sources are state dicts or
-paths of files that hold one; entries that the module lacks are left out.
+it. Sources are state dicts or paths of files, of any layout that `read_state_dict` finds weights
+in: no code in them is run, and entries that the module lacks are left out.
 """
 
+import contextlib
 import math
-import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bayesprior.errors import ConfigError, PriorFileError
+from bayesprior.errors import CheckpointError, ConfigError, PriorFileError
 from bayesprior.inference.collectors import SWAG
-from bayesprior.weights.blocks import check_positive
+from bayesprior.weights.checks import check_positive
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.selection import Selection
+from bayesprior.weights.state_dicts import (
+    LoadReport,
+    Source,
+    load_weights,
+    read_file,
+    read_state_dict,
+)
 
 __all__ = ["from_checkpoints", "from_four_files", "from_state_dict", "from_swa_gaussian"]
 
-State = str | Path | Mapping[str, Tensor]
+
+@contextlib.contextmanager
+def _prior_file_errors() -> Iterator[None]:
+    """Turn errors of a weight file into those of a prior's file."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise PriorFileError(str(error)) from error
 
 
+@_prior_file_errors()
 def from_four_files(
     prefix: str | Path,
     module: nn.Module,
@@ -75,7 +88,7 @@ def from_four_files(
         raise ConfigError(f"eps must be 0 or more, got {eps}")
     layout, tensors = ParameterLayout.from_module(module), {}
     for part, shape in (("mean", "(D,)"), ("variance", "(D,)"), ("covmat", "(K, D)")):
-        tensors[part] = found = _load(f"{prefix}_{part}.pt")
+        tensors[part] = found = read_file(f"{prefix}_{part}.pt")
         dims = tuple(found.shape) if isinstance(found, Tensor) else ()
         if len(dims) != shape.count("D") + shape.count("K") or dims[-1] != layout.dim:
             raise PriorFileError(
@@ -85,7 +98,7 @@ def from_four_files(
             )
     model, buffers = Path(f"{prefix}_model.pt"), {}
     if model.is_file():
-        state = _state(model)
+        state = read_state_dict(model)
         _flatten(state, layout, model)
         if tuple(n for n in state if n in layout.slices) != layout.names:
             raise PriorFileError(f"{model} orders the parameters otherwise than the module")
@@ -102,8 +115,9 @@ def from_four_files(
     return GaussianWeights(layout, mean, diag, rows.T, buffers=buffers, provenance=provenance)
 
 
+@_prior_file_errors()
 def from_swa_gaussian(
-    source: State, module: nn.Module, *, var_floor: float = 1e-6
+    source: Source, module: nn.Module, *, var_floor: float = 1e-6
 ) -> GaussianWeights:
     """Read the state dict of a ``swa_gaussian`` SWAG model (``*_mean``, ``*_sq_mean``, ...).
 
@@ -113,8 +127,8 @@ def from_swa_gaussian(
 
     Raises `PriorFileError` if the source is unreadable or lacks a parameter's moments.
     """
-    layout, where = ParameterLayout.from_module(module), _name(source)
-    state = {name.removeprefix("base."): tensor for name, tensor in _state(source).items()}
+    layout, found = ParameterLayout.from_module(module), read_state_dict(source)
+    where, state = found.source, {n.removeprefix("base."): t for n, t in found.items()}
 
     def moment(kind: str) -> Tensor:
         named = {n: state[n + kind] for n in layout.names if n + kind in state}
@@ -139,53 +153,74 @@ def from_swa_gaussian(
     return law
 
 
-def from_state_dict(source: State, module: nn.Module, *, std: float) -> GaussianWeights:
-    """Make the isotropic prior (L2-SP) around a checkpoint's weights; ``std`` in weight units."""
-    layout, state = ParameterLayout.from_module(module), _state(source)
-    loc, buffers = _flatten(state, layout, _name(source)), _buffers(state, module)
-    provenance = {"imported": {"format": "state dict", "source": _name(source)}}
+@_prior_file_errors()
+def from_state_dict(
+    source: Source, module: nn.Module, *, std: float, head: Selection = ()
+) -> GaussianWeights:
+    """Make the isotropic prior (L2-SP) around a checkpoint's weights.
+
+    Parameters
+    ----------
+    source
+        A file of any layout, or a state dict.
+    module
+        The network that the weights are for, not changed. Layers that the file lacks, or has for
+        another number of outputs, are not in the prior: make_prior() adds a new head.
+    std
+        Standard deviation, in weight units.
+    head
+        Layers to leave out although the file has them.
+
+    Raises
+    ------
+    PriorFileError
+        If the file cannot be read or does not fit the module.
+
+    Warns
+    -----
+    UserWarning
+        If layers other than ``head`` are not in the file.
+    """
+    layout, loc, buffers, report = _weights(source, module, head)
+    provenance = {"imported": {"format": "state dict", **report.record()}}
     return GaussianWeights.point(layout, loc, std, buffers=buffers, provenance=provenance)
 
 
+@_prior_file_errors()
 def from_checkpoints(
-    sources: Iterable[State], module: nn.Module, *, rank: int = 20, **options: Any
+    sources: Iterable[Source], module: nn.Module, *, rank: int = 20, **options: object
 ) -> GaussianWeights:
     """Fit `SWAG` (whose options these are) to checkpoints of one trajectory, read one at a time."""
-    layout, swag = ParameterLayout.from_module(module), SWAG(rank=rank, **options)
-    names, buffers = [], {}
+    swag, names, layouts = SWAG(rank=rank, **options), [], set()  # type: ignore[arg-type]
+    buffers: dict[str, Tensor] = {}
     for source in sources:
-        state, name = _state(source), _name(source)
-        swag.update_weights(_flatten(state, layout, name), layout)
-        names.append(name)
-        buffers = _buffers(state, module)
+        layout, loc, buffers, report = _weights(source, module, ())
+        swag.update_weights(loc, layout)
+        names.append(report.source)
+        layouts.add(layout.digest())
+        if len(layouts) > 1:
+            raise PriorFileError(f"{report.source} holds other layers than the files before it")
     record = {"format": "checkpoints", "source": names}
     return swag.posterior(buffers=buffers, provenance={"imported": record})
 
 
-def _name(source: State) -> str:
-    return "the state dict" if isinstance(source, Mapping) else str(source)
-
-
-def _load(path: str | Path) -> Any:
-    if not Path(path).is_file():
-        raise PriorFileError(f"no such file: {path}")
+@torch.no_grad()
+def _weights(
+    source: Source, module: nn.Module, head: Selection
+) -> tuple[ParameterLayout, Tensor, dict[str, Tensor], LoadReport]:
+    """Return what a checkpoint holds of a network's parameters and buffers, in single precision."""
+    before = {n: t.clone() for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     try:
-        if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise PriorFileError(f"{path} is no readable file of tensors: {why}") from error
-
-
-def _state(source: State) -> dict[str, Tensor]:
-    state = source if isinstance(source, Mapping) else _load(source)
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise PriorFileError(f"{_name(source)} holds no dictionary of tensors")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        report = load_weights(module, source, ignore=head)
+        whole = ParameterLayout.from_module(module)
+        layout = whole.select(n for n in whole.names if n not in report.missing)
+        loc = layout.flatten(module)
+        loc = loc if loc.dtype == torch.float64 else loc.float()
+        taken = set(report.taken)
+        buffers = {n: b.clone() for n, b in module.named_buffers() if n in taken}
+    finally:
+        module.load_state_dict(before, strict=False)
+    return layout, loc, buffers, report
 
 
 def _flatten(state: Mapping[str, Tensor], layout: ParameterLayout, where: str | Path) -> Tensor:

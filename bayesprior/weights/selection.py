@@ -1,14 +1,32 @@
-"""Which parameters are random: glob patterns or a predicate of the name."""
+"""Which parameters are meant: prefixes, glob patterns or a predicate of the name."""
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from bayesprior.errors import ConfigError, nearest_name
 
-__all__ = ["Selection", "select_names"]
+__all__ = ["Selection", "is_selected", "select_names"]
 
 Selection = str | Iterable[str] | Callable[[str], bool]
-"""A glob pattern such as ``"head.*"``, several of them, or a predicate of the name."""
+"""A module's name such as ``"head"``, a pattern such as ``"*.bias"``, several, or a predicate."""
+
+
+def is_selected(name: str, selection: Selection) -> bool:
+    """Whether one name matches; unlike `select_names`, a selection may match nothing.
+
+    Examples
+    --------
+    >>> is_selected("head.weight", ["head"]), is_selected("header.weight", ["head"])
+    (True, False)
+    """
+    if callable(selection):
+        return bool(selection(name))
+    patterns = [selection] if isinstance(selection, str) else selection
+    return any(_matches(name, pattern) for pattern in patterns)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or name.startswith(pattern.rstrip(".") + ".")
 
 
 def select_names(names: Iterable[str], selection: Selection) -> tuple[str, ...]:
@@ -19,7 +37,8 @@ def select_names(names: Iterable[str], selection: Selection) -> tuple[str, ...]:
     names
         Parameter names.
     selection
-        A pattern (case-sensitive; ``*`` matches dots too), several, or a predicate.
+        The name of a module, whose parameters it selects, or a pattern (case-sensitive; ``*``
+        matches dots too), several of them, or a predicate.
 
     Raises
     ------
@@ -28,7 +47,7 @@ def select_names(names: Iterable[str], selection: Selection) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> select_names(["body.weight", "head.weight", "head.bias"], "head.*")
+    >>> select_names(["body.weight", "head.weight", "head.bias"], "head")
     ('head.weight', 'head.bias')
     >>> select_names(["body.weight", "head.weight"], lambda name: not name.startswith("head"))
     ('body.weight',)
@@ -41,7 +60,7 @@ def select_names(names: Iterable[str], selection: Selection) -> tuple[str, ...]:
     else:
         found = set()
         for pattern in [selection] if isinstance(selection, str) else selection:
-            matched = {name for name in names if fnmatchcase(name, pattern)}
+            matched = {name for name in names if _matches(name, pattern)}
             if not matched:
                 hint = nearest_name(pattern, names)
                 raise ConfigError(f"the pattern {pattern!r} matches no parameter{hint}")

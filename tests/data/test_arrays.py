@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib import format as npy_format
+from sklearn.datasets import load_digits
 
-from bayesprior.data.arrays import from_arrays, from_npz
+from bayesprior.data.arrays import digits, from_arrays, from_npz
 from bayesprior.data.transforms import CropFlip
 from bayesprior.errors import ConfigError, DataError
 
@@ -111,13 +112,20 @@ def nan_pixel(x):
         ({"y_train": np.arange(12)}, r"train labels .* run from 0 to 11, outside 0\.\.3"),
         ({"y_test": np.array([0, 1, 2, -1])}, "y_test has the label -1; class indices start at 0"),
         ({"y_test": np.arange(4.0)}, "y_test has dtype float64; store class indices as integers"),
-        ({"y_test": np.arange(3)}, r"y_test has shape \(3,\) but there are 4 images"),
-        ({"y_test": np.eye(4, dtype=int)}, r"y_test has shape \(4, 4\).*one label per image"),
-        ({"x_train": nan_pixel}, "x_train has 3 NaN or infinite pixels; remove or repair"),
+        ({"y_test": np.arange(3)}, r"y_test has shape \(3,\) but there are 4 inputs"),
+        ({"y_test": np.eye(4, dtype=int)}, r"y_test has shape \(4, 4\).*one label per input"),
+        ({"x_train": nan_pixel}, "x_train has 3 NaN or infinite numbers; remove or repair"),
         ({"x_train": lambda x: x * 1.0}, r"x_train has float pixels .*scale them to \[0, 1\]"),
         ({"x_train": lambda x: x.astype(np.int64)}, "x_train has dtype int64; store uint8"),
-        ({"x_train": lambda x: x[:, 0, 0]}, r"x_train has shape \(12, 3\); images must be N x H"),
+        ({"x_train": lambda x: x[:, 0, 0, 0]}, r"x_train has shape \(12,\); images must be N x H"),
         ({"x_test": lambda x: np.moveaxis(x, -1, 1)}, r"x_test .*numpy.moveaxis\(x, 1, -1\)"),
+        (
+            {"y_train": np.r_[np.arange(11), 2**62]},
+            "y_train has the label 46116860184273879",
+        ),
+        ({"y_train": np.r_[np.arange(11), 10**9]}, "numpy.unique"),
+        ({"y_train": np.full(12, 2**63, np.uint64)}, "the label 9223372036854775808"),
+        ({"y_train": np.array(["a"] * 12)}, "y_train has dtype <U1; store class indices"),
         ({"x_test": lambda x: x[:0], "y_test": np.arange(0)}, r"x_test has shape \(0, 6, 5, 3\)"),
         ({"y_test": np.array([0, None, 1, 2])}, r"y_test cannot be read \(Object arrays"),
     ],
@@ -190,6 +198,106 @@ def test_absent_classes_are_announced(rng, write):
 def test_arrays_in_memory(rng):
     stored = arrays(rng)
     pairs = [(stored[f"x_{s}"], stored[f"y_{s}"]) for s in ("train", "test")]
-    bundle = from_arrays("mine", *pairs, validation=pairs[0], normalize="imagenet")
+    other = (pairs[0][0][::-1], pairs[0][1])
+    bundle = from_arrays("mine", *pairs, validation=other, normalize="imagenet")
     assert bundle.class_names == ("0", "1", "2", "3")
     assert bundle.validation.transform.mean == (0.485, 0.456, 0.406)
+
+
+def test_digits_are_scikit_learns_once_each():
+    bundle, original = digits(), load_digits()
+    parts = [bundle.train, bundle.validation, bundle.test]
+    assert [len(p) for p in parts] == [600, 400, 797]
+    images = torch.cat([p.inputs for p in parts]).flatten(1) * 16
+    rows = {
+        (*map(int, image), int(label))
+        for image, label in zip(images, torch.cat([p.targets for p in parts]), strict=True)
+    }
+    assert rows == {
+        (*map(int, i), int(t)) for i, t in zip(original.data, original.target, strict=True)
+    }
+    shares = [torch.bincount(p.targets) / len(p) for p in parts]
+    assert max((s - shares[0]).abs().max() for s in shares) < 0.005
+
+
+def test_digits_split_is_fixed_by_the_seed():
+    assert torch.equal(digits().train.inputs, digits().train.inputs)
+    assert not torch.equal(digits(seed=1).test.inputs, digits().test.inputs)
+    with pytest.raises(DataError, match="cannot split 1797 of 1797"):
+        digits(num_test=1797)
+
+
+def test_tables_and_numbers_to_predict(rng):
+    x, y = rng.normal(3, 2, (20, 4)), rng.normal(size=20)
+    bundle = from_arrays("table", (x[:12], y[:12]), (x[12:], y[12:]))
+    inputs, targets = next(iter(bundle.loader("train", 12)))
+    assert inputs.dtype == targets.dtype == torch.float32
+    np.testing.assert_allclose(inputs, (x[:12] - x[:12].mean(0)) / x[:12].std(0), rtol=1e-4)
+    np.testing.assert_allclose(targets, y[:12].astype(np.float32))
+    assert (bundle.num_classes, bundle.input_shape) == (0, (4,))
+    two = from_arrays("two", (x, np.stack([y, -y], 1)), normalize=None)
+    assert two.train[3][1].tolist() == [np.float32(y[3]), -np.float32(y[3])]
+    assert two.test is None
+    labels = from_arrays("labels", (x[:12], np.arange(12) % 3), (x[12:], np.arange(8) % 3))
+    assert labels.class_names == ("0", "1", "2")
+
+
+def test_whole_numbers_as_floats_are_asked_about(rng):
+    x, y = rng.random((6, 2)), np.arange(6.0)
+    with pytest.raises(DataError, match="indices as integers, or say kind='regression'"):
+        from_arrays("t", (x, y))
+    assert from_arrays("t", (x, y), kind="regression").num_classes == 0
+    with pytest.raises(ConfigError, match="kind must be 'classification' or 'regression'"):
+        from_arrays("t", (x, y), kind="regresion")
+    with pytest.raises(DataError, match="y_train has NaN"):
+        from_arrays("t", (x, y / 0.3 * np.nan), kind="regression")
+
+
+def test_new_inputs_need_no_targets(rng):
+    x = rng.random((8, 4, 4))
+    bundle = from_arrays("new", (x[:4], np.arange(4) % 2), x[4:], normalize=None)
+    (batch,) = bundle.loader("test", 4)
+    np.testing.assert_allclose(batch[:, 0], x[4:].astype(np.float32))
+
+
+def test_sixteen_bits_are_scaled(rng):
+    x = np.full((4, 2, 2), 5000, np.uint16)
+    bundle = from_arrays("deep", (x, np.arange(4) % 2), normalize=None)
+    torch.testing.assert_close(bundle.train[0][0], torch.full((1, 2, 2), 5000 / 65535))
+
+
+def test_pictures_of_different_sizes(rng):
+    x = [rng.integers(0, 256, (6 + i, 5, 3), dtype=np.uint8) for i in range(4)]
+    with pytest.raises(DataError, match=r"shapes \(6, 5, 3\), \(7, 5, 3\), .* with size="):
+        from_arrays("t", (x, np.arange(4) % 2))
+    bundle = from_arrays("t", (x, np.arange(4) % 2), size=5, normalize=None)
+    assert bundle.input_shape == (3, 5, 5)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)])
+def test_equal_splits_are_a_leak_whatever_their_channels(rng, shape):
+    x, y = rng.integers(0, 256, (6, *shape), dtype=np.uint8), np.arange(6) % 2
+    with pytest.raises(DataError, match="train and test splits of 't' are the same data"):
+        from_arrays("t", (x, y), (x.copy(), y))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("ab", "must be a list with one name a class"),
+        (["a", "a"], "must differ, got a more than once"),
+        (np.array("a"), "must be a list"),
+        ({0: "a", 2: "b"}, "must number the classes 0, 1"),
+    ],
+)
+def test_bad_class_names(rng, names, message):
+    with pytest.raises(DataError, match=message):
+        from_arrays("t", (rng.random((4, 4, 4)), np.arange(4) % 2), class_names=names)
+
+
+@pytest.mark.parametrize(
+    "names", [np.array([b"cat", b"dog"]), {"dog": 1, "cat": 0}, {1: "dog", 0: "cat"}]
+)
+def test_class_names_of_other_kinds(rng, names):
+    bundle = from_arrays("t", (rng.random((4, 4, 4)), np.arange(4) % 2), class_names=names)
+    assert bundle.class_names == ("cat", "dog")

@@ -1,10 +1,13 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset, TensorDataset
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
+from bayesprior.data.subsets import few_shot
 from bayesprior.errors import ConfigError, DataError
 
 NAMES = ("ant", "bee", "cat")
@@ -81,7 +84,7 @@ def test_validation_is_never_the_test_data():
     again = ArrayDataset(test.inputs, test.targets, transform=torch.neg)
     for validation in (test, again):
         with pytest.raises(DataError, match="validation and test splits of 'toy' are the same"):
-            DataBundle("toy", dataset([0, 1, 2]), test, validation, NAMES)
+            DataBundle("toy", dataset([0, 1, 2], start=9), test, validation, NAMES)
     with pytest.raises(DataError, match="train and test splits"):
         DataBundle("toy", test, test, class_names=NAMES)
 
@@ -111,3 +114,110 @@ def test_a_task_without_classes():
     ((_, batch),) = data.loader("train", 5)
     assert torch.equal(batch, targets)
     assert data.num_classes == 0
+
+
+PAIRS = [(torch.full((3,), float(i)), i % 3) for i in range(6)]
+
+
+def test_any_map_style_data_set_is_taken():
+    data = DataBundle("pairs", PAIRS, [(torch.ones(3) / 2, 0)], class_names=NAMES)
+    ((inputs, labels),) = data.loader("train", 6)
+    assert torch.equal(inputs, torch.stack([x for x, _ in PAIRS]))
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert data.class_counts.tolist() == [2, 2, 2]
+    assert (data.num_data, data.input_shape) == (6, (3,))
+
+
+def test_tables_of_double_precision_are_cast():
+    x = np.linspace(0, 1, 12).reshape(4, 3)
+    held = [ArrayDataset(x, x[:, :1]), TensorDataset(torch.tensor(x), torch.tensor(x[:, :1]))]
+    held += [[(row, float(row[0])) for row in x], ArrayDataset(Frame(x), x[:, :1])]
+    for train in held:
+        ((inputs, targets),) = DataBundle("table", train).loader("train", 4)
+        assert inputs.dtype == targets.dtype == torch.float32
+        np.testing.assert_array_equal(inputs, x.astype(np.float32))
+
+
+class Frame:
+    """What of pandas is used: NumPy asks for the values."""
+
+    def __init__(self, values):
+        self.values = values
+        self.iloc = None
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
+def test_rows_that_are_dictionaries_and_a_collate_fn():
+    rows = [{"text": "a" * (1 + i), "label": i % 2} for i in range(4)]
+    plain = DataBundle("rows", rows, class_names=("x", "y"))
+    (batch,) = plain.loader("train", 4)
+    assert batch["label"].tolist() == [0, 1, 0, 1]
+    assert plain.class_counts.tolist() == [2, 2]
+
+    def pad(examples):
+        width = max(len(e["text"]) for e in examples)
+        ids = [[ord(c) for c in e["text"].ljust(width)] for e in examples]
+        return {"ids": torch.tensor(ids), "labels": torch.tensor([e["label"] for e in examples])}
+
+    (batch,) = DataBundle("rows", rows, collate_fn=pad).loader("train", 4)
+    assert batch["ids"].shape == (4, 4)
+    few = few_shot(plain, num_data=2)
+    assert few.class_counts.tolist() == [1, 1]
+
+
+def test_masks_have_class_names():
+    masks = torch.randint(0, 3, (4, 5, 5))
+    masks[0, 0, 0] = 255
+    data = DataBundle("masks", ArrayDataset(torch.rand(4, 3, 5, 5), masks), class_names=NAMES)
+    assert data.class_counts.sum() == 99
+    assert len(few_shot(data, num_data=2).train) == 2
+    with pytest.raises(DataError, match="no class for each example"):
+        few_shot(data, per_class=1)
+
+
+def test_a_split_may_lack_targets_and_a_bundle_a_test_split():
+    data = DataBundle("new", dataset([0, 1, 2]), ArrayDataset(torch.ones(2, 1)), class_names=NAMES)
+    (batch,) = data.loader("test", 2)
+    assert torch.equal(batch, torch.ones(2, 1))
+    (batch,) = DataBundle("new", TensorDataset(torch.ones(2, 1))).loader("train", 2)
+    assert torch.equal(batch, torch.ones(2, 1))
+    with pytest.raises(DataError, match="'new' has no test split"):
+        DataBundle("new", dataset([0, 1, 2])).loader("test", 2)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ((np.zeros((2, 2)), np.zeros(2)), r"got tuple; from_arrays\('name'"),
+        (torch.zeros(3, 2), "got Tensor; from_arrays"),
+        ("data/folder", r"got str; .*get_data\('folder'\)"),
+        (iter(PAIRS), "must be a data set with a length"),
+        (Frame(np.zeros((2, 2))), "got Frame; from_arrays"),
+        ([], "train split of 't' is empty"),
+    ],
+)
+def test_what_is_no_data_set_names_the_constructor(train, message):
+    with pytest.raises(DataError, match=message) as caught:
+        DataBundle("t", train)
+    assert "\n" not in str(caught.value)
+
+
+def test_common_rows_are_a_leak():
+    source = TensorDataset(torch.rand(6, 2), torch.arange(6) % 3)
+    train, test = Subset(source, [0, 1, 2, 3]), Subset(source, [3, 4])
+    with pytest.raises(DataError, match="train and test splits of 't' are the same data"):
+        DataBundle("t", train, test)
+    assert len(DataBundle("t", Subset(source, [0, 1, 2]), test).test) == 2
+    copy = TensorDataset(source.tensors[0].clone(), source.tensors[1])
+    with pytest.raises(DataError, match="are the same data"):
+        DataBundle("t", source, copy)
+
+
+def test_pictures_that_cannot_be_stacked_are_explained():
+    from PIL import Image
+
+    rows = [(Image.new("RGB", (4, 4)), 0)] * 3
+    with pytest.raises(DataError, match="examples of Image cannot be stacked .*a transform to"):
+        next(iter(DataBundle("t", rows).loader("train", 3)))

@@ -1,21 +1,25 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import bayesprior.data
 from bayesprior.data.catalog import DATA, get_data
-from bayesprior.errors import ConfigError
+from bayesprior.demo.glyphs import glyphs
+from bayesprior.errors import ConfigError, DataError
 from bayesprior.registry import resolve
 
 
 @pytest.mark.parametrize("name", DATA)
 def test_short_names_lead_somewhere(name):
-    assert resolve("data set", name, DATA).__name__ in (name, "from_npz")
+    assert callable(resolve("data set", name, DATA))
 
 
 def test_get_data_by_name_and_by_path():
     assert get_data("digits").num_data == 600
-    assert get_data("bayesprior.data.glyphs:digits", num_test=297).num_data == 1100
+    assert get_data("bayesprior.data.arrays:digits", num_test=297).num_data == 1100
 
 
 def test_wrong_names_options_and_results():
@@ -27,6 +31,33 @@ def test_wrong_names_options_and_results():
         get_data("mnist")
     with pytest.raises(ConfigError, match="gave CropFlip, not a DataBundle"):
         get_data("bayesprior.data.transforms:CropFlip", padding=1)
+
+
+def test_paths_of_folders_and_files(tmp_path):
+    x = np.linspace(0, 1, 160).reshape(10, 4, 4)
+    np.savez(tmp_path / "set.npz", x=x, y=np.arange(10) % 2)
+    assert get_data(tmp_path / "set.npz").num_data == 8
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "pictures" / name / f"{i}.png")
+    assert get_data(str(tmp_path / "pictures"), size=8).class_names == ("a", "b")
+    with pytest.raises(DataError, match=r"labels.csv: tables .* bp.from_arrays"):
+        get_data("labels.csv")
+    with pytest.raises(DataError, match="no folder or file 'some/folder'"):
+        get_data("some/folder")
+
+
+def test_glyphs_live_with_the_demonstration():
+    assert get_data("glyphs", num_data=62, num_test=62).num_classes == 62
+    assert bayesprior.data.glyphs is glyphs
+    with pytest.raises(AttributeError, match="no attribute 'glyfs'"):
+        bayesprior.data.glyfs  # noqa: B018
+
+
+def test_names_out_of_a_file_are_not_run():
+    with pytest.raises(ConfigError, match="import path out of a file"):
+        get_data("os:system", trusted=False, command="true")
 
 
 def test_importing_data_and_models_is_light():

@@ -148,7 +148,9 @@ def test_regression_data_split_without_classes():
     )
     assert len(split_validation(data, num=3).validation) == 3
     with pytest.raises(DataError, match="needs a classification task"):
-        few_shot(data, num_data=2)
+        few_shot(data, per_class=2)
+    one, two = (few_shot(data, num_data=n, seed=1).train for n in (2, 5))
+    assert members(one) < members(two)
 
 
 def test_select_classes_relabels_every_split():

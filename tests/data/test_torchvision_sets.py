@@ -12,7 +12,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from bayesprior.data import torchvision_sets
-from bayesprior.errors import DataError
+from bayesprior.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -72,7 +72,8 @@ def test_cifar10(tmp_path, monkeypatch, rng):
     names = [f"class {i}" for i in range(12)]
     meta = write_pickle(folder / "meta", {"fine_label_names": names})
     monkeypatch.setattr(datasets.CIFAR100, "train_list", [write_pickle(folder / "train", fine)])
-    monkeypatch.setattr(datasets.CIFAR100, "test_list", [write_pickle(folder / "test", fine)])
+    other = fine | {"data": fine["data"][::-1]}
+    monkeypatch.setattr(datasets.CIFAR100, "test_list", [write_pickle(folder / "test", other)])
     monkeypatch.setattr(
         datasets.CIFAR100, "meta", {"filename": meta[0], "md5": meta[1], "key": "fine_label_names"}
     )
@@ -142,54 +143,6 @@ def test_oxford_pets(tmp_path):
     assert bundle.validation is None
 
 
-def image_folders(root, splits, classes=("cat", "dog"), per_class=5):
-    for split in splits:
-        for label, name in enumerate(classes):
-            for number in range(per_class):
-                write_photograph(root / split / name / f"{number}.png", (label * 200, number, 0))
-
-
-def test_image_folder_with_splits(tmp_path):
-    image_folders(tmp_path, ["train", "val", "test"])
-    bundle = torchvision_sets.image_folder(tmp_path, size=14)
-    assert [len(bundle.split(s)) for s in ("train", "validation", "test")] == [10, 10, 10]
-    assert bundle.class_names == ("cat", "dog")
-    loader = bundle.loader("train", 10, shuffle=True, seed=1)
-    first, second = next(iter(loader)), next(iter(loader))
-    loader.batch_sampler.set_epoch(0)
-    again = next(iter(loader))
-    assert torch.equal(first[0], again[0])
-    assert not torch.equal(first[0], second[0])
-
-
-def test_image_folder_without_test(tmp_path):
-    image_folders(tmp_path, ["train", "val"])
-    bundle = torchvision_sets.image_folder(tmp_path, size=14)
-    assert bundle.validation is None
-    assert bundle.test.source.root.endswith("val")
-
-
-def test_image_folder_without_splits(tmp_path):
-    image_folders(tmp_path, ["."])
-    bundle = torchvision_sets.image_folder(tmp_path, size=14)
-    assert (len(bundle.train), len(bundle.test)) == (8, 2)
-    assert bundle.test.augment is None
-    assert bundle.train.augment is not None
-    assert torch.bincount(bundle.test.targets).tolist() == [1, 1]
-    assert not set(bundle.train.rows.tolist()) & set(bundle.test.rows.tolist())
-
-
-def test_image_folder_errors(tmp_path):
-    with pytest.raises(DataError, match="holds no class folders"):
-        torchvision_sets.image_folder(tmp_path / "absent")
-    image_folders(tmp_path, ["train"])
-    with pytest.raises(DataError, match="a folder train but neither test nor val"):
-        torchvision_sets.image_folder(tmp_path)
-    image_folders(tmp_path, ["test"], classes=("cat", "dig"))
-    with pytest.raises(DataError, match=r"train and test differ \(dig, dog\)"):
-        torchvision_sets.image_folder(tmp_path)
-
-
 @pytest.mark.parametrize(
     "name", ["cifar10", "cifar100", "mnist", "fashion_mnist", "flowers102", "oxford_pets"]
 )
@@ -206,3 +159,35 @@ def test_failed_download(tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(DataError, match=f"cifar10 cannot be downloaded to {tmp_path}: .*no route"):
         torchvision_sets.cifar10(tmp_path, download=True)
+
+
+def test_images_and_masks_are_cropped_together(tmp_path, rng):
+    """A class of torchvision's with files that we write: the mask is the image's red channel."""
+    base = tmp_path / "VOCdevkit" / "VOC2012"
+    for folder in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
+        (base / folder).mkdir(parents=True)
+    for split, name in (("train", "a"), ("val", "b")):
+        (base / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(name + "\n")
+        labels = rng.integers(0, 20, (20, 30), dtype=np.uint8)
+        Image.fromarray(labels).save(base / "SegmentationClass" / f"{name}.png")
+        red = np.stack([labels * 10, *2 * [np.zeros_like(labels)]], -1)
+        Image.fromarray(red).save(base / "JPEGImages" / f"{name}.jpg", quality=100, subsampling=0)
+    nothing = ((0.0,) * 3, (1.0,) * 3)
+    bundle = torchvision_sets.from_torchvision(
+        "VOCSegmentation", tmp_path, size=16, normalize=nothing
+    )
+    loader = bundle.loader("train", 1, shuffle=True, seed=4)
+    (image, mask), again = next(iter(loader)), next(iter(loader))
+    assert image.shape == (1, 3, 16, 16)
+    assert (mask.shape, mask.dtype) == ((1, 16, 16), torch.int64)
+    assert not torch.equal(mask, again[1])
+    loader.batch_sampler.set_epoch(0)
+    assert torch.equal(next(iter(loader))[1], mask)
+    # Resized by another rule (nearest), so alike, not equal: shuffled masks are not.
+    r = np.corrcoef(image[0, 0].flatten(), mask.flatten())[0, 1]
+    assert r > 0.5
+    assert abs(np.corrcoef(image[0, 0].flatten(), mask.flip(2).flatten())[0, 1]) < 0.3
+    with pytest.raises(ConfigError, match="no data set 'CIFAR11'; did you mean 'CIFAR10'"):
+        torchvision_sets.from_torchvision("CIFAR11", tmp_path)
+    with pytest.raises(ConfigError, match="EuroSAT has no splits that we know; give splits="):
+        torchvision_sets.from_torchvision("EuroSAT", tmp_path)

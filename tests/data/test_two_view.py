@@ -12,7 +12,7 @@ def bundle(num_data=6):
     images = torch.randint(0, 256, (num_data, 3, 16, 16), dtype=torch.uint8)
     pixels = PixelTransform((0.5,) * 3, (0.5,) * 3)
     train = ArrayDataset(images, torch.arange(num_data) % 2, transform=pixels)
-    test = ArrayDataset(images[:2].clone(), torch.arange(2), transform=pixels)
+    test = ArrayDataset(255 - images[:2], torch.arange(2), transform=pixels)
     return DataBundle("toy", train, test, class_names=("a", "b"))
 
 

@@ -1,61 +1,74 @@
-import copy
-
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from bayesprior.errors import DataError
-from bayesprior.inference.batch_norm import reestimate_batch_norm_
+from bayesprior.inference.batch_norm import freeze_batch_norm, reestimate_, running_layers
+from bayesprior.tasks.protocols import inputs_forward
 
 
-def test_equal_batches_give_what_torch_gives():
-    net = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.BatchNorm1d(5))
-    batches = list(torch.randn(20, 3).split(5))
-    expected = copy.deepcopy(net)
-    update_bn(batches, expected)
-    net[3].momentum = 0.3
-    net.eval()
-    net[1].train()
-    reestimate_batch_norm_(net, [(x, None) for x in batches])
-    for name, buffer in net.named_buffers():
-        torch.testing.assert_close(buffer, expected.get_buffer(name))
-    assert [m.training for m in net] == [False, True, False, False]
-    assert (net[1].momentum, net[3].momentum) == (0.1, 0.3)
-    assert not net[1]._forward_pre_hooks
+def network():
+    return nn.Sequential(nn.BatchNorm1d(1), nn.Dropout(0.5))
 
 
 def test_every_example_counts_alike():
-    net = nn.Sequential(nn.BatchNorm1d(1, affine=True))
-    batches = [torch.tensor([[-0.1], [0.1]]).repeat(5, 1), torch.tensor([[5.9], [6.1]])]
-    reestimate_batch_norm_(net, batches)
-    torch.testing.assert_close(net[0].running_mean, torch.tensor([1.0]))  # of all 12 values
-    variances = torch.stack([batch.var() for batch in batches])
-    expected = (variances * torch.tensor([10.0, 2.0])).sum() / 12
-    torch.testing.assert_close(net[0].running_var, expected.view(1))
+    """Batches of 10 and 2: the mean is that of all 12 values, the variance weighs likewise."""
+    values = torch.cat([torch.zeros(10), torch.full((2,), 6.0)])[:, None]
+    values = values + torch.randn(12, 1)
+    module = network()
+    seen = reestimate_(module, [values[:10], values[10:]], inputs_forward)
+    assert seen == 12
+    layer = module[0]
+    torch.testing.assert_close(layer.running_mean, values.mean(0))
+    variance = (10 * values[:10].var(0) + 2 * values[10:].var(0)) / 12
+    torch.testing.assert_close(layer.running_var, variance)
+    assert layer.momentum == 0.1
+    assert all(part.training for part in module.modules())
 
 
-@pytest.mark.parametrize("sizes", [[4, 4, 1], [1, 4, 4], [4, 1, 4]])
-def test_a_batch_of_one_never_crashes(sizes):
-    net = nn.Sequential(nn.BatchNorm1d(2, affine=True))
-    x = torch.randn(9, 2)
-    parts = x.split(sizes)
-    reestimate_batch_norm_(net, parts)
-    kept = torch.cat([part for part in parts if len(part) > 1])
-    torch.testing.assert_close(net[0].running_mean, kept.mean(0))
+def test_pairs_and_modes():
+    module = network().eval()
+    reestimate_(module, [(torch.tensor([[1.0], [3.0]]), None)])
+    assert module[0].running_mean.item() == 2
+    assert not any(part.training for part in module.modules())
 
 
-def test_single_maps_count():
-    net = nn.Sequential(nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(2))
-    x = torch.randn(5, 2, 3, 3)
-    reestimate_batch_norm_(net, x.split([3, 1, 1]))
-    torch.testing.assert_close(net[0].running_mean, x.mean((0, 2, 3)))
-    assert net[2].running_mean.isfinite().all()
+def test_a_last_example_alone_is_skipped_and_said():
+    module, values = network(), torch.randn(5, 1)
+    with pytest.warns(UserWarning, match="last batch of one example is skipped"):
+        assert reestimate_(module, [values[:4], values[4:]], inputs_forward) == 4
+    torch.testing.assert_close(module[0].running_mean, values[:4].mean(0))
 
 
-def test_nothing_to_average():
-    net = nn.Sequential(nn.BatchNorm1d(2))
-    with pytest.raises(DataError, match="gave no batches"):
-        reestimate_batch_norm_(net, [])
-    with pytest.raises(DataError, match="too small for BatchNorm"):
-        reestimate_batch_norm_(net, torch.randn(3, 2).split(1))
+def test_single_images_are_batches_of_their_own():
+    module, images = nn.Sequential(nn.BatchNorm2d(2)), torch.randn(3, 2, 4, 4)
+    assert reestimate_(module, list(images.split(1)), inputs_forward) == 3
+    torch.testing.assert_close(module[0].running_mean, images.mean((0, 2, 3)))
+
+
+def test_an_endless_loader_ends_after_max_examples():
+    def endless():
+        while True:
+            yield torch.randn(4, 1)
+
+    assert reestimate_(network(), endless(), inputs_forward, max_examples=10) == 12
+
+
+def test_a_network_without_running_statistics_is_not_run():
+    assert reestimate_(nn.Linear(1, 1), iter(int, 1)) == 0
+
+
+def test_an_empty_loader_is_an_error_and_modes_come_back():
+    module = network()
+    with pytest.raises(DataError, match="gave no batch"):
+        reestimate_(module, [])
+    assert module.training
+    assert module[0].momentum == 0.1
+
+
+def test_tracking_instance_norm_is_frozen_too():
+    module = nn.Sequential(nn.InstanceNorm2d(2, track_running_stats=True), nn.InstanceNorm2d(2))
+    assert running_layers(module) == [module[0]]
+    freeze_batch_norm(module)
+    module(torch.randn(3, 2, 4, 4) + 5)
+    assert not module[0].running_mean.any()

@@ -120,7 +120,7 @@ def test_reestimate_is_without_dropout():
 def test_reestimate_needs_batches():
     net = network()
     layout, draw = moved(net)
-    with pytest.raises(DataError, match="bn_loader gave no batches"):
+    with pytest.raises(DataError, match="the loader gave no batch"):
         FunctionalNetwork(net, layout, batch_norm="reestimate", bn_loader=[]).state(draw)
 
 

@@ -84,7 +84,7 @@ def test_weights_that_are_equal_change_no_bit():
     found = predict(model, DrawsInMemory(same, draws.layout), loader, Categorical())
     assert torch.equal(found.mean_probs, plain.mean_probs)
     assert found.metrics == plain.metrics
-    assert torch.equal(found.weight, torch.full((5,), 0.2).double())
+    assert torch.equal(found.weight, torch.full((5,), 0.2, dtype=torch.float64))
 
 
 def test_confidence_of_a_point_survives_its_file(tmp_path):

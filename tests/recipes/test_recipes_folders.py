@@ -142,7 +142,7 @@ def test_round_trip_fit_kill_resume_refuse_load_predict(task, tmp_path):
     inputs = torch.stack([data.test[i][0] for i in range(5)])
     probabilities = found.predict_proba(inputs)
     assert probabilities.shape == (5, 2)
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
+    torch.testing.assert_close(probabilities.double().sum(1), torch.ones(5).double())
 
 
 @pytest.mark.parametrize(

@@ -238,8 +238,8 @@ def test_state_dict(backbone, trajectory, tmp_path, suffix):
 
 
 def test_state_dict_of_another_network(backbone, trajectory):
-    state = {f"backbone.{name}": tensor for name, tensor in trajectory[0].items()}
-    with pytest.raises(PriorFileError, match=r"did you mean 'backbone\.conv\.weight'"):
+    state = {f"{name}.other": tensor for name, tensor in trajectory[0].items()}
+    with pytest.raises(PriorFileError, match=r"0 of 4 .*did you mean 'conv\.weight\.other'"):
         from_state_dict(state, backbone, std=1.0)
 
 

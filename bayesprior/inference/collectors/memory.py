@@ -1,16 +1,16 @@
-"""Draws in memory: kept while a chain runs, or given; and shown to collectors from elsewhere."""
+"""Draws in memory: kept while a chain runs, or given."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.posteriors import thinned
-from bayesprior.inference.protocols import Collector, Draw, StepEvent
+from bayesprior.inference.protocols import Draw, StepEvent
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["DrawsInMemory", "Watching"]
+__all__ = ["DrawsInMemory"]
 
 
 class DrawsInMemory(Bindable):
@@ -135,43 +135,3 @@ class DrawsInMemory(Bindable):
 
 def _layout(text: str | None) -> ParameterLayout | None:
     return None if text is None else ParameterLayout.from_json(text)
-
-
-class Watching:
-    """Shows a collector something else than what is trained.
-
-    A momentum copy, the network behind a reparametrization, a part of the parameters: whatever
-    ``view`` makes of the engine's event. So every collector can learn of it, SWAG included.
-
-    Parameters
-    ----------
-    collector
-        Any.
-    view
-        Returns the event to show, with another ``module`` or ``layout``. Frozen parameters may be
-        named too, in a layout of their own.
-
-    Examples
-    --------
-    >>> from dataclasses import replace
-    >>> from torch import nn
-    >>> module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
-    >>> part = ParameterLayout.from_module(module).select(["1.weight"])
-    >>> draws = DrawsInMemory()
-    >>> collector = Watching(draws, lambda event: replace(event, layout=part))
-    """
-
-    def __init__(self, collector: Collector, view: Callable[[StepEvent], StepEvent]) -> None:
-        self.collector, self.view = collector, view
-
-    def update(self, event: StepEvent) -> None:
-        """Show the view of the event."""
-        self.collector.update(self.view(event))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the collector's."""
-        return self.collector.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Hand it to the collector."""
-        self.collector.load_state_dict(state)

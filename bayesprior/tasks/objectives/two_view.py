@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.inference.protocols import LossFn
 from bayesprior.tasks.objectives.objective import Objective
 from bayesprior.tasks.protocols import Batch
 
@@ -17,34 +16,35 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class TwoView(Objective):
-    """A self-supervised loss of two views whose criterion is kept with the network.
+    """A self-supervised loss of two views of each example; see `two_view`.
 
     Parameters
     ----------
-    network
-        Maps both views to embeddings (B, P).
-    ssl_loss
-        As of `two_view`. A module (with a memory bank, say, or a projector of its own) is trained
-        and checkpointed with the network.
-
-    Examples
-    --------
-    >>> objective = TwoView(nn.Linear(3, 2), nn.MSELoss())
-    >>> loss, extras = objective((torch.ones(4, 3), torch.ones(4, 3)))
-    >>> loss.item()
-    0.0
+    criterion
+        ``criterion(z1, z2)``, the scalar mean loss. If it is a module, what it owns is trained
+        and kept with the network.
     """
 
-    def __init__(self, network: nn.Module, ssl_loss: Criterion) -> None:
-        super().__init__(network)
-        self.criterion = ssl_loss
+    def __init__(self, criterion: Criterion) -> None:
+        super().__init__()
+        self.criterion = criterion
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch of two views, and ``embedding_std``."""
-        return _two_view_loss(self.network, self.criterion, batch)
+        embeddings = module(torch.cat(_views(batch)))
+        loss = self.criterion(*embeddings.chunk(2))
+        if loss.dim() != 0:
+            raise ConfigError(
+                "the self-supervised loss must return a scalar (the mean over the batch), "
+                f"got shape {tuple(loss.shape)}; use reduction='mean'"
+            )
+        with torch.no_grad():
+            unit = F.normalize(embeddings.flatten(1), dim=1)
+            spread = unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5
+        return loss, {"embedding_std": spread}
 
 
-def two_view(ssl_loss: Criterion) -> LossFn:
+def two_view(ssl_loss: Criterion) -> TwoView:
     """Return a self-supervised loss of two views of each example.
 
     Both views go through the module in one forward pass (as in SimCLR), so BatchNorm sees them
@@ -57,20 +57,14 @@ def two_view(ssl_loss: Criterion) -> LossFn:
     ----------
     ssl_loss
         ``ssl_loss(z1, z2)``, both of shape (B, P), to the scalar mean loss: a function or a
-        module such as those of ``lightly.loss``. One that owns parameters or a memory must be
-        trained and kept with the network: see `TwoView`.
+        module such as those of ``lightly.loss``, whose memory is kept with the run.
 
     Returns
     -------
-    LossFn
-        For batches ``(view1, view2)`` or ``((view1, view2), anything)``. Its extra scalar
-        ``embedding_std`` is the mean standard deviation of the normalized embeddings times
+    TwoView
+        A loss function for batches ``(view1, view2)`` or ``((view1, view2), anything)``. Its extra
+        scalar ``embedding_std`` is the mean standard deviation of the normalized embeddings times
         sqrt(P): near 1 when they fill the sphere, near 0 when they collapsed.
-
-    Raises
-    ------
-    ConfigError
-        If ``ssl_loss`` owns parameters or a memory.
 
     References
     ----------
@@ -85,34 +79,7 @@ def two_view(ssl_loss: Criterion) -> LossFn:
     >>> loss.item()
     1.0
     """
-    if isinstance(ssl_loss, nn.Module):
-        owned = [name for name, tensor in ssl_loss.state_dict().items() if tensor.numel()]
-        if owned:
-            raise ConfigError(
-                f"{type(ssl_loss).__name__} owns {owned[0]!r}, which would be neither trained nor "
-                "kept in checkpoints; use TwoView(network, criterion)"
-            )
-
-    def loss_fn(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return _two_view_loss(module, ssl_loss, batch)
-
-    return loss_fn
-
-
-def _two_view_loss(
-    module: nn.Module, ssl_loss: Criterion, batch: Batch
-) -> tuple[Tensor, dict[str, Tensor]]:
-    embeddings = module(torch.cat(_views(batch)))
-    loss = ssl_loss(*embeddings.chunk(2))
-    if loss.dim() != 0:
-        raise ConfigError(
-            "the self-supervised loss must return a scalar (the mean over the batch), "
-            f"got shape {tuple(loss.shape)}; use reduction='mean'"
-        )
-    with torch.no_grad():
-        unit = F.normalize(embeddings.flatten(1), dim=1)
-        spread = unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5
-    return loss, {"embedding_std": spread}
+    return TwoView(ssl_loss)
 
 
 def _views(batch: Batch) -> tuple[Tensor, Tensor]:

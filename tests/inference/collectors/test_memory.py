@@ -1,11 +1,9 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 
 from bayesprior.errors import ConfigError, LayoutMismatchError
-from bayesprior.inference.collectors import SWAG, DrawsInMemory, Watching
+from bayesprior.inference.collectors import DrawsInMemory
 from bayesprior.inference.protocols import Collector, Draw, Phase, Posterior, StepEvent
 from bayesprior.testing import check_collector
 from bayesprior.weights.layout import ParameterLayout
@@ -29,10 +27,6 @@ def test_contract():
         return torch.stack([d.weights for d in collector.draws()])
 
     check_collector(DrawsInMemory, result=weights)
-    check_collector(
-        lambda: Watching(DrawsInMemory(), lambda shown: shown),
-        result=lambda watching: weights(watching.collector),
-    )
 
 
 def test_given_draws_are_a_posterior():
@@ -87,31 +81,3 @@ def test_everything_a_draw_knows_survives_a_resume():
     assert (first.weight, first.confidence, first.layout) == (0.2, 3.0, LAYOUT)
     assert second.layout == OTHER
     assert torch.equal(second.buffers["n"], torch.ones(1))
-
-
-class Copied(nn.Module):
-    """A network and a frozen copy of it."""
-
-    def __init__(self):
-        super().__init__()
-        self.online, self.momentum = nn.Linear(2, 1), nn.Linear(2, 1).requires_grad_(False)
-
-
-def test_a_frozen_momentum_network_is_watched():
-    module = Copied()
-    layout = ParameterLayout(("weight", "bias"), ((1, 2), (1,)))
-
-    def view(e):
-        return replace(e, module=e.module.momentum, layout=layout)
-
-    draws, swag = DrawsInMemory(), SWAG(rank=2)
-    rows = []
-    for step in range(4):
-        nn.init.normal_(module.momentum.weight)
-        rows.append(torch.cat([module.momentum.weight[0], module.momentum.bias]))
-        for collector in (Watching(draws, view), Watching(swag, view)):
-            collector.update(event(module, step))
-    rows = torch.stack(rows)
-    assert torch.equal(torch.stack([d.weights for d in draws.draws()]), rows)
-    torch.testing.assert_close(swag.posterior().loc, rows.mean(0))
-    assert swag.posterior().layout == layout

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
-from bayesprior.data.glyphs import CHARACTERS, digits, font_files, glyphs, render_glyphs
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.data import digits
+from bayesprior.demo.glyphs import CHARACTERS, font_files, glyphs, render_glyphs
+from bayesprior.errors import ConfigError
 
 
 def test_fonts_are_text_fonts():
@@ -58,29 +58,6 @@ def test_rendering_does_not_touch_the_global_generator():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_digits_are_scikit_learns_once_each():
-    bundle, original = digits(), load_digits()
-    parts = [bundle.train, bundle.validation, bundle.test]
-    assert [len(p) for p in parts] == [600, 400, 797]
-    images = torch.cat([p.inputs for p in parts]).flatten(1) * 16
-    rows = {
-        (*map(int, image), int(label))
-        for image, label in zip(images, torch.cat([p.targets for p in parts]), strict=True)
-    }
-    assert rows == {
-        (*map(int, i), int(t)) for i, t in zip(original.data, original.target, strict=True)
-    }
-    shares = [torch.bincount(p.targets) / len(p) for p in parts]
-    assert max((s - shares[0]).abs().max() for s in shares) < 0.005
-
-
-def test_digits_split_is_fixed_by_the_seed():
-    assert torch.equal(digits().train.inputs, digits().train.inputs)
-    assert not torch.equal(digits(seed=1).test.inputs, digits().test.inputs)
-
-
 def test_bad_sizes():
     with pytest.raises(ConfigError, match="at least 62, one image a class; got 61"):
         glyphs(num_data=61)
-    with pytest.raises(DataError, match="cannot split 1797 of 1797"):
-        digits(num_test=1797)

@@ -1,7 +1,7 @@
-"""The offline demonstration: typeset glyphs as the source, handwritten digits as the target.
+"""The source of the offline demonstration: typeset glyphs that look like handwritten digits.
 
-Both are 8 x 8 images of 0..16: counts of ink over non-overlapping 4 x 4 blocks of a 32 x 32
-bitmap, the preprocessing of the UCI handwritten digits.
+8 x 8 images of 0..16: counts of ink over non-overlapping 4 x 4 blocks of a 32 x 32 bitmap, the
+preprocessing of the UCI handwritten digits.
 """
 
 import functools
@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.data.batch_sampler import fold_seed
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
-from bayesprior.data.subsets import stratified_split
 from bayesprior.errors import ConfigError
+from bayesprior.inference.generators import fold_seed
 
-__all__ = ["CHARACTERS", "digits", "font_files", "glyphs", "render_glyphs"]
+__all__ = ["CHARACTERS", "font_files", "glyphs", "render_glyphs"]
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 """The 62 classes of `glyphs`."""
@@ -171,46 +170,3 @@ def glyphs(*, num_data: int = 9300, num_test: int = 1240, seed: int = 0) -> Data
         labels = torch.arange(num) % len(CHARACTERS)
         splits.append(ArrayDataset(render_glyphs(labels, fold_seed(seed, stream)), labels))
     return DataBundle("glyphs", splits[0], splits[1], class_names=tuple(CHARACTERS))
-
-
-def digits(*, num_validation: int = 400, num_test: int = 797, seed: int = 0) -> DataBundle:
-    """Return scikit-learn's 1,797 real handwritten digits, split class by class.
-
-    Parameters
-    ----------
-    num_validation, num_test
-        Sizes of those splits; the rest (600) is the pool to draw few-shot training sets from.
-    seed
-        Decides the splits.
-
-    Raises
-    ------
-    DataError
-        If a split would be empty.
-
-    References
-    ----------
-    Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-    Repository, 1998, doi:10.24432/C50P49.
-
-    Examples
-    --------
-    >>> bundle = digits()
-    >>> len(bundle.train), len(bundle.validation), len(bundle.test)
-    (600, 400, 797)
-    """
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    images = torch.from_numpy(data.images / 16).float()[:, None]
-    labels = torch.from_numpy(data.target).long()
-    everything = ArrayDataset(images, labels)
-    rest, test = stratified_split(labels, num_test, fold_seed(seed, 0))
-    pool, validation = stratified_split(labels[rest], num_validation, fold_seed(seed, 1))
-    return DataBundle(
-        "digits",
-        train=everything.subset(rest[pool]),
-        test=everything.subset(test),
-        validation=everything.subset(rest[validation]),
-        class_names=tuple(string.digits),
-    )

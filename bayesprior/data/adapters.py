@@ -1,0 +1,201 @@
+"""Whatever people hold their data in, as a `DataBundle`; and whether a network fits it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+
+from bayesprior.data.batch_sampler import scoped_seed
+from bayesprior.data.bundle import HINT, DataBundle
+from bayesprior.data.datasets import iter_tensors
+from bayesprior.errors import ConfigError, DataError
+from bayesprior.tasks.protocols import Forward, pair_forward, to_device
+
+__all__ = ["SPLITS", "as_bundle", "check_fit"]
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""What people call the splits."""
+
+
+def as_bundle(
+    value: Any,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    columns: tuple[str, str] | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    class_names: Any = None,
+) -> DataBundle:
+    """Return any data that a network can be trained on as a `DataBundle`.
+
+    Parameters
+    ----------
+    value
+        A `DataBundle`; a data set with ``len(data)`` and ``data[i]``, such as torchvision's or
+        Hugging Face's; a ``DataLoader``, of which the data set and ``collate_fn`` are taken, order
+        and batch size being the recipe's; or a mapping of such splits by name.
+    test, validation
+        More splits.
+    columns
+        Keys of input and target where rows are dictionaries but the network takes pairs.
+    collate_fn
+        Makes a batch of a list of examples.
+    class_names
+        As in `DataBundle`; by default what the data set itself tells.
+
+    Raises
+    ------
+    DataError
+        If it is none of these; names the constructor that helps.
+
+    Examples
+    --------
+    >>> pairs = [(torch.zeros(3), 0), (torch.ones(3), 1)]
+    >>> as_bundle(pairs, class_names=("no", "yes")).class_counts
+    tensor([1, 1])
+    """
+    name = ""
+    if isinstance(value, DataBundle):
+        if test is validation is columns is collate_fn is class_names is None:
+            return value
+        name, class_names = value.name, class_names or value.class_names
+        test = value.test if test is None else test
+        validation = value.validation if validation is None else validation
+        value = value.train
+    elif isinstance(value, Mapping):
+        splits = {key: value[n] for key, names in SPLITS.items() for n in names if n in value}
+        if "train" not in splits:
+            raise DataError(f"a mapping of splits needs 'train', got {', '.join(value)}; {HINT}")
+        test, validation = splits.get("test", test), splits.get("validation", validation)
+        value = splits["train"]
+    found = value
+    if isinstance(value, DataLoader):
+        found = value.dataset
+        _check_loader(value)
+    name = name or type(found).__name__
+    class_names = _told_names(found) if class_names is None else class_names
+    if columns is not None:
+        value, test, validation = (_pairs(d, columns) for d in (value, test, validation))
+    return DataBundle(name, value, test, validation, class_names, collate_fn)
+
+
+def _check_loader(loader: DataLoader[Any]) -> None:
+    plain = RandomSampler | SequentialSampler | None
+    batches = loader.batch_sampler
+    sampler = getattr(batches, "sampler", loader.sampler)
+    if hasattr(loader.dataset, "__len__") and not isinstance(sampler, plain):
+        raise DataError(
+            f"the loader draws its examples by {type(sampler).__name__}, but a prior is weighed "
+            "against every example once: pass the data set, or write the loop with bp.train"
+        )
+
+
+def _told_names(data: Any) -> Any:
+    """Return the class names that torchvision's and Hugging Face's data sets know."""
+    features = getattr(data, "features", None)
+    if isinstance(features, Mapping):
+        named = [getattr(features.get(key), "names", None) for key in ("label", "labels")]
+        return next((names for names in named if names), ())
+    names = getattr(data, "classes", ())
+    return names if isinstance(names, list | tuple) and all(map(str, names)) else ()
+
+
+def _pairs(data: Any, columns: tuple[str, str]) -> Any:
+    return None if data is None else _Columns(data, *columns)
+
+
+class _Columns:
+    """Rows that are dictionaries, as pairs."""
+
+    def __init__(self, data: Any, inputs: str, targets: str) -> None:
+        self.data, self.inputs, self.targets_key = data, inputs, targets
+        columns = getattr(data, "column_names", None)
+        self.targets = data[targets] if isinstance(columns, list) else None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        row = self.data[index]
+        return row[self.inputs], row[self.targets_key]
+
+
+@torch.no_grad()
+def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_forward) -> None:
+    """Check before any work that a network takes the data and answers with their classes.
+
+    One pass of two examples in evaluation mode, after which the network is as before.
+
+    Parameters
+    ----------
+    module
+        The network.
+    bundle
+        The task.
+    forward
+        How a batch goes through the network.
+
+    Raises
+    ------
+    ConfigError
+        If the network does not take the inputs, or has other outputs than the data have classes.
+
+    Examples
+    --------
+    >>> from bayesprior.data import digits
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 50))
+    >>> check_fit(net, digits())
+    Traceback (most recent call last):
+    bayesprior.errors.ConfigError: the network gives 50 outputs, 'digits' has 10 classes; ...
+    """
+    data = bundle.train.without_augmentation() if bundle.test is None else bundle.test
+    batch = data.__getitems__(list(range(min(2, len(data)))))
+    weights = next(module.parameters(), torch.empty(0))
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        with scoped_seed(0):
+            outputs, targets = forward(module, to_device(batch, weights.device))
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ConfigError(_refusal(module, bundle, batch, weights, error)) from error
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+    if not bundle.class_names or not isinstance(outputs, Tensor) or outputs.ndim < 2:
+        return
+    if outputs.shape[1] != bundle.num_classes:
+        raise ConfigError(
+            f"the network gives {outputs.shape[1]} outputs, {bundle.name!r} has "
+            f"{bundle.num_classes} classes; build it with num_classes={bundle.num_classes}, or "
+            "replace its head: bayesprior.models.replace_head(module, num_classes)"
+        )
+    if isinstance(targets, Tensor) and targets.shape[1:] != outputs.shape[2:]:
+        raise ConfigError(
+            f"the network gives outputs of shape {tuple(outputs.shape[2:])} an example, the "
+            f"targets of {bundle.name!r} have {tuple(targets.shape[1:])}"
+        )
+
+
+def _refusal(
+    module: nn.Module, bundle: DataBundle, batch: Any, weights: Tensor, error: Exception
+) -> str:
+    inputs = next(iter_tensors(batch), torch.empty(0))
+    shape = tuple(inputs.shape[1:])
+    text = f"{type(module).__name__} does not take the inputs of {bundle.name!r}, {shape} each"
+    layer = next((m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    if isinstance(layer, nn.Conv2d) and len(shape) == 3 and shape[0] != layer.in_channels:
+        return (
+            f"{text}: its first layer takes {layer.in_channels} channels, the data have "
+            f"{shape[0]}; build it with in_channels={shape[0]}, or change the pictures"
+        )
+    if isinstance(layer, nn.Linear) and not isinstance(error, TypeError):
+        text += f": its first layer takes {layer.in_features} numbers"
+    if inputs.is_floating_point() and inputs.dtype != weights.dtype:
+        text += f"; its weights are {weights.dtype}, the inputs {inputs.dtype}"
+    return f"{text} ({str(error).splitlines()[0]})"

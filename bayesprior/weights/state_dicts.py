@@ -1,0 +1,399 @@
+"""Other people's weight files: read them (no code is run), find the weights, fit a network."""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bayesprior.errors import CheckpointError, nearest_name
+from bayesprior.weights.selection import Selection, is_selected
+
+__all__ = ["FoundState", "LoadReport", "Source", "load_weights", "read_file", "read_state_dict"]
+
+Source = str | Path | Mapping[str, Any]
+"""A file of weights, or what has been read from one."""
+
+# Whoever averages weights evaluates the average: a teacher, an exponential moving average (EMA).
+_AVERAGED = re.compile(r"teacher|(^|[._])ema($|[._])|averaged", re.IGNORECASE)
+_WRAPPERS = re.compile(r"((module|_orig_mod)\.)+")
+# Moments of an optimizer have the shapes of weights.
+_NO_WEIGHTS = re.compile(r"optim|sched|scaler", re.IGNORECASE)
+# Old spellings of one layer, both ways, tried where the network has the other one.
+_SPELLINGS = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)"), r"\1\2"),  # DenseNet before 2018
+    (re.compile(r"parametrizations\.(\w+)\.original0$"), r"\1_g"),  # weight norm
+    (re.compile(r"parametrizations\.(\w+)\.original1$"), r"\1_v"),
+    (re.compile(r"(^|\.)(\w+)_g$"), r"\1parametrizations.\2.original0"),
+    (re.compile(r"(^|\.)(\w+)_v$"), r"\1parametrizations.\2.original1"),
+)
+
+
+class FoundState(dict[str, Tensor]):
+    """Named tensors, with where they lay.
+
+    Attributes
+    ----------
+    source
+        The file's name.
+    where
+        Keys that lead to them inside the file, such as ``"teacher"``; empty for the top.
+    stripped
+        What was cut off the front of every name, such as ``"module."``.
+    """
+
+    source: str = "the state dict"
+    where: str = ""
+    stripped: str = ""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What of a file went into a network.
+
+    Attributes
+    ----------
+    source, where, stripped
+        As in `FoundState`.
+    taken, missing
+        Entries of the network that came from the file, and those that did not.
+    left_out
+        Entries of the file that the network has no place for.
+    converted
+        Number types that became the network's, such as ``("float16",)``.
+    """
+
+    source: str
+    where: str = ""
+    stripped: str = ""
+    taken: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    converted: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One line: what was taken, stripped and left out, by module."""
+        text = f"{self.source}: {len(self.taken)} tensors taken"
+        text += f" from {self.where!r}" if self.where else ""
+        text += f", {self.stripped!r} cut off their names" if self.stripped else ""
+        text += f", {', '.join(self.converted)} converted" if self.converted else ""
+        text += f"; not in the file: {_by_module(self.missing)}" if self.missing else ""
+        return text + (f"; left out: {_by_module(self.left_out)}" if self.left_out else "")
+
+    def record(self) -> dict[str, Any]:
+        """Return the same as JSON primitives, for a provenance."""
+        return {
+            "source": self.source,
+            "where": self.where,
+            "stripped": self.stripped,
+            "num_taken": len(self.taken),
+            "missing": _by_module(self.missing),
+            "left_out": _by_module(self.left_out),
+            "converted": list(self.converted),
+        }
+
+
+def _by_module(names: Sequence[str], limit: int = 4) -> str:
+    """Count names by their first part: ``"fc (2), layer4 (12)"``."""
+    counts = Counter(name.partition(".")[0] for name in names)
+    some = ", ".join(f"{name} ({n})" for name, n in list(counts.items())[:limit])
+    return some + (f" and {len(counts) - limit} more" if len(counts) > limit else "")
+
+
+def read_file(path: str | Path) -> Any:
+    """Read a file of tensors by its content, whatever its suffix; no code in it is run.
+
+    safetensors, what ``torch.save`` wrote (argparse's Namespace, paths and NumPy scalars beside
+    the tensors are read as data), or the ``.index.json`` of a sharded checkpoint.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, truncated, foreign, or holds objects that would need code.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"no such file: {path}")
+    try:
+        if path.suffix == ".json":
+            return _read_shards(path)
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[8:] == b"{":  # a safetensors header: its length in eight bytes, then JSON
+            return load_file(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
+            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a foreign byte stream makes the readers raise anything
+        raise CheckpointError(f"{path} is no readable file of tensors: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error)) or type(error).__name__
+    if foreign := re.search(r"GLOBAL (\S+) was not an allowed", text):
+        return (
+            f"it holds a {foreign[1]} beside tensors, which would need code to read; if you trust "
+            "the file, save its weights alone: torch.save(torch.load(path, weights_only=False)"
+            "['state_dict'], 'weights.pth')"
+        )
+    inner = re.search(r"WeightsUnpickler error: (.+)", text)
+    return (inner[1] if inner else text).splitlines()[0].strip()
+
+
+def _harmless() -> list[Any]:
+    """Types that scripts store beside the weights and that are data, not code."""
+    scalar = np.float64(0).__reduce__()[0]
+    types = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    paths = [pathlib.PosixPath, pathlib.PurePosixPath]
+    return [*((scalar, name) for name in names), np.dtype, *types, argparse.Namespace, *paths]
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    if any(Path(name).name != name for name in shards):
+        raise CheckpointError(f"{path} points outside its folder; its shards must lie beside it")
+    out: dict[str, Tensor] = {}
+    for name in shards:
+        out |= read_file(path.parent / name)
+    return out
+
+
+def read_state_dict(source: Source, module: nn.Module | None = None) -> FoundState:
+    """Find the weights in a file, by their content.
+
+    Parameters
+    ----------
+    source
+        A file of any layout, or what was read from one.
+    module
+        The network that they are for: of several sets the one that fits it best is taken (at
+        equal fit a teacher's or an averaged one), without the one prefix whose removal makes the
+        most names fit. By default the largest set, without ``module.`` and ``_orig_mod.``.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read or holds no named tensors.
+    """
+    name = "the state dict" if isinstance(source, Mapping) else str(source)
+    content = source if isinstance(source, Mapping) else read_file(source)
+    sets = list(_tensor_sets(content, ()))
+    if not sets:
+        raise CheckpointError(f"{name} holds no dictionary of tensors by name")
+    shapes = None if module is None else {n: t.shape for n, t in _entries(module).items()}
+    best: tuple[tuple[int, int, int], FoundState] | None = None
+    for keys, tensors in sets:
+        if shapes is None:
+            wrapped = _WRAPPERS.match(os.path.commonprefix(list(tensors)))
+            prefix, fits = wrapped.group() if wrapped else "", len(tensors)
+        else:
+            prefix, fits = _best_prefix(tensors, shapes)
+        where = ".".join(keys)
+        rank = (fits, bool(_AVERAGED.search(f"{where}.{prefix}")), len(tensors))
+        if best is None or rank > best[0]:
+            found = FoundState(
+                {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            )
+            found.source, found.where, found.stripped = name, where, prefix
+            for other, tensor in tensors.items():
+                if not other.startswith(prefix):
+                    found.setdefault(other, tensor)
+            best = rank, found
+    assert best is not None
+    for entry, tensor in best[1].items():
+        if tensor.device.type == "meta":
+            raise CheckpointError(f"{name}: {entry} has a shape but no values (meta device)")
+        if tensor.is_quantized or tensor.layout is not torch.strided:
+            raise CheckpointError(f"{name}: {entry} is sparse or quantized; store it dense")
+    return best[1]
+
+
+def _tensor_sets(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every dictionary, at most five levels down, most of whose values are tensors by name."""
+    if not isinstance(content, Mapping) or len(keys) > 5:
+        return
+    tensors = {n: t for n, t in content.items() if isinstance(n, str) and isinstance(t, Tensor)}
+    if 2 * len(tensors) > len(content):
+        yield keys, tensors
+    for key, value in content.items():
+        if isinstance(key, str) and not _NO_WEIGHTS.search(key):
+            yield from _tensor_sets(value, (*keys, key))
+
+
+def _best_prefix(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
+) -> tuple[str, int]:
+    """Return the prefix without which most names and shapes are the network's, and how many."""
+    fits: Counter[str] = Counter({"": 0})
+    for name, tensor in tensors.items():
+        starts = [0, *(i + 1 for i, letter in enumerate(name) if letter == ".")]
+        for start in starts:
+            spelled = _spelled(name[start:], shapes)
+            if shapes.get(spelled) == tensor.shape:
+                fits[name[:start]] += 1
+    prefix = max(fits, key=lambda p: (fits[p], bool(_AVERAGED.search(p)), p == ""))
+    return prefix, fits[prefix]
+
+
+def _spelled(name: str, known: Mapping[str, Any]) -> str:
+    """Return the network's own spelling of an entry's name."""
+    if name in known:
+        return name
+    for pattern, replacement in _SPELLINGS:
+        if (other := pattern.sub(replacement, name)) in known:
+            return other
+    return name
+
+
+def _entries(module: nn.Module) -> dict[str, Tensor]:
+    return {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+
+
+@torch.no_grad()
+def load_weights(
+    module: nn.Module,
+    source: Source,
+    name: str | Path | None = None,
+    ignore: Selection = (),
+) -> LoadReport:
+    """Copy a file's weights into a network, name by name, all or nothing.
+
+    Left out are entries that the network lacks, and layers of the network that the file has for
+    another number of outputs (an old head). The network's own load hooks and ties hold, and the
+    numbers become those of the network's types.
+
+    Parameters
+    ----------
+    module
+        Changed in place.
+    source
+        A file or its content.
+    name
+        Where it comes from, for messages; the file's name by default.
+    ignore
+        Layers of the network that are not to be loaded, such as a new head.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read, a shape conflicts, a layer comes only in part, or less than
+        half of the network's parameters are in it.
+
+    Warns
+    -----
+    UserWarning
+        If layers that were not to be ignored keep the weights that they had.
+    """
+    found = source if isinstance(source, FoundState) else read_state_dict(source, module)
+    where, mine = str(name or found.source), _entries(module)
+    state, left_out, old_head = {}, [], set()
+    for entry, tensor in found.items():
+        own = _spelled(entry, mine)
+        here = mine[own].shape if own in mine else None
+        if is_selected(own, ignore):
+            left_out.append(entry)
+        elif here is None or here == tensor.shape:
+            state[own] = tensor
+        elif here[1:] == tensor.shape[1:] and own.rpartition(".")[2] in ("weight", "bias"):
+            old_head.add(own.rpartition(".")[0])
+        else:
+            raise CheckpointError(_conflict(where, module, own, here, tensor.shape))
+    for entry in [n for n in state if n.rpartition(".")[0] in old_head]:
+        del state[entry]
+    left_out += [n for n in found if n.rpartition(".")[0] in old_head]
+    before = {n: t.clone() for n, t in mine.items()}
+    try:
+        result = module.load_state_dict(state, strict=False)
+        missing = _missing(module, result.missing_keys)
+        _check_coverage(module, found, missing, old_head, ignore, where)
+    except Exception as error:
+        module.load_state_dict(before, strict=False)
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{where} does not fit {type(module).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None
+    taken = tuple(n for n in mine if n not in result.missing_keys)
+    kinds = {(state[n].dtype, mine[n].dtype) for n in taken if n in state}
+    report = LoadReport(
+        where,
+        found.where,
+        found.stripped,
+        taken,
+        tuple(missing),
+        (*left_out, *result.unexpected_keys),
+        tuple(sorted(str(a).removeprefix("torch.") for a, b in kinds if a != b)),
+    )
+    if any(not is_selected(n, ignore) for n in missing):
+        warnings.warn(report.summary, UserWarning, stacklevel=3)
+    return report
+
+
+def _conflict(
+    where: str, module: nn.Module, name: str, here: torch.Size | None, there: torch.Size
+) -> str:
+    hint = "pick the network that the file was saved from"
+    if "pos_embed" in name or "pos_embedding" in name:
+        hint = "build the network for the image size of the file, or resample its positions"
+    return (
+        f"{where} does not fit {type(module).__name__}: {name} is {tuple(here or ())} here and "
+        f"{tuple(there)} in the file; {hint}"
+    )
+
+
+def _missing(module: nn.Module, names: Sequence[str]) -> list[str]:
+    """Leave out counters, and names of a tensor that came under another name (tied weights)."""
+    every = dict(module.named_parameters(remove_duplicate=False))
+    here = {id(p) for n, p in every.items() if n not in names}
+    counters = {n for n, b in module.named_buffers() if not b.is_floating_point()}
+    return [n for n in names if n not in counters and id(every.get(n)) not in here]
+
+
+def _check_coverage(
+    module: nn.Module,
+    found: FoundState,
+    missing: Sequence[str],
+    old_head: set[str],
+    ignore: Selection,
+    where: str,
+) -> None:
+    needed = [n for n, _ in module.named_parameters() if not is_selected(n, ignore)]
+    lacking = [n for n in missing if not is_selected(n, ignore)]
+    fitted = len(needed) - len(set(lacking).intersection(needed))
+    partly = [
+        n
+        for n in lacking
+        if (layer := n.rpartition(".")[0]) not in old_head
+        and any(m.rpartition(".")[0] == layer for m in needed if m not in lacking)
+    ]
+    if partly or 2 * fitted < len(needed):
+        only = partly or lacking
+        names = ", ".join(n + nearest_name(n, found).rstrip("?") for n in only[:3])
+        more = f" and {len(only) - 3} more" if len(only) > 3 else ""
+        moments = any(n.endswith(("_sq_mean", "sq_mean")) for n in found)
+        hint = "pick the network that the file was saved from"
+        raise CheckpointError(
+            f"{where} does not fit {type(module).__name__}: it has {fitted} of {len(needed)} "
+            f"parameters; only here: {names}{more}; "
+            + ("these are SWAG's moments: from_swa_gaussian reads them" if moments else hint)
+        )
