@@ -69,7 +69,7 @@ class MakePrior(Named, PriorOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Fit(Named):
+class Fit(Named, RunOptions):
     """Prior."""
 
     method: ClassVar[str] = ""

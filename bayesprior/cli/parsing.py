@@ -137,7 +137,7 @@ def _parser(name: str, command: Command) -> Any:
     parser.add_argument(
         "--config", action="config", metavar="FILE", help="YAML file of options, such as a run's."
     )
-    docs = field_docs(command.options)
+    docs = field_docs(command.options)  # type: ignore[arg-type]
     owners = [kind for kind in command.options.__mro__ if dataclasses.is_dataclass(kind)]
     groups: dict[type, Any] = {}
     for spec in _fields(command):

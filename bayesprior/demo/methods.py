@@ -147,8 +147,8 @@ def _fit(
     options |= tuning(setting, learned)
     if keep is not None:
         data = DataOptions(data="digits", num_data=setting.num_data, data_seed=seed)
-        files = {"prior": str(prior_file), "rms_std": setting.rms_std}
-        options |= {"out": keep, "made_from": MadeFrom(data=data, model=MODEL, **files)}
+        made_from = MadeFrom(data=data, model=MODEL, prior=str(prior_file), rms_std=setting.rms_std)
+        options |= {"out": keep, "made_from": made_from}
     if method.inference == "sgld":
         return bundle, module, recipes.sample(module, learned, bundle, sampler="sgld", **options)
     if method.inference == "swag":

@@ -43,7 +43,7 @@ class Collection:
 
     def __new__(cls, *_: Any, **__: Any) -> "Collection":
         """Make an instance of the library's class of callbacks as well."""
-        return object.__new__(_grafted(cls))
+        return object.__new__(_grafted(cls))  # type: ignore[arg-type]
 
     def __reduce__(self) -> Any:
         """Pickle by the class that a module holds, for trainers that start processes."""

@@ -45,10 +45,10 @@ class CollectSWAG(Collection):
     @staticmethod
     def _library() -> type[Any]:
         try:
-            from transformers import TrainerCallback
+            from transformers import TrainerCallback  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
             raise MissingDependencyError(
-                "this callback needs transformers: pip install transformers accelerate"
+                "this callback needs transformers: pip install 'bayesprior[huggingface]'"
             ) from None
         return TrainerCallback
 

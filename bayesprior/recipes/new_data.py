@@ -20,6 +20,7 @@ from bayesprior.errors import ConfigError, DataError
 from bayesprior.recipes.predicting import averaged
 from bayesprior.recipes.saved import FitRun, load_run
 from bayesprior.storage import atomic_path
+from bayesprior.tasks.protocols import inputs_forward
 
 __all__ = ["NewPredictions", "Threshold", "check_out", "fitted_threshold", "predict_new"]
 
@@ -198,17 +199,22 @@ def predict_new(
     threshold = None
     if fit.data.validation is not None:
         known = averaged(fit, fit.data.loader("validation", batch_size), **options)
-        threshold = fitted_threshold(known.mean_probs.numpy(), known.targets.numpy(), risk)
+        threshold = fitted_threshold(_array(known.mean_probs), _array(known.targets), risk)
     try:
-        found = averaged(fit, source, **options)
+        found = averaged(fit, source, forward=inputs_forward, **options)
     except DataError:
         if source.files:
             raise
         raise DataError(f"nothing could be read: {_listed(source.unreadable)}") from None
     names = fit.data.class_names
-    return NewPredictions(
-        tuple(source.files), names, found.mean_probs.numpy(), threshold, source.unreadable
-    )
+    probs = _array(found.mean_probs)
+    return NewPredictions(tuple(source.files), names, probs, threshold, source.unreadable)
+
+
+def _array(found: Tensor | None) -> np.ndarray:
+    if found is None or found.ndim > 2:
+        raise ConfigError("the run does not predict one class an input, as this table needs")
+    return found.numpy()
 
 
 def fitted_threshold(probs: np.ndarray, targets: np.ndarray, risk: float) -> Threshold:
@@ -250,7 +256,7 @@ def fitted_threshold(probs: np.ndarray, targets: np.ndarray, risk: float) -> Thr
 
 
 class _Inputs:
-    """Batches ``(inputs, 0)`` of new data, read anew at every pass, unreadable ones left out."""
+    """Batches of new inputs, read anew at every pass, unreadable ones left out."""
 
     def __init__(self, paths: Sequence[Path], task: DataBundle, batch_size: int) -> None:
         self._task, self._batch_size = task, batch_size
@@ -260,7 +266,7 @@ class _Inputs:
         self.files: list[str] = []
         self.unreadable: dict[str, str] = {}
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Tensor]:
         self.files = []
         waiting: list[Tensor] = []
         for file, example in self._examples():
@@ -272,9 +278,8 @@ class _Inputs:
         if waiting:
             yield self._batch(waiting)
 
-    def _batch(self, examples: list[Tensor]) -> tuple[Tensor, Tensor]:
-        inputs = self._task.test.finish(torch.stack(examples))
-        return inputs, torch.zeros(len(examples), dtype=torch.long)
+    def _batch(self, examples: list[Tensor]) -> Tensor:
+        return self._task.test.finish(torch.stack(examples))
 
     def _examples(self) -> Iterator[tuple[str, Tensor]]:
         for path in self._paths:
@@ -324,7 +329,7 @@ def _picture(path: Path, task: DataBundle) -> Tensor:
 def _prepared(image: Any, task: DataBundle) -> Tensor:
     if image.mode.split(";")[0] in _DEEP:
         raise DataError(f"has more than 8 bits a channel (mode {image.mode}); convert it")
-    if isinstance(task.test, LazyDataset):
+    if isinstance(task.test, LazyDataset) and task.test.crop is not None:
         found: Tensor = task.test.crop(image.convert("RGB"))
         return found
     raw = task.test.raw(0)

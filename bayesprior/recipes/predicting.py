@@ -19,6 +19,7 @@ from bayesprior.recipes.runs import FITS, add_results, is_finished, read_config,
 from bayesprior.recipes.saved import FitRun, load_run
 from bayesprior.recipes.training import pick_device
 from bayesprior.storage import predictive_path
+from bayesprior.tasks.protocols import Forward
 from bayesprior.tree.build import to_datatree
 from bayesprior.tree.files import load_tree, save_tree
 
@@ -26,13 +27,13 @@ __all__ = ["averaged", "load_results", "predict_run"]
 
 # Options that change the numbers; a prediction with others has a file of its own.
 _DECISIVE = ("num_draws", "batch_norm", "seed")
-_SPELLINGS = {"draw": "stored", "module": "frozen"}
 
 
 def averaged(
     fit: FitRun,
     loader: Iterable[Batch],
     *,
+    forward: Forward | None = None,
     num_draws: int | None = None,
     batch_size: int = 256,
     batch_norm: str = "draw",
@@ -48,6 +49,8 @@ def averaged(
         The run.
     loader
         Batches of inputs and targets.
+    forward
+        Of other batches than the fit's own.
     num_draws, batch_norm, seed, progress
         As in `bayesprior.predict`.
     batch_size
@@ -61,8 +64,9 @@ def averaged(
         fit.posterior,
         loader,
         fit.likelihood,
+        forward=fit.forward if forward is None else forward,
         num_draws=_at_most(fit, num_draws),
-        batch_norm=_SPELLINGS.get(batch_norm, batch_norm),
+        batch_norm=batch_norm,
         bn_loader=fit.data.loader("train", batch_size) if reestimates else None,
         progress=progress,
         seed=seed,

@@ -123,7 +123,7 @@ def test_runs_of_files_read_pictures_through_their_own_crop(pictures):
     test = LazyDataset(source, torch.tensor([0, 1]), crop=crop, transform=lambda x: x / 255)
     train = ArrayDataset(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]))
     task = DataBundle("files", train, test, class_names=("a", "b"))
-    [(inputs, _)] = _Inputs([pictures, pictures.parent / "new.npz"], task, batch_size=100)
+    [inputs] = _Inputs([pictures, pictures.parent / "new.npz"], task, batch_size=100)
     assert inputs.shape == (8, 3, 4, 4)
     torch.testing.assert_close(inputs[:4], inputs[4:])
 
