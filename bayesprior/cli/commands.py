@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from bayesprior.recipes.fields import Options
 from bayesprior.recipes.options import (
     AverageOptions,
     DataOptions,
@@ -16,7 +17,6 @@ from bayesprior.recipes.options import (
     MapOptions,
     ModelOptions,
     NewDataOptions,
-    Options,
     PageOptions,
     PriorOptions,
     RunOptions,

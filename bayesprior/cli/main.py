@@ -12,7 +12,7 @@ from bayesprior.cli.commands import COMMANDS
 from bayesprior.cli.console import say
 from bayesprior.cli.parsing import find_command, in_flags, parse
 from bayesprior.errors import BayesPriorError
-from bayesprior.recipes.options import Options
+from bayesprior.recipes.fields import Options
 from bayesprior.version import __version__
 
 __all__ = ["main"]

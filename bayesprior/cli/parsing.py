@@ -12,7 +12,7 @@ from typing import Any
 from bayesprior.cli.commands import COMMANDS, Command
 from bayesprior.errors import BayesPriorError, ConfigError, nearest_name
 from bayesprior.recipes.calls import field_docs
-from bayesprior.recipes.options import Options
+from bayesprior.recipes.fields import Options
 
 __all__ = ["find_command", "in_flags", "parse"]
 

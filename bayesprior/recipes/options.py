@@ -19,7 +19,6 @@ __all__ = [
     "MapOptions",
     "ModelOptions",
     "NewDataOptions",
-    "Options",
     "PageOptions",
     "PriorOptions",
     "RunOptions",

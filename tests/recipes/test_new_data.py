@@ -9,7 +9,8 @@ from PIL import Image
 
 from bayesprior.data import ArrayDataset, DataBundle, LazyDataset
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.recipes.new_data import _Inputs, fitted_threshold, predict_new
+from bayesprior.recipes.new_data import fitted_threshold, predict_new
+from bayesprior.recipes.new_inputs import NewInputs
 from bayesprior.recipes.saved import load_run
 
 QUIET = {"device": "cpu", "progress": False}
@@ -123,7 +124,7 @@ def test_runs_of_files_read_pictures_through_their_own_crop(pictures):
     test = LazyDataset(source, torch.tensor([0, 1]), crop=crop, transform=lambda x: x / 255)
     train = ArrayDataset(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]))
     task = DataBundle("files", train, test, class_names=("a", "b"))
-    [inputs] = _Inputs([pictures, pictures.parent / "new.npz"], task, batch_size=100)
+    [inputs] = NewInputs([pictures, pictures.parent / "new.npz"], task, batch_size=100)
     assert inputs.shape == (8, 3, 4, 4)
     torch.testing.assert_close(inputs[:4], inputs[4:])
 
