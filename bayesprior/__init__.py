@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from bayesprior.models import get_model
     from bayesprior.prediction.predict import Prediction, predict
     from bayesprior.probabilistic import BayesianNetwork
-    from bayesprior.recipes import fit_map, fit_source, fit_swag, make_prior, report, sample
+    from bayesprior.recipes import (
+        fit_map,
+        fit_source,
+        fit_swag,
+        load_run,
+        make_prior,
+        report,
+        sample,
+    )
     from bayesprior.report import plots
     from bayesprior.tasks.likelihoods import (
         Categorical,
@@ -85,6 +93,7 @@ __all__ = [
     "get_model",
     "huggingface",
     "lightning",
+    "load_run",
     "make_prior",
     "plots",
     "predict",
@@ -128,7 +137,15 @@ _HOMES = {
     "bayesprior.tasks.objectives": ("supervised", "two_view"),
     "bayesprior.prediction.predict": ("Prediction", "predict"),
     "bayesprior.probabilistic": ("BayesianNetwork",),
-    "bayesprior.recipes": ("fit_map", "fit_source", "fit_swag", "make_prior", "report", "sample"),
+    "bayesprior.recipes": (
+        "fit_map",
+        "fit_source",
+        "fit_swag",
+        "load_run",
+        "make_prior",
+        "report",
+        "sample",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
