@@ -12,11 +12,14 @@ from bayesprior.errors import ConfigError
 from bayesprior.recipes.fields import Options, option
 
 __all__ = [
+    "AverageOptions",
     "DataOptions",
+    "DemoOptions",
     "MadeFrom",
     "MapOptions",
     "ModelOptions",
-    "Options",
+    "NewDataOptions",
+    "PageOptions",
     "PriorOptions",
     "RunOptions",
     "SampleOptions",
@@ -289,3 +292,70 @@ class MadeFrom(Options):
 def _check_rank(rank: int, num_snapshots: int) -> None:
     if not 1 <= rank <= num_snapshots:
         raise ConfigError(f"rank must be between 1 and num_snapshots = {num_snapshots}, got {rank}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AverageOptions(Options):
+    """Model average of a run."""
+
+    num_draws: int | None = option(None, least=1, shown="all stored, or 30 of a SWAG posterior")
+    """Draws averaged, at most those that a run stored."""
+    batch_size: int = option(256, least=1)
+    """Examples at a time."""
+    batch_norm: Literal["draw", "module", "reestimate"] = "draw"
+    """BatchNorm statistics: those stored with each draw, the network's own, or averages over the
+    training split."""
+    seed: int = option(0, least=0)
+    """Of what is drawn."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1."""
+    progress: bool = True
+    """Show progress bars."""
+    trust: bool = False
+    """Import what a run's folder names by an import path (its data, its network). That executes
+    code which whoever wrote the folder chose."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NewDataOptions(AverageOptions):
+    """New data."""
+
+    risk: float = option(0.05, least=0, most=1)
+    """Largest share of errors among the answers that are not abstained from; the threshold on the
+    largest probability that keeps it is fitted on the validation split."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PageOptions(AverageOptions):
+    """Report."""
+
+    shift: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Further test sets with the same classes, as NAME=FILE: an .npz file or a data set's name."""
+    ood: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Foreign sets, likewise; their labels are not used."""
+    corruptions: bool = False
+    """Also corrupt the test images: noise, blur, contrast and more, at severities 1, 3 and 5."""
+    mode: Literal["full", "summary"] = "full"
+    """summary keeps moments instead of sampled labels, for large sets."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DemoOptions(Options):
+    """Demo."""
+
+    out: str = option("demo", path=True)
+    """Folder to write; a run that was stopped continues, what is finished is not done again."""
+    num_data: int = option(20, least=1)
+    """Labeled handwritten images in all."""
+    seeds: int = option(5, least=1)
+    """Repetitions with fresh images, head and noise."""
+    num_steps: int = option(100, least=1)
+    """Steps of each fit; SGLD takes its burn-in from it and more for its draws."""
+    source_steps: int = option(800, least=1)
+    """Steps on the source."""
+    seed: int = option(0, least=0)
+    """First of the seeds."""
+    jobs: int = option(2, least=1)
+    """Fits at a time, each on one core."""
+    progress: bool = True
+    """Show progress bars."""
