@@ -9,7 +9,7 @@ from bayesprior.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bayesprior.diagnostics.compare import RunResult
+    from bayesprior.diagnostics.compare import MethodResult
 
 __all__ = ["compare_command", "load_results", "report_command"]
 
@@ -90,7 +90,7 @@ def report_command(
         corruptions=(1, 3, 5) if corruptions else (),
         runs=results,
         method=results[0].name if results else None,
-        baseline=results[1].name if len(results) > 1 else None,
+        only_prior=_only_prior(runs),
         configuration=first.options,
         mode=mode,
         **predicting,
@@ -107,7 +107,7 @@ def compare_command(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     progress: bool = True,
 ) -> None:
-    """Set fits side by side: one table, and paired differences to the first.
+    """Set fits side by side: one table, and paired differences to the second.
 
     Runs that differ in their seeds only are one method with several seeds. Runs are predicted on
     their test split first where that is not done.
@@ -115,7 +115,7 @@ def compare_command(
     Parameters
     ----------
     runs
-        Folders that fit wrote, of the same test split; the first is the reference.
+        Folders that fit wrote, of the same test split; the second is the baseline.
     out
         Also write the numbers to this .json file.
     num_draws
@@ -129,7 +129,11 @@ def compare_command(
     """
     from rich.console import Console
 
-    from bayesprior.diagnostics.compare import comparison_table, paired_differences
+    from bayesprior.diagnostics.compare import (
+        comparison_table,
+        paired_differences,
+        pick_baseline,
+    )
     from bayesprior.recipes.runs import versions, write_json
 
     if len(runs) < 2:
@@ -138,14 +142,15 @@ def compare_command(
         raise ConfigError(f"{out} exists; choose another --out; nothing was overwritten")
     results = load_results(runs, num_draws=num_draws, seed=seed, device=device, progress=progress)
     table = comparison_table(results)
+    _, baseline = pick_baseline([result.name for result in results])
     differences = [
         {"method": d.method, "metric": d.metric, "over": d.over, "verdict": d.verdict}
         | {k: float(v) for k, v in d.interval._asdict().items()}
-        for d in (paired_differences(results, results[0].name) if len(results) > 1 else ())
+        for d in (paired_differences(results, baseline) if baseline else ())
     ]
     console = Console(highlight=False)
     console.print(_table(table))
-    for line in _lines(differences, results[0].name):
+    for line in _lines(differences, baseline or ""):
         console.print(f"* {line}")
     if out is not None:
         write_json(
@@ -153,7 +158,7 @@ def compare_command(
         )
 
 
-def load_results(runs: Sequence[str], **options: Any) -> "list[RunResult]":
+def load_results(runs: Sequence[str], **options: Any) -> "list[MethodResult]":
     """Return fits as rows of a comparison, predicted where that is not done.
 
     Parameters
@@ -167,7 +172,7 @@ def load_results(runs: Sequence[str], **options: Any) -> "list[RunResult]":
     from collections import Counter
 
     from bayesprior.cli.predicting import run_predict
-    from bayesprior.diagnostics.compare import RunResult
+    from bayesprior.diagnostics.compare import MethodResult
     from bayesprior.diagnostics.predictions import Outcome
     from bayesprior.recipes.runs import read_config, read_results
     from bayesprior.tree.files import load_tree
@@ -184,10 +189,13 @@ def load_results(runs: Sequence[str], **options: Any) -> "list[RunResult]":
     for members in groups.values():
         members.sort(key=lambda member: member[0])
         seconds = [read_results(run)["fit"]["seconds"] for _, run, _ in members]
+        seeds = [seed for (_, seed), *_ in members]
+        if len(set(seeds)) < len(seeds):  # other training images with the same seed
+            seeds = []
         more = f" and {len(members) - 1} more" if len(members) > 1 else ""
         name = members[0][1].resolve().name + more
         outcomes = [outcome for *_, outcome in members]
-        results.append(RunResult(name, outcomes, seconds=sum(seconds) / len(seconds)))
+        results.append(MethodResult(name, outcomes, seeds, sum(seconds) / len(seconds)))
     if twice := [n for n, k in Counter(r.name for r in results).items() if k > 1]:
         raise ConfigError(f"two of the runs are in folders named {twice[0]!r}; rename one")
     return results
@@ -198,7 +206,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> "Table":
 
     table = Table(box=None)
     table.add_column("method")
-    columns = ("seeds", "accuracy", "nll", "ece", "aurc", "seconds")
+    columns = [key for key in rows[0] if key != "method" and not key.endswith("_se")]
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
@@ -211,16 +219,24 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> "Table":
     return table
 
 
-def _lines(differences: Sequence[Mapping[str, Any]], reference: str) -> list[str]:
-    """One sentence a method; over seeds where there are several, else over test points."""
+def _lines(differences: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
+    """One sentence a method."""
     lines = []
     for method in dict.fromkeys(d["method"] for d in differences):
         mine = [d for d in differences if d["method"] == method]
-        over = "seeds" if any(d["over"] == "seeds" for d in mine) else "points"
         parts = [
             f"{d['metric']} {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] {d['verdict']}"
             for d in mine
-            if d["over"] == over and d["metric"] in ("accuracy", "nll", "ece")
         ]
-        lines.append(f"{method} minus {reference}, 95 % over {over}: {'; '.join(parts)}")
+        lines.append(f"{method} minus {baseline}, 95 % over {mine[0]['over']}: {'; '.join(parts)}")
     return lines
+
+
+def _only_prior(runs: Sequence[str]) -> bool:
+    """Whether the first two fits differ in nothing but the prior."""
+    from bayesprior.diagnostics.compare import only_prior_differs
+    from bayesprior.recipes.runs import read_config
+
+    if len(runs) < 2:
+        return False
+    return only_prior_differs(*(read_config(run, "fit").options for run in runs[:2]))

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-
 from bayesprior.diagnostics.checks import check_probs, top_label
+
 from bayesprior.errors import DataError
 
 GOOD = np.array([[0.2, 0.8], [0.5, 0.5]])

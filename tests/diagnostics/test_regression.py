@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from bayesprior.report.sections.regression import coverage_plot, regression_sections
 from scipy.stats import kstest
 from torch import nn
 
@@ -10,7 +11,6 @@ from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
 from bayesprior.report.build import build_report
-from bayesprior.report.sections.regression import coverage_plot, regression_sections
 from bayesprior.tasks.likelihoods import Normal
 from bayesprior.tree.build import to_datatree
 

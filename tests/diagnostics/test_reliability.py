@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from bayesprior.diagnostics.checks import top_label
+from bayesprior.diagnostics.reliability import CalibrationBins, calibration_verdict
 from scipy.stats import binomtest
 
 from bayesprior.diagnostics.calibration import ece
-from bayesprior.diagnostics.checks import top_label
-from bayesprior.diagnostics.reliability import CalibrationBins, calibration_verdict
 from bayesprior.errors import ConfigError
 
 

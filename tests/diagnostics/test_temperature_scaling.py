@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from bayesprior.diagnostics.temperature_scaling import apply_temperature, fit_temperature
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from bayesprior.diagnostics.calibration import nll
-from bayesprior.diagnostics.temperature_scaling import apply_temperature, fit_temperature
 from bayesprior.errors import DataError
 
 

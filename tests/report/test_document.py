@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import pytest
+from bayesprior.diagnostics.verdicts import Verdict
 from matplotlib.figure import Figure
 
 from bayesprior.diagnostics.intervals import Interval
-from bayesprior.diagnostics.verdicts import Verdict
 from bayesprior.errors import StorageError
 from bayesprior.report.document import Column, Picture, Report, Section, Table, Text
 from bayesprior.report.style import styled

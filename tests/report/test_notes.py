@@ -1,8 +1,8 @@
 import pytest
+from bayesprior.report.notes import Notes
 from matplotlib.figure import Figure
 
 from bayesprior.errors import DataError
-from bayesprior.report.notes import Notes
 
 
 def failing():

@@ -3,8 +3,8 @@ import shutil
 import subprocess
 
 import pytest
-
 from bayesprior.report.page import PAGE, SCRIPT, STYLE_SHEET
+
 from bayesprior.report.style import VARIABLES
 
 

@@ -1,16 +1,16 @@
 import pytest
-
-from bayesprior.diagnostics.compare import RunResult, paired_differences
-from bayesprior.diagnostics.convergence import check_temperature, summarize_chains
-from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.diagnostics.prior import Sensitivity, mahalanobis_checks, prior_summary
-from bayesprior.report.document import Table
 from bayesprior.report.notes import Notes
 from bayesprior.report.sections.inference import (
     comparison_section,
     prior_section,
     sampler_section,
 )
+
+from bayesprior.diagnostics.compare import RunResult, paired_differences
+from bayesprior.diagnostics.convergence import check_temperature, summarize_chains
+from bayesprior.diagnostics.predictions import Outcome
+from bayesprior.diagnostics.prior import Sensitivity, mahalanobis_checks, prior_summary
+from bayesprior.report.document import Table
 
 
 def table(section, start):

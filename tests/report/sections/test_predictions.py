@@ -2,13 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scipy.special import softmax
-
-from bayesprior.diagnostics.calibration import brier, nll
-from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.diagnostics.shift import ShiftRow
 from bayesprior.diagnostics.temperature_scaling import fit_temperature
-from bayesprior.report.document import Picture, Table
 from bayesprior.report.notes import Notes
 from bayesprior.report.sections.predictions import (
     calibration_section,
@@ -16,6 +10,12 @@ from bayesprior.report.sections.predictions import (
     shift_section,
     uncertainty_section,
 )
+from scipy.special import softmax
+
+from bayesprior.diagnostics.calibration import brier, nll
+from bayesprior.diagnostics.predictions import Outcome
+from bayesprior.diagnostics.shift import ShiftRow
+from bayesprior.report.document import Picture, Table
 
 
 @pytest.fixture
