@@ -19,6 +19,7 @@ __all__ = [
     "MethodResult",
     "compared_metrics",
     "comparison_table",
+    "difference_interval",
     "judge",
     "only_prior_differs",
     "paired_differences",
@@ -225,7 +226,7 @@ def paired_differences(results: Sequence[MethodResult], baseline: str) -> list[D
         pairs = [(ours[seed], base[seed]) for seed in seeds]
         _check_same_points(name, baseline, pairs)
         for metric, row in compared_metrics().items():
-            interval, over, varies = _interval(row, pairs)
+            interval, over, varies = difference_interval(row, pairs)
             word = judge(interval, row, len(pairs), varies=varies)
             out.append(Difference(name, metric, interval, len(pairs), over, word))
     return out
@@ -243,10 +244,10 @@ def _check_same_points(name: str, baseline: str, pairs: Sequence[tuple[Outcome, 
             )
 
 
-def _interval(
+def difference_interval(
     row: MetricRow, pairs: Sequence[tuple[Outcome, Outcome]]
 ) -> tuple[Interval, str, bool]:
-    """Mean difference over the pairs, its interval, what that is over, and if the pairs vary."""
+    """Return the mean difference of pairs, its interval, what that is over, and if they vary."""
     values = [tuple(outcome.values(row) for outcome in pair) for pair in pairs]
     gaps = np.array([_summary(row, a) - _summary(row, b) for a, b in values])
     parts: dict[str, tuple[float, float]] = {}  # squared error and degrees of freedom

@@ -41,9 +41,14 @@ def items(context: Context) -> list[Item]:
             f"by chance. Smaller differences than these are called ties: {margins}. One seed is "
             "called unknown."
         )
-        keys = {"method": "method", "metric": "metric", "num_pairs": "pairs", "over": "over"}
-        shown = [Column(key, label) for key, label in keys.items()]
-        shown += [Column("interval", "difference [95 %]", "+.4f"), Column("verdict", "verdict")]
+        shown = [
+            Column("method", "method"),
+            Column("metric", "metric"),
+            Column("interval", "difference [95 %]", "+.4f"),
+            Column("verdict", "verdict"),
+            Column("num_pairs", "pairs"),
+            Column("over", "over"),
+        ]
         rows = [{**vars(d), "metric": METRICS[d.metric].label} for d in differences]
         out.append(Table(f"Paired differences to {baseline}", shown, rows, note))
     return out
