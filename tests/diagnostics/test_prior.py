@@ -127,7 +127,7 @@ def test_psense_tells_a_fitting_prior_from_a_conflict_among_20_000_weights():
     check = direction_check(tree)
     assert check.mean < check.high
     moved = high_dimensional(6.0)
-    assert diagnoses(moved) == {"conflict"}
+    assert "conflict" in diagnoses(moved)
     assert direction_check(moved).mean > check.high
 
 

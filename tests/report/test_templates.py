@@ -1,11 +1,17 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
-from bayesprior.report.page import PAGE, SCRIPT, STYLE_SHEET
 
+import bayesprior.report
 from bayesprior.report.style import VARIABLES
+
+TEMPLATES = Path(bayesprior.report.__file__).parent / "templates"
+STYLE_SHEET = (TEMPLATES / "page.css").read_text()
+SCRIPT = (TEMPLATES / "sort.js").read_text()
+PAGE = (TEMPLATES / "page.html.j2").read_text()
 
 
 def test_both_themes_define_every_variable():
