@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import bayesprior.report
+from bayesprior.report import document
 from bayesprior.report.style import VARIABLES
 
-TEMPLATES = Path(bayesprior.report.__file__).parent / "templates"
+TEMPLATES = Path(document.__file__).parent / "templates"
 STYLE_SHEET = (TEMPLATES / "page.css").read_text()
 SCRIPT = (TEMPLATES / "sort.js").read_text()
 PAGE = (TEMPLATES / "page.html.j2").read_text()
