@@ -135,8 +135,8 @@ def test_failed_chains_keep_other_verdicts_from_being_believed(run):
     run.posterior.weights[1] += 0.3
     run.predict()
     report = build_report(run.tree(draws=30))
-    assert report.verdicts[2].level == "fail"
-    assert report.verdicts[3].level != "ok"
+    assert report.verdicts[3].level == "fail"
+    assert report.verdicts[4].level != "ok"
     assert "mislead" in missing(report)["sensitivity to the prior"]
 
 
@@ -147,14 +147,14 @@ def test_dropped_draws_are_named(run):
 
 def test_independent_draws_need_not_converge_but_be_wide_enough(run):
     report = build_report(run.tree(attrs={"independent_draws": 1}))
-    assert report.verdicts[2].headline == "Nothing to converge"
+    assert report.verdicts[3].headline == "Nothing to converge"
     run.draw(2, 4, width=0.05)
     few = run.tree(
         train=predict(run.model, run.posterior, [[t[:1] for t in run.loader[0]]], Categorical()),
         attrs={"independent_draws": 1},
     )
     report = build_report(few)
-    assert report.verdicts[2].headline == "The draws are narrower than the posterior"
+    assert report.verdicts[3].headline == "The draws are narrower than the posterior"
 
 
 def test_an_outcome_of_other_points_is_named(run):
@@ -225,7 +225,7 @@ def test_one_chain_and_a_tree_without_log_likelihood(run):
     report = build_report(run.tree(chains=1, draws=30, train=None))
     assert missing(report)["log_likelihood"].endswith("no LOO, no psense")
     assert "tree lacks log_likelihood" in missing(report)["sensitivity to the prior"]
-    assert report.verdicts[2].headline == "Too few draws"
+    assert report.verdicts[3].headline == "Too few draws"
 
 
 def test_what_is_added_at_run_time_stands_on_the_page(run, monkeypatch):
