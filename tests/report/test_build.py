@@ -10,6 +10,7 @@ from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.metrics import METRICS, MetricRow
 from bayesprior.prediction.predict import predict
+from bayesprior.report import build
 from bayesprior.report.build import SECTIONS, build_report
 from bayesprior.report.context import Heading
 from bayesprior.report.document import Picture, Table, Text
@@ -234,7 +235,7 @@ def test_what_is_added_at_run_time_stands_on_the_page(run, monkeypatch):
     monkeypatch.setitem(METRICS, "hesitation", row)
     verdict = Verdict("Is it raining?", "ok", "No", "The sky is blue.")
     heading = Heading("Weather", lambda context: [Text("Sunny.")], lambda context: verdict)
-    monkeypatch.setattr("bayesprior.report.build.SECTIONS", [*SECTIONS, heading])
+    monkeypatch.setattr(build, "SECTIONS", [*SECTIONS, heading])
     run.predict()
     entropy = float(run.predictions["test"].predictive_entropy.mean())
     assert run.predictions["test"].metrics["hesitation"] == pytest.approx(entropy, rel=1e-5)
