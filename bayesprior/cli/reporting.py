@@ -7,7 +7,7 @@ from typing import Any
 from bayesprior import recipes
 from bayesprior.cli.commands import Compare, Predict, Report, values_of
 from bayesprior.cli.console import print_pairs, print_table, printable, say
-from bayesprior.diagnostics.compare import comparison_table, paired_differences
+from bayesprior.diagnostics.compare import comparison_table, paired_differences, pick_baseline
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.recipes.named import foreign_set
 from bayesprior.recipes.new_data import NewPredictions, check_out, predict_new
@@ -18,8 +18,6 @@ from bayesprior.recipes.saved import load_run
 from bayesprior.storage import REPORT_PAGE, RESULTS
 
 __all__ = ["compare", "predict", "report"]
-
-_COLUMNS = ("seeds", "accuracy", "nll", "ece", "aurc", "seconds")
 
 
 def predict(options: Predict) -> None:
@@ -115,21 +113,23 @@ def report(options: Report) -> None:
 
 
 def compare(options: Compare) -> None:
-    """Print fits side by side, and the paired differences to the reference."""
-    runs = _with_reference(options.runs, options.reference, 0)
+    """Print fits side by side, and the paired differences to the baseline."""
+    runs = _with_reference(options.runs, options.reference, 1)
     if len(runs) < 2:
         raise ConfigError("compare needs at least two runs")
     if options.out is not None and Path(options.out).exists():
         raise ConfigError(f"--out {options.out} exists; choose another; nothing was overwritten")
     results = load_results(runs, **values_of(AverageOptions, options))
     table = comparison_table(results)
+    _, baseline = pick_baseline([result.name for result in results])
     differences = [
         {"method": d.method, "metric": d.metric, "over": d.over, "verdict": d.verdict}
         | {k: float(v) for k, v in d.interval._asdict().items()}
-        for d in (paired_differences(results, results[0].name) if len(results) > 1 else ())
+        for d in (paired_differences(results, baseline) if baseline else ())
     ]
-    print_table(("method", *_COLUMNS), ([row["method"], *_cells(row)] for row in table))
-    for line in _lines(differences, results[0].name):
+    columns = [key for key in table[0] if not key.endswith("_se")]
+    print_table(columns, ([row["method"], *_cells(row, columns[1:])] for row in table))
+    for line in _lines(differences, baseline or ""):
         print(f"* {printable(line)}")
     if options.out is not None:
         found = {"versions": versions(), "runs": list(runs)}
@@ -146,25 +146,23 @@ def _with_reference(runs: Sequence[str], reference: str | None, place: int) -> l
     return [*others[:place], reference, *others[place:]]
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     cells = []
-    for column in _COLUMNS:
+    for column in columns:
         value, error = row[column], row.get(f"{column}_se")
         text = "" if value is None else f"{value:.4g}"
         cells.append(text if error is None else f"{text} ± {error:.2g}")
     return cells
 
 
-def _lines(differences: Sequence[Mapping[str, Any]], reference: str) -> list[str]:
-    """One sentence a method; over seeds where there are several, else over test points."""
+def _lines(differences: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
+    """One sentence a method."""
     lines = []
     for method in dict.fromkeys(d["method"] for d in differences):
         mine = [d for d in differences if d["method"] == method]
-        over = "seeds" if any(d["over"] == "seeds" for d in mine) else "points"
         parts = [
             f"{d['metric']} {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] {d['verdict']}"
             for d in mine
-            if d["over"] == over and d["metric"] in ("accuracy", "nll", "ece")
         ]
-        lines.append(f"{method} minus {reference}, 95 % over {over}: {'; '.join(parts)}")
+        lines.append(f"{method} minus {baseline}, 95 % over {mine[0]['over']}: {'; '.join(parts)}")
     return lines

@@ -19,7 +19,7 @@ from bayesprior.data import DataBundle, digits, few_shot, select_classes
 from bayesprior.demo.glyphs import glyphs
 from bayesprior.demo.methods import HEAD_STD, METHODS, MODEL, Setting, predict_with
 from bayesprior.demo.table import REFERENCE, as_arrays, compare, rows, sentences
-from bayesprior.diagnostics.compare import RunResult
+from bayesprior.diagnostics.compare import MethodResult
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError
 from bayesprior.inference.progress import progress_bar
@@ -290,7 +290,7 @@ def _report(
     """Write the report of the kept SGLD run, all methods beside it."""
     run = load_run(folder / "sgld")
     runs = [
-        RunResult(METHODS[method].title, found, seconds=float(np.mean(seconds[method])))
+        MethodResult(METHODS[method].title, found, seconds=float(np.mean(seconds[method])))
         for method, found in outcomes.items()
     ]
     with _one_thread():

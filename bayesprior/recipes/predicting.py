@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayesprior.diagnostics.compare import RunResult
+from bayesprior.diagnostics.compare import MethodResult
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
@@ -136,7 +136,7 @@ def _check_finished(run: str | Path) -> None:
         raise ConfigError(f"{run} is not finished; run the same fit again, which goes on with it")
 
 
-def load_results(runs: Sequence[str], *, trust: bool = False, **options: Any) -> list[RunResult]:
+def load_results(runs: Sequence[str], *, trust: bool = False, **options: Any) -> list[MethodResult]:
     """Return runs as rows of a comparison, predicted on their test split where that is not done.
 
     Parameters
@@ -170,7 +170,10 @@ def load_results(runs: Sequence[str], *, trust: bool = False, **options: Any) ->
         more = f" and {len(members) - 1} more" if len(members) > 1 else ""
         name = members[0][1].resolve().name + more
         outcomes = [outcome for *_, outcome in members]
-        results.append(RunResult(name, outcomes, seconds=sum(seconds) / len(seconds)))
+        own = [seed for (_, seed), *_ in members]
+        if len(set(own)) < len(own):  # other training images with the same seed
+            own = []
+        results.append(MethodResult(name, outcomes, own, sum(seconds) / len(seconds)))
     if twice := [n for n, k in Counter(r.name for r in results).items() if k > 1]:
         raise ConfigError(f"two of the runs are in folders named {twice[0]!r}; rename one")
     return results

@@ -1,11 +1,17 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from bayesprior.report.page import PAGE, SCRIPT, STYLE_SHEET
+from bayesprior.report import document
 from bayesprior.report.style import VARIABLES
+
+TEMPLATES = Path(document.__file__).parent / "templates"
+STYLE_SHEET = (TEMPLATES / "page.css").read_text()
+SCRIPT = (TEMPLATES / "sort.js").read_text()
+PAGE = (TEMPLATES / "page.html.j2").read_text()
 
 
 def test_both_themes_define_every_variable():
