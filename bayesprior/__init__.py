@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         make_prior,
         report,
         sample,
+        study,
     )
     from bayesprior.report import plots
     from bayesprior.tasks.likelihoods import (
@@ -99,6 +100,7 @@ __all__ = [
     "predict",
     "report",
     "sample",
+    "study",
     "supervised",
     "train",
     "two_view",
@@ -145,6 +147,7 @@ _HOMES = {
         "make_prior",
         "report",
         "sample",
+        "study",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -14,7 +14,7 @@ from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.protocols import Draw, Schedule
-from bayesprior.inference.schedules import chain, constant, cosine, cyclical, scaled
+from bayesprior.inference.schedules import chain, constant, cosine, cyclical, scaled, spread
 from bayesprior.recipes.arguments import FitCall
 from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.options import MapOptions, SamplerOptions, SwagOptions
@@ -64,12 +64,15 @@ def fit_map(call: MapCall) -> PointPosterior:
             return run.bound(PointPosterior.load(run.folder / MAP))
         if not keeps:
             run.start(call.seed)
+        schedule = cosine(num_steps=call.num_steps, warm_up=call.warm_up)
+        num_steps = call.num_steps if call.stop is None else call.stop
         run.train(
             call.loss(),
             _descent(call, run.prior),
-            cosine(num_steps=call.num_steps, warm_up=call.warm_up),
-            call.num_steps,
+            spread(schedule, call.snapshots, num_steps) if call.snapshots else schedule,
+            num_steps,
             batch_size=call.batch_size,
+            collectors=[DrawWriter(run.folder)] if call.snapshots else [],
             batch_norm=call.batch_norm,
             description="MAP",
         )
