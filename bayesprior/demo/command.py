@@ -70,7 +70,7 @@ def demo(options: DemoOptions) -> None:
     """Run the embedded example, print the study's table and write the report of one fit."""
     folder = open_run(options.out, "demo", plain_values(options))
     model = ModelOptions(model="small_conv")
-    common = {"seed": options.seed, "device": "cpu", "progress": options.progress}
+    common: dict[str, Any] = {"seed": options.seed, "device": "cpu", "progress": options.progress}
     _fit_source(folder / "source", options, model, common)
     found = recipes.study(
         data="digits",

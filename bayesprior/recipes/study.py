@@ -6,14 +6,12 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from joblib import Parallel, delayed
-from torch import nn
 
 from bayesprior.data import DataBundle
 from bayesprior.diagnostics.compare import (
@@ -25,45 +23,38 @@ from bayesprior.diagnostics.compare import (
 )
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import BayesPriorError, ConfigError, DivergenceError
-from bayesprior.inference.generators import seeded
-from bayesprior.inference.posteriors import PointPosterior, StoredDraws, stored_step
 from bayesprior.inference.progress import progress_bar
 from bayesprior.prediction.metrics import METRICS
-from bayesprior.prediction.predict import predict
 from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.digests import file_digest
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import (
-    DataOptions,
     MadeFrom,
-    ModelOptions,
     StudyOptions,
     plain_values,
 )
-from bayesprior.recipes.predicting import predict_run
 from bayesprior.recipes.prior import make_prior
 from bayesprior.recipes.runs import add_results, open_run, read_results
 from bayesprior.recipes.sessions import locked
-from bayesprior.recipes.study_plan import (
+from bayesprior.recipes.study_cells import (
     DIVERGED,
     FIRST_SELECTION_SEED,
     Cell,
-    Configuration,
     Method,
+    data_options,
     edges,
     evaluations,
+    fit_and_predict,
+    model_options,
     plan,
     prior_folder,
     select,
 )
-from bayesprior.recipes.target import fit_map, fit_swag, sample
-from bayesprior.recipes.training import initialize_, pick_device
 from bayesprior.report.document import Column, Item, Picture, Report, Section, Table, Text
 from bayesprior.report.plots import learning_curves
 from bayesprior.report.sections.comparison import compared
 from bayesprior.report.verdicts import Verdict, comparison_verdict
-from bayesprior.storage import PRIOR, chain_dir, draw_path, predictive_path
-from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.storage import predictive_path
 from bayesprior.tree.files import load_tree
 from bayesprior.weights.gaussian import GaussianWeights
 
@@ -146,7 +137,7 @@ def study(call: StudyOptions) -> StudyResult:
     methods = plan(call)
     source = GaussianWeights.load(call.source)
     amounts: Sequence[int | None] = call.num_data or (None,)
-    task = [load_data(_data_options(call, n, call.seed)) for n in amounts][0]
+    task = [load_data(data_options(call, n, call.seed)) for n in amounts][0]
     if task.validation is None:
         raise ConfigError(f"{task.name} has no validation split to choose by; give num_validation")
     with locked(call.out):
@@ -164,12 +155,7 @@ def study(call: StudyOptions) -> StudyResult:
             for seed in range(first, first + call.selection_seeds)
         ]
         runner.run(trials, "choosing")
-        chosen, tried = _choose(call, trials)
-        finals = [
-            Cell(methods[name], configuration, n, seed, "test")
-            for (n, name), configuration in chosen.items()
-            for seed in range(call.seed, call.seed + call.seeds)
-        ]
+        finals, tried = _choose(call, trials)
         runner.run(finals, "final fits")
         comparisons = [
             _compare(call, [c for c in finals if c.num_data == n], task, runner.lost)
@@ -181,20 +167,11 @@ def study(call: StudyOptions) -> StudyResult:
     return result
 
 
-def _data_options(call: StudyOptions, num_data: int | None, seed: int) -> DataOptions:
-    values = {spec.name: getattr(call, spec.name) for spec in fields(DataOptions)}
-    return DataOptions(**values | {"num_data": num_data, "data_seed": seed})
-
-
-def _model_options(call: StudyOptions) -> ModelOptions:
-    return ModelOptions(**{spec.name: getattr(call, spec.name) for spec in fields(ModelOptions)})
-
-
 def _make_priors(
     call: StudyOptions, methods: Mapping[str, Method], source: GaussianWeights, task: DataBundle
 ) -> None:
-    module, head = load_model(_model_options(call), task, seed=call.seed)
-    made_from = MadeFrom(model=_model_options(call), source=call.source)
+    module, head = load_model(model_options(call), task, seed=call.seed)
+    made_from = MadeFrom(model=model_options(call), source=call.source)
     for configuration in (c for m in methods.values() for c in m.configurations):
         out = prior_folder(call.out, configuration)
         make_prior(source, module, head=head, made_from=made_from, out=out, **configuration.prior)
@@ -255,7 +232,7 @@ def _run_cell(call: StudyOptions, cell: Cell, study_process: int) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        _fit_and_predict(call, cell, folder)
+        fit_and_predict(call, cell, folder)
     except DivergenceError as error:
         add_results(folder, DIVERGED, {"reason": str(error)})
     except BayesPriorError as error:
@@ -277,172 +254,81 @@ def _end_with(study_process: int) -> None:
     threading.Thread(target=watch, name=__name__, daemon=True).start()
 
 
-def _fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
-    data_options, model_options = (
-        _data_options(call, cell.num_data, cell.seed),
-        _model_options(call),
-    )
-    data = load_data(data_options)
-    module, head = load_model(model_options, data, seed=cell.seed)
-    prior_file = prior_folder(call.out, cell.configuration) / PRIOR
-    law, rms_std = GaussianWeights.load(prior_file), cell.configuration.rms_std
-    law = law if rms_std is None else law.rescale(rms_std=rms_std)
-    options = dict(cell.configuration.options)
-    if cell.method.start != "prior":
-        options["start"] = "module"
-        _start(call, cell, module, head, law)
-    if cell.method.inference in ("sgld", "sghmc"):
-        options["sampler"] = cell.method.inference
-        lr = options.setdefault("lr", 1e-3)
-        options.setdefault("head_lr", lr)
-        options["lr"] = min(lr, data.num_data / float(law.max_precision()[: law.shared_dim].max()))
-    fit = _RECIPES[cell.method.inference](
-        module,
-        law,
-        data,
-        out=folder,
-        seed=cell.seed,
-        device=call.device,
-        progress=False,
-        checkpoint_every=call.checkpoint_every,
-        batch_size=call.batch_size,
-        made_from=MadeFrom(
-            data=data_options, model=model_options, prior=str(prior_file), rms_std=rms_std
-        ),
-        **options,
-    )
-    # The file that the prior was read from serves every fit; each folder's copy would add up.
-    (folder / PRIOR).unlink(missing_ok=True)
-    predicting = {"num_draws": call.num_draws, "progress": False}
-    if cell.split == "test":
-        predict_run(folder, "test", trust=True, device=call.device, **predicting)
-        return
-    loader = data.loader("validation", 256)
-    metrics = predict(module, fit, loader, Categorical(), **predicting).metrics
-    stops = {}
-    if options.get("snapshots"):  # points of this one run, where it could have stopped
-        for draw in StoredDraws(folder).draws():
-            point = PointPosterior(law.layout, draw.weights, draw.buffers)
-            step = stored_step(draw_path(chain_dir(folder, 0), draw.index))
-            stops[step] = predict(module, point, loader, Categorical(), progress=False).metrics
-    add_results(
-        folder,
-        "predict-validation",
-        {**metrics, "stops": {step: found["nll"] for step, found in stops.items()}},
-    )
-
-
-_RECIPES: Mapping[str, Any] = {"map": fit_map, "swag": fit_swag, "sgld": sample, "sghmc": sample}
-
-
-def _start(
-    call: StudyOptions, cell: Cell, module: nn.Module, head: str, law: GaussianWeights
-) -> None:
-    """Put the network at the source's weights, and its head where every method's starts."""
-    if cell.method.start == "source":
-        shared = [n for n in law.layout.names if law.layout.slice(n).start < law.shared_dim]
-        initialize_(module, GaussianWeights.load(call.source).marginal(shared))
-    reset = getattr(module.get_submodule(head), "reset_parameters", None)
-    if callable(reset):
-        with seeded(cell.seed, [pick_device(call.device)]):
-            reset()
-
-
 def _choose(
     call: StudyOptions, trials: Sequence[Cell]
-) -> tuple[dict[tuple[int | None, str], Configuration], dict[str, Any]]:
-    """Return what validation chooses for each number of examples and method, and all it saw."""
-    scores: dict[tuple[int | None, str], dict[int, list[dict[int | None, float]]]] = {}
+) -> tuple[list[Cell], dict[str, list[dict[str, Any]]]]:
+    """Return the final fits of what validation chooses, and all that was tried."""
+    scores: dict[tuple[int | None, str], dict[int, list[Any]]] = {}
     for cell in trials:
-        found = read_results(cell.folder(call.out)).get("predict-validation", {})
-        nll = {int(step): value for step, value in found.get("stops", {}).items()} or (
-            {None: found["nll"]} if found else {}
-        )
+        found = read_results(cell.folder(call.out)).get("predict-validation", {"nll": {}})
         index = cell.method.configurations.index(cell.configuration)
-        finite = {k: np.inf if v is None else v for k, v in nll.items()}
         of_method = scores.setdefault((cell.num_data, cell.method.name), {})
-        of_method.setdefault(index, []).append(finite)
+        of_method.setdefault(index, []).append(found["nll"])
     methods = {cell.method.name: cell.method for cell in trials}
-    chosen, tried = {}, {}
-    for (n, name), found in scores.items():
-        chosen[n, name], rows = select(methods[name], found)
-        tried[f"{name}, {n or 'all'} examples"] = rows
-    return chosen, tried
+    finals, tried = [], {}
+    for (n, name), by_index in scores.items():
+        chosen, tried[f"{name}, {n or 'all'} examples"] = select(methods[name], by_index)
+        seeds = range(call.seed, call.seed + call.seeds)
+        finals += [Cell(methods[name], chosen, n, seed, "test") for seed in seeds]
+    return finals, tried
 
 
 def _compare(
     call: StudyOptions, cells: Sequence[Cell], task: DataBundle, lost: set[Cell]
 ) -> Comparison:
     """Read one number of examples' final fits and set the methods side by side."""
-    kept: dict[str, list[Cell]] = {cell.method.name: [] for cell in cells}
-    remarks = [
-        text for c in cells if c.seed == call.seed for text in edges(c.method, c.configuration)
+    first = {cell.method.name: cell for cell in cells if cell.seed == call.seed}
+    remarks = [text for c in first.values() for text in edges(c.method, c.configuration)]
+    remarks += [
+        f"{c.method.name}, {c.configuration.name}, seed {c.seed}: lost, its worker was killed."
+        for c in lost
+        if c.num_data == cells[0].num_data
     ]
-    for cell in cells:
-        folder = cell.folder(call.out)
-        if cell in lost:
-            remarks.append(f"{cell.method.name}, seed {cell.seed}: lost, its worker was killed.")
-        elif reason := read_results(folder).get(DIVERGED):
-            remarks.append(f"{cell.method.name}, seed {cell.seed}: diverged ({reason['reason']}).")
+    folders: dict[str, list[Path]] = {name: [] for name in first}
+    seeds: dict[str, list[int]] = {name: [] for name in first}
+    for cell in (c for c in cells if c not in lost):
+        name, folder = cell.method.name, cell.folder(call.out)
+        if reason := read_results(folder).get(DIVERGED):
+            remarks.append(f"{name}, seed {cell.seed}: diverged ({reason['reason']}).")
         else:
-            kept[cell.method.name].append(cell)
-    tuned = {cell.method.name: len(cell.method.configurations) for cell in cells}
+            folders[name].append(folder)
+            seeds[name].append(cell.seed)
+    tuned = {name: len(cell.method.configurations) for name, cell in first.items()}
     if len(set(tuned.values())) > 1:
         counts = ", ".join(f"{name} {n}" for name, n in tuned.items())
         remarks.append(f"Unequal tuning, in configurations tried: {counts}.")
-    results, rows = [], []
-    for members in (m for m in kept.values() if m):
-        folders = [cell.folder(call.out) for cell in members]
-        outcomes = [
-            Outcome.from_group(load_tree(predictive_path(f, "test")), "predictions")
-            for f in folders
-        ]
-        seconds = float(np.mean([read_results(f)["fit"]["seconds"] for f in folders]))
-        method, configuration = members[0].method, members[0].configuration
-        results.append(MethodResult(method.name, outcomes, [c.seed for c in members], seconds))
-        stop = configuration.options.get("stop")
-        rows.append(
-            {
-                **comparison_table(results[-1:])[0],
-                "evaluations": evaluations(method.inference, configuration.options),
-                "tried": len(method.configurations),
-                "selected": ", ".join(
-                    f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
-                    for k, v in {**configuration.chosen, **({"stop": stop} if stop else {})}.items()
-                ),
-            }
-        )
-    baseline = call.baseline or cells[0].method.name
+    results = [_outcomes(name, folders[name], seeds[name]) for name in first if folders[name]]
+    rows = []
+    for row in comparison_table(results):
+        method, configuration = (cell := first[row["method"]]).method, cell.configuration
+        used = evaluations(method.inference, configuration.options)
+        own = {"evaluations": used, "tried": tuned[method.name], "selected": configuration.name}
+        rows.append(row | own)
+    baseline = call.baseline or next(iter(first))
     differences: list[Difference] = []
-    if not kept[baseline]:
+    if not folders[baseline]:
         remarks.append(f"Nothing is compared: no fit of the baseline {baseline} is there.")
     elif len(results) > 1:
         differences = paired_differences(results, baseline)
-    made = {cell.method.name: _what(cell) for cell in cells}
+
     verdicts = [
         comparison_verdict(
             differences,
-            result.name,
+            name,
             baseline,
-            only_prior=only_prior_differs(made[result.name], made[baseline]),
+            only_prior=only_prior_differs(first[name].described, first[baseline].described),
         )
-        for result in results
-        if differences and result.name != baseline
+        for name in dict.fromkeys(d.method for d in differences)
     ]
-    num_data = cells[0].num_data or task.num_data
-    folders_of = {name: [c.folder(call.out) for c in members] for name, members in kept.items()}
-    return Comparison(num_data, baseline, results, rows, differences, verdicts, remarks, folders_of)
+    amount = cells[0].num_data or task.num_data
+    return Comparison(amount, baseline, results, rows, differences, verdicts, remarks, folders)
 
 
-def _what(cell: Cell) -> dict[str, Any]:
-    configuration = cell.configuration
-    prior = {**configuration.prior, "rms_std": configuration.rms_std}
-    return {
-        **configuration.options,
-        "inference": cell.method.inference,
-        "start": cell.method.start,
-        "prior": prior,
-    }
+def _outcomes(name: str, folders: Sequence[Path], seeds: Sequence[int]) -> MethodResult:
+    trees = [load_tree(predictive_path(folder, "test")) for folder in folders]
+    outcomes = [Outcome.from_group(tree, "predictions") for tree in trees]
+    seconds = [read_results(folder)["fit"]["seconds"] for folder in folders]
+    return MethodResult(name, outcomes, seeds, sum(seconds) / len(seconds))
 
 
 def _numbers(

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+from torch import nn
 
 from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.inference.generators import seeded
+from bayesprior.inference.posteriors import PointPosterior, StoredDraws, stored_step
+from bayesprior.prediction.predict import predict
 from bayesprior.recipes.fields import Options
+from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import (
+    DataOptions,
+    MadeFrom,
     MapOptions,
+    ModelOptions,
     PriorOptions,
     RunOptions,
     SampleOptions,
@@ -21,8 +28,13 @@ from bayesprior.recipes.options import (
     StudyOptions,
     SwagOptions,
 )
-from bayesprior.recipes.runs import read_results
-from bayesprior.storage import predictive_path
+from bayesprior.recipes.predicting import predict_run
+from bayesprior.recipes.runs import add_results, read_results
+from bayesprior.recipes.target import fit_map, fit_swag, sample
+from bayesprior.recipes.training import initialize_, pick_device
+from bayesprior.storage import PRIOR, chain_dir, draw_path, predictive_path
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = [
     "DIVERGED",
@@ -30,8 +42,11 @@ __all__ = [
     "Cell",
     "Configuration",
     "Method",
+    "data_options",
     "edges",
     "evaluations",
+    "fit_and_predict",
+    "model_options",
     "plan",
     "prior_folder",
     "select",
@@ -85,7 +100,7 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """For a folder."""
+        """What was chosen; names a folder."""
         return _words(self.chosen) or "fixed"
 
 
@@ -110,11 +125,17 @@ class Cell:
     seed: int
     split: str
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """What makes it another method than a cell that differs in any of it."""
+        configuration = self.configuration
+        prior = {**configuration.prior, "rms_std": configuration.rms_std}
+        own = {"inference": self.method.inference, "start": self.method.start, "prior": prior}
+        return {**configuration.options, **own}
+
     def folder(self, out: str | Path) -> Path:
         """Return the run folder, that of the recipe."""
-        stop = self.configuration.options.get("stop")
-        name = self.configuration.name + (f",stop={stop}" if stop else "")
-        amount = "all" if self.num_data is None else self.num_data
+        amount, name = self.num_data or "all", self.configuration.name
         return Path(out, "fits", self.method.name, f"n-{amount}", name, f"seed-{self.seed}")
 
     def is_done(self, out: str | Path) -> bool:
@@ -232,7 +253,7 @@ def _within_budget(inference: str, options: Mapping[str, Any], budget: int) -> d
 
 
 def select(
-    method: Method, scores: Mapping[int, Sequence[Mapping[int | None, float]]]
+    method: Method, scores: Mapping[int, Sequence[Mapping[str, float | None]]]
 ) -> tuple[Configuration, list[dict[str, Any]]]:
     """Choose the configuration, and where to stop, of the least mean validation NLL.
 
@@ -241,8 +262,8 @@ def select(
     method
         Whose configurations.
     scores
-        For the index of each configuration, one mapping a seed: where the run could have stopped
-        (None for its end) to the NLL there; empty if it diverged.
+        For the index of each configuration, one mapping a seed: the step at which the run could
+        have stopped ("end" where it had no choice) to the NLL there; empty if it diverged.
 
     Returns
     -------
@@ -253,29 +274,24 @@ def select(
     ConfigError
         If no configuration has a finite score.
     """
-    tried: list[dict[str, Any]] = []
-    for index, found in scores.items():
-        for stop in sorted({step for seed in found for step in seed} or {None}, key=str):
-            values = [seed.get(stop, np.inf) for seed in found]
-            tried.append(
-                {
-                    **method.configurations[index].chosen,
-                    **({} if stop is None else {"stop": stop}),
-                    "validation_nll": float(np.mean(values)),
-                    "by_seed": values,
-                    "index": index,
-                }
+    tried = []
+    for index, by_seed in scores.items():
+        configuration = method.configurations[index]
+        for stop in {step: None for seed in by_seed for step in seed} or ("end",):
+            values = [float("inf") if (v := seed.get(stop)) is None else v for seed in by_seed]
+            options = {k: v for k, v in configuration.options.items() if k != "snapshots"}
+            own = {} if stop == "end" else {"stop": int(stop)}
+            point = dataclasses.replace(
+                configuration, chosen={**configuration.chosen, **own}, options={**options, **own}
             )
-    best = min(tried, key=lambda row: row["validation_nll"])
-    if not np.isfinite(best["validation_nll"]):
+            tried.append((sum(values) / len(values), values, point))
+    least, _, chosen = min(tried, key=lambda one: one[0])
+    if least == float("inf"):
         raise ConfigError(
             f"method {method.name!r}: every configuration diverged; lower its learning rates"
         )
-    chosen = method.configurations[best["index"]]
-    options = {k: v for k, v in chosen.options.items() if k != "snapshots"}
-    options |= {"stop": best["stop"]} if "stop" in best else {}
-    chosen = dataclasses.replace(chosen, options=options)
-    return chosen, [{k: v for k, v in row.items() if k != "index"} for row in tried]
+    rows = [{**p.chosen, "validation_nll": mean, "by_seed": v} for mean, v, p in tried]
+    return chosen, rows
 
 
 def edges(method: Method, chosen: Configuration) -> Iterator[str]:
@@ -304,3 +320,80 @@ def _words(values: Mapping[str, Any]) -> str:
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in values.items()
     )
+
+
+def data_options(call: StudyOptions, num_data: int | None, seed: int) -> DataOptions:
+    """Return the data of one seed and number of examples."""
+    values = {spec.name: getattr(call, spec.name) for spec in dataclasses.fields(DataOptions)}
+    return DataOptions(**values | {"num_data": num_data, "data_seed": seed})
+
+
+def model_options(call: StudyOptions) -> ModelOptions:
+    """Return the network."""
+    names = [spec.name for spec in dataclasses.fields(ModelOptions)]
+    return ModelOptions(**{name: getattr(call, name) for name in names})
+
+
+def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
+    """Fit one cell in its folder and predict the split that it is for."""
+    of_data, of_model = data_options(call, cell.num_data, cell.seed), model_options(call)
+    data = load_data(of_data)
+    module, head = load_model(of_model, data, seed=cell.seed)
+    prior_file = prior_folder(call.out, cell.configuration) / PRIOR
+    law, rms_std = GaussianWeights.load(prior_file), cell.configuration.rms_std
+    law = law if rms_std is None else law.rescale(rms_std=rms_std)
+    options = dict(cell.configuration.options)
+    if cell.method.start != "prior":
+        options["start"] = "module"
+        _start(call, cell, module, head, law)
+    if cell.method.inference in ("sgld", "sghmc"):
+        options["sampler"] = cell.method.inference
+        lr = options.setdefault("lr", 1e-3)
+        options.setdefault("head_lr", lr)
+        options["lr"] = min(lr, data.num_data / float(law.max_precision()[: law.shared_dim].max()))
+    fit = _RECIPES[cell.method.inference](
+        module,
+        law,
+        data,
+        out=folder,
+        seed=cell.seed,
+        device=call.device,
+        progress=False,
+        checkpoint_every=call.checkpoint_every,
+        batch_size=call.batch_size,
+        made_from=MadeFrom(data=of_data, model=of_model, prior=str(prior_file), rms_std=rms_std),
+        **options,
+    )
+    # The file that the prior was read from serves every fit; each folder's copy would add up.
+    (folder / PRIOR).unlink(missing_ok=True)
+    predicting: dict[str, Any] = {"num_draws": call.num_draws, "progress": False}
+    if cell.split == "test":
+        predict_run(folder, "test", trust=True, device=call.device, **predicting)
+        return
+
+    def nll(posterior: Any) -> float:
+        loader = data.loader("validation", 256)
+        return predict(module, posterior, loader, Categorical(), **predicting).metrics["nll"]
+
+    found = {}
+    if options.get("snapshots"):  # points of this one run, where it could have stopped
+        for draw in StoredDraws(folder).draws():
+            step = stored_step(draw_path(chain_dir(folder, 0), draw.index))
+            found[str(step)] = nll(PointPosterior(law.layout, draw.weights, draw.buffers))
+    add_results(folder, "predict-validation", {"nll": found or {"end": nll(fit)}})
+
+
+_RECIPES: Mapping[str, Any] = {"map": fit_map, "swag": fit_swag, "sgld": sample, "sghmc": sample}
+
+
+def _start(
+    call: StudyOptions, cell: Cell, module: nn.Module, head: str, law: GaussianWeights
+) -> None:
+    """Put the network at the source's weights, and its head where every method's starts."""
+    if cell.method.start == "source":
+        shared = [n for n in law.layout.names if law.layout.slice(n).start < law.shared_dim]
+        initialize_(module, GaussianWeights.load(call.source).marginal(shared))
+    reset = getattr(module.get_submodule(head), "reset_parameters", None)
+    if callable(reset):
+        with seeded(cell.seed, [pick_device(call.device)]):
+            reset()
