@@ -5,7 +5,7 @@ from bayesprior.cli.commands import Study, values_of
 from bayesprior.cli.console import print_table, printable
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.recipes.options import StudyOptions
-from bayesprior.recipes.study import Comparison
+from bayesprior.recipes.studying import Comparison
 from bayesprior.storage import REPORT_PAGE
 
 __all__ = ["show_comparison", "study"]
@@ -15,7 +15,7 @@ _SHOWN = ("accuracy", "nll", "ece")
 
 def study(options: Study) -> None:
     """Run a study and print what it found."""
-    found = recipes.study(**values_of(StudyOptions, options))
+    found = recipes.studying(**values_of(StudyOptions, options))
     for comparison in found.comparisons:
         show_comparison(comparison)
     print(f"The page, with figures: {printable(found.folder / REPORT_PAGE)}")

@@ -20,7 +20,7 @@ from bayesprior.recipes.options import (
     plain_values,
 )
 from bayesprior.recipes.runs import open_run
-from bayesprior.recipes.study import Comparison
+from bayesprior.recipes.studying import Comparison
 from bayesprior.report.verdicts import comparison_verdict
 from bayesprior.storage import REPORT_PAGE, SOURCE
 
@@ -72,7 +72,7 @@ def demo(options: DemoOptions) -> None:
     model = ModelOptions(model="small_conv")
     common: dict[str, Any] = {"seed": options.seed, "device": "cpu", "progress": options.progress}
     _fit_source(folder / "source", options, model, common)
-    found = recipes.study(
+    found = recipes.studying(
         data="digits",
         model=model.model,
         source=str(folder / "source" / SOURCE),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bayesprior.recipes.reporting import report
     from bayesprior.recipes.saved import FitRun, load_posterior, load_run
     from bayesprior.recipes.source import fit_source
-    from bayesprior.recipes.study import StudyResult, study
+    from bayesprior.recipes.studying import StudyResult, study
     from bayesprior.recipes.target import fit_map, fit_swag, sample
     from bayesprior.recipes.training import initialize_, pick_device
 
@@ -39,7 +39,7 @@ _HOMES = {
     "reporting": ("report",),
     "saved": ("FitRun", "load_posterior", "load_run"),
     "source": ("fit_source",),
-    "study": ("StudyResult", "study"),
+    "studying": ("StudyResult", "study"),
     "target": ("fit_map", "fit_swag", "sample"),
     "training": ("initialize_", "pick_device"),
 }

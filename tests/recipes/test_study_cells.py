@@ -34,6 +34,8 @@ def test_a_grid_reaches_the_fit_and_the_prior():
     method = planned(
         a={
             "inference": "swag",
+            "num_snapshots": 20,
+            "collect_every": 2,
             "prior": {"shape": "low-rank", "head_std": 2.0},
             "grid": {"lr": [0.1, 0.2], "prior.rank": [1, 2], "rms_std": [0.5]},
         }
