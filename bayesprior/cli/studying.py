@@ -15,7 +15,7 @@ _SHOWN = ("accuracy", "nll", "ece")
 
 def study(options: Study) -> None:
     """Run a study and print what it found."""
-    found = recipes.studying(**values_of(StudyOptions, options))
+    found = recipes.study(**values_of(StudyOptions, options))
     for comparison in found.comparisons:
         show_comparison(comparison)
     print(f"The page, with figures: {printable(found.folder / REPORT_PAGE)}")

@@ -72,7 +72,7 @@ def demo(options: DemoOptions) -> None:
     model = ModelOptions(model="small_conv")
     common: dict[str, Any] = {"seed": options.seed, "device": "cpu", "progress": options.progress}
     _fit_source(folder / "source", options, model, common)
-    found = recipes.studying(
+    found = recipes.study(
         data="digits",
         model=model.model,
         source=str(folder / "source" / SOURCE),
