@@ -114,15 +114,16 @@ def test_one_seed_is_unknown(tmp_path):
     assert all(row["nll_se"] is None for row in comparison.rows)
 
 
-def test_what_diverges_is_a_result(tmp_path):
-    wild = {"momentum": 0.9, "grid": {"lr": [0.05, 1e10]}}
-    found = study(**options(tmp_path, methods={"MAP": wild}))
-    tried = json.loads((found.folder / "results.json").read_text())["study"]["tried"]
-    assert [row["validation_nll"] is None for row in tried["MAP, 12 examples"]] == [False, True]
-    assert found.comparisons[0].rows[0]["selected"] == "lr=0.05"
-    other = options(tmp_path, methods={"MAP": wild | {"grid": {"lr": [1e10]}}})
-    with pytest.raises(ConfigError, match="method 'MAP': every configuration diverged"):
-        study(**other | {"out": str(tmp_path / "other")})
+def test_what_diverges_is_a_result(tmp_path, monkeypatch):
+    arguments = options(tmp_path)
+    monkeypatch.setenv("STUDY_NAN", "1")
+    comparison = study(**arguments).comparisons[0]
+    assert [row["seeds"] for row in comparison.rows] == [1, 1]
+    assert sum("seed 1: diverged" in remark for remark in comparison.remarks) == 2
+    assert {d.verdict for d in comparison.differences} == {"unknown"}
+    monkeypatch.setenv("STUDY_NAN", "1000")  # the seed that chooses
+    with pytest.raises(ConfigError, match="method 'fine-tuning': every configuration diverged"):
+        study(**arguments | {"out": str(tmp_path / "other")})
 
 
 def test_a_killed_worker_costs_its_own_cell(tmp_path, monkeypatch):
