@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
-from bayesprior.data.batch_sampler import scoped_seed
+from bayesprior.data.batch_sampler import EpochIndices, scoped_seed
 from bayesprior.data.bundle import HINT, DataBundle
 from bayesprior.data.datasets import iter_tensors
 from bayesprior.errors import ConfigError, DataError
@@ -155,7 +155,7 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
     bayesprior.errors.ConfigError: the network gives 50 outputs, 'digits' has 10 classes; ...
     """
     data = bundle.train.without_augmentation() if bundle.test is None else bundle.test
-    batch = data.__getitems__(list(range(min(2, len(data)))))
+    batch = data.__getitems__(EpochIndices(range(min(2, len(data)))))
     weights = next(module.parameters(), torch.empty(0))
     modes = {child: child.training for child in module.modules()}
     module.eval()

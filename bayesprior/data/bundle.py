@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
-from bayesprior.data.batch_sampler import EpochBatchSampler, fold_seed
+from bayesprior.data.batch_sampler import EpochBatchSampler, EpochIndices, fold_seed
 from bayesprior.data.datasets import (
     ArrayDataset,
     LabeledDataset,
@@ -208,7 +208,7 @@ class DataBundle:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input as the network sees it, such as (C, H, W)."""
         data = self.train.without_augmentation() if self.test is None else self.test
-        return tuple(next(iter_tensors(data.__getitems__([0]))).shape[1:])
+        return tuple(next(iter_tensors(data.__getitems__(EpochIndices([0])))).shape[1:])
 
     def split(self, name: str) -> LabeledDataset:
         """Return a split by name.

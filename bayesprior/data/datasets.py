@@ -4,6 +4,7 @@ Both answer ``dataset.__getitems__(indices)`` with a finished batch, so a loader
 Any other map-style data set becomes the second kind when a `DataBundle` takes it.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset, default_collate
 
-from bayesprior.data.batch_sampler import fold_seed, scoped_seed, uniforms
+from bayesprior.data.batch_sampler import EpochIndices, fold_seed, scoped_seed, uniforms
 from bayesprior.errors import DataError
 
 __all__ = [
@@ -223,7 +224,7 @@ class LazyDataset:
         random = self.augment is not None or self.crop is None
         key = epoch_key(indices) if random else 0
         for index in indices:
-            with scoped_seed(fold_seed(key, index)):
+            with scoped_seed(fold_seed(key, index)) if random else contextlib.nullcontext():
                 examples.append(self._example(int(index)))
         batch = map_tensors(_collated(examples, self.collate_fn), _single)
         if isinstance(batch, tuple) and len(batch) == 1:
@@ -357,7 +358,7 @@ def read_targets(data: Any) -> Tensor:
         return data.targets
     found = []
     for index in range(len(data)):
-        batch = data.__getitems__([index])
+        batch = data.__getitems__(EpochIndices([index]))  # no number of torch's generator
         if isinstance(batch, Mapping):
             batch = (None, batch.get(_label_key(batch)))
         if not isinstance(batch, tuple) or not isinstance(batch[1], Tensor):

@@ -137,5 +137,5 @@ def test_numbers_of_any_integer_type_and_size():
     assert (
         list(EpochBatchSampler(np.int64(5), np.int32(2), shuffle=True, seed=np.int64(3))) == plain
     )
-    assert len(list(EpochBatchSampler(5, 10**21, world_size=2))[0]) == 3
+    assert list(EpochBatchSampler(5, 10**21, world_size=2)) == [[0, 1]]
     assert fold_seed(np.int64(-1), 10**21) == fold_seed(-1, 10**21)

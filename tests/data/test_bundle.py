@@ -124,8 +124,33 @@ def test_any_map_style_data_set_is_taken():
     ((inputs, labels),) = data.loader("train", 6)
     assert torch.equal(inputs, torch.stack([x for x, _ in PAIRS]))
     assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+    before = torch.get_rng_state()
     assert data.class_counts.tolist() == [2, 2, 2]
     assert (data.num_data, data.input_shape) == (6, (3,))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Has a random transform of its own, as torchvision's sets have."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return torch.rand(2) + index, index % 3
+
+
+def test_random_transforms_of_a_data_set_belong_to_seed_epoch_and_example():
+    data, before = DataBundle("noisy", Noisy(), class_names=NAMES), torch.get_rng_state()
+
+    def epoch(batch_size, number):
+        loader = data.loader("train", batch_size, seed=1)
+        loader.batch_sampler.set_epoch(number)
+        return torch.cat([inputs for inputs, _ in loader])
+
+    assert torch.equal(epoch(6, 0), epoch(4, 0))
+    assert not torch.equal(epoch(6, 0), epoch(6, 1))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_tables_of_double_precision_are_cast():
