@@ -11,7 +11,7 @@ from bayesprior.data.batch_sampler import EpochBatchSampler
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.catalog import DATA, get_data
 from bayesprior.data.datasets import ArrayDataset, LabeledDataset, LazyDataset
-from bayesprior.data.folders import image_folder
+from bayesprior.data.folders import image_folder, photographs
 from bayesprior.data.subsets import few_shot, select_classes, split_validation, stratified_split
 from bayesprior.data.torchvision_sets import (
     cifar10,
@@ -49,6 +49,7 @@ __all__ = [
     "image_folder",
     "mnist",
     "oxford_pets",
+    "photographs",
     "select_classes",
     "simclr_view",
     "split_validation",

@@ -95,6 +95,8 @@ def names_of_classes(names: Any) -> tuple[str, ...]:
     if isinstance(names, str | bytes) or np.ndim(names) != 1:
         raise DataError(f"class_names must be a list with one name a class, got {names!r}")
     out = tuple(n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in names)
+    if any("\0" in name for name in out):
+        raise DataError("class_names must be text, got one with a NUL character")
     if twice := sorted({name for name in out if out.count(name) > 1}):
         raise DataError(f"class_names must differ, got {', '.join(twice)} more than once")
     return out

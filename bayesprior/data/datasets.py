@@ -316,8 +316,8 @@ def _collated(examples: list[Any], collate_fn: Callable[[list[Any]], Any] | None
             ) from None
         raise DataError(
             f"examples of {type(_first(examples[0])).__name__} cannot be stacked to a batch "
-            f"({str(error).splitlines()[0]}); give the data set a transform to tensors, or pass "
-            "collate_fn="
+            f"({str(error).splitlines()[0]}); give the data set a transform to tensors (of "
+            "pictures: bayesprior.data.photographs(data, size=224)), or pass collate_fn="
         ) from None
 
 

@@ -73,11 +73,34 @@ class PictureFiles:
 
 
 def photographs(
-    source: Any, targets: Any, size: int, normalize: Statistics, augment: bool
+    source: Any,
+    targets: Any = None,
+    size: int = 224,
+    normalize: Statistics = IMAGENET,
+    augment: bool = False,
 ) -> LazyDataset:
-    """Resize pictures to 8/7 of ``size`` and cut a square: the middle, or any and mirrored.
+    """Return pictures of any size as a data set of squares.
 
-    With ``targets`` None those of the rows are used; masks go the same way as their image.
+    They are resized to 8/7 of ``size`` and a square is cut out: the middle, or, with ``augment``,
+    any, half of them mirrored. Masks go the same way as their image.
+
+    Parameters
+    ----------
+    source
+        Gives ``source[i] -> (PIL image, target)``, such as a data set of torchvision's.
+    targets
+        All targets, in place of those of the rows.
+    size
+        Side of the squares in pixels.
+    normalize
+        ``(mean, std)``; ImageNet's by default.
+    augment
+        Whether they are for training.
+
+    Raises
+    ------
+    ConfigError
+        If the size is below 1.
     """
     from torchvision.transforms import v2
     from torchvision.tv_tensors import Image

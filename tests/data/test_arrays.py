@@ -287,6 +287,7 @@ def test_equal_splits_are_a_leak_whatever_their_channels(rng, shape):
         ("ab", "must be a list with one name a class"),
         (["a", "a"], "must differ, got a more than once"),
         (np.array("a"), "must be a list"),
+        (["a", "b\0"], "a NUL character"),
         ({0: "a", 2: "b"}, "must number the classes 0, 1"),
     ],
 )

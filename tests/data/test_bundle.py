@@ -7,6 +7,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
+from bayesprior.data.folders import photographs
 from bayesprior.data.subsets import few_shot
 from bayesprior.errors import ConfigError, DataError
 
@@ -244,5 +245,9 @@ def test_pictures_that_cannot_be_stacked_are_explained():
     from PIL import Image
 
     rows = [(Image.new("RGB", (4, 4)), 0)] * 3
-    with pytest.raises(DataError, match="examples of Image cannot be stacked .*a transform to"):
+    with pytest.raises(DataError, match=r"examples of Image cannot be stacked .*photographs\(data"):
         next(iter(DataBundle("t", rows).loader("train", 3)))
+    data = DataBundle("t", photographs(rows, size=8), photographs(rows[1:], size=8))
+    ((inputs, labels),) = data.loader("train", 3)
+    assert inputs.shape == (3, 3, 8, 8)
+    assert labels.tolist() == [0, 0, 0]
