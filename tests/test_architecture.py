@@ -23,7 +23,7 @@ MAX_SIZE = 1.25 * FIRST_EDITION
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
     ("weights.layout", "weights.selection", "weights.lowrank", "storage", "registry"),
-    ("tasks.protocols", "weights.state_dicts"),
+    ("tasks.protocols", "inference.generators", "weights.state_dicts"),
     ("inference.protocols", "inference.progress", "weights.blocks"),
     ("inference.schedules", "weights.file"),
     ("weights.gaussian", "tasks.likelihoods"),

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprior.data.batch_sampler import fold_seed
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
-from bayesprior.data.subsets import select_classes, stratified_split
+from bayesprior.data.subsets import select_classes, split_off
 from bayesprior.data.transforms import AUGMENTATIONS, PixelTransform, Statistics, normalization
 from bayesprior.errors import ConfigError, DataError, nearest_name
+from bayesprior.inference.generators import fold_seed
 
 __all__ = ["digits", "from_arrays", "from_npz", "reason"]
 
@@ -25,9 +25,8 @@ CLASSES = "classification"
 Augment = str | Callable[[Tensor, Tensor], Tensor] | None
 Split = tuple[Any, Any]
 
-_KNOWN = {"x", "y", "class_names"} | {
-    f"{a}_{split}" for a in "xy" for split in ("train", "test", "val")
-}
+SUFFIXES = {"train": "_train", "test": "_test", "validation": "_val"}
+"""Ends of the names of a split's arrays."""
 
 
 def reason(error: Exception) -> str:
@@ -47,6 +46,8 @@ def from_arrays(
     size: int | None = None,
     normalize: str | Statistics | None = "train",
     augment: Augment = None,
+    test_fraction: float | None = None,
+    seed: int = 0,
 ) -> DataBundle:
     """Make a task of arrays: images or tables, with class labels or numbers to predict.
 
@@ -72,6 +73,8 @@ def from_arrays(
         torchvision's pretrained networks, ``(mean, std)``, or None.
     augment
         For training: ``"crop"``, ``"crop-flip"`` or a callable as in `ArrayDataset`.
+    test_fraction, seed
+        Size and choice of a test split that is taken out of ``train`` where there is no ``test``.
 
     Raises
     ------
@@ -102,40 +105,38 @@ def from_arrays(
                 + nearest_name(augment, AUGMENTATIONS)
             )
         augment = AUGMENTATIONS[augment]
-    if kind not in (None, "classification", "regression"):
+    if kind not in (None, CLASSES, "regression"):
         raise ConfigError(f"kind must be 'classification' or 'regression', got {kind!r}")
+    if test_fraction is not None and not 0 < test_fraction < 1:
+        raise ConfigError(f"test_fraction must be in (0, 1), got {test_fraction}")
     if not isinstance(train, tuple | list) or len(train) != 2:
         raise DataError("train must be a pair (inputs, targets)")
-    inferred = None if class_names is None else CLASSES
+    kind = kind or (None if class_names is None else CLASSES)
     data = {}
-    for key, split in (("train", train), ("test", test), ("val", validation)):
-        if split is None:
+    for split, value in (("train", train), ("test", test), ("validation", validation)):
+        if value is None:
             continue
-        x, y = split if isinstance(split, tuple | list) and len(split) == 2 else (split, None)
-        inputs = _inputs(f"x_{key}", x, size)
+        x, y = value if isinstance(value, tuple | list) and len(value) == 2 else (value, None)
+        inputs = _inputs(f"x{SUFFIXES[split]}", x, size)
         if y is not None:
-            y, kind = _targets(f"y_{key}", y, len(inputs), kind or inferred)
-        data[key] = ArrayDataset(inputs, y)
-    if kind == CLASSES:
-        labels = [d.targets for d in data.values() if d.targets is not None]
-        if class_names is None:
-            class_names = [str(c) for c in range(1 + max(int(t.max()) for t in labels))]
-    names = class_names if kind == CLASSES else ()
-    bundle = DataBundle(name, data["train"], data.get("test"), data.get("val"), names)
+            y, kind = _targets(f"y{SUFFIXES[split]}", y, len(inputs), kind)
+        data[split] = ArrayDataset(inputs, y)
+    if kind == CLASSES and class_names is None:
+        highest = max(int(d.targets.max()) for d in data.values() if d.targets is not None)
+        class_names = range(1 + highest)
+    bundle = DataBundle(name, **data, class_names=class_names if kind == CLASSES else ())
+    if test is None and test_fraction is not None:
+        bundle = split_off(bundle, "test", test_fraction, seed)
     if classes is not None:
         bundle = select_classes(bundle, classes)
-    mean, std = normalization(normalize, bundle.train.inputs)
-    finish = PixelTransform(mean, std, size)
-
-    def prepare(split: Any, **changes: Any) -> Any:
-        return split and dataclasses.replace(split, transform=finish, **changes)
-
-    return dataclasses.replace(
-        bundle,
-        train=prepare(bundle.train, augment=augment),
-        test=prepare(bundle.test),
-        validation=prepare(bundle.validation),
-    )
+    finish = PixelTransform(*normalization(normalize, bundle.train.inputs), size)
+    prepared: dict[str, Any] = {
+        split: dataclasses.replace(
+            d, transform=finish, augment=augment if split == "train" else None
+        )
+        for split, d in bundle.splits.items()
+    }
+    return dataclasses.replace(bundle, **prepared)
 
 
 def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
@@ -269,35 +270,25 @@ def from_npz(
     >>> bundle.name, bundle.num_data, len(bundle.test), bundle.class_names
     ('toy', 16, 4, ('0', '1'))
     """
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"test_fraction must be in (0, 1), got {test_fraction}")
     path = Path(path).expanduser()
     arrays = _read(path)
+    pairs = {
+        split: (arrays[f"x{suffix}"], arrays[f"y{suffix}"])
+        for split, suffix in (("train", ""), *SUFFIXES.items())
+        if f"x{suffix}" in arrays
+    }
     try:
-        if "x_train" not in arrays:
-            inputs = _inputs("x", arrays["x"], size)
-            labels, found = _targets("y", arrays["y"], len(inputs), kind)
-            strata = labels if found == CLASSES else torch.zeros(len(labels)).long()
-            parts = stratified_split(strata, round(test_fraction * len(labels)), seed)
-            for key, rows in zip(("train", "test"), parts, strict=True):
-                arrays[f"x_{key}"] = arrays["x"][rows.numpy()]
-                arrays[f"y_{key}"] = arrays["y"][rows.numpy()]
-        pairs = {
-            key: (arrays[f"x_{key}"], arrays[f"y_{key}"])
-            for key in ("train", "test", "val")
-            if f"x_{key}" in arrays
-        }
         return from_arrays(
             path.stem,
-            pairs["train"],
-            pairs["test"],
-            pairs.get("val"),
+            **pairs,
             kind=kind,
             class_names=arrays.get("class_names"),
             classes=classes,
             size=size,
             normalize=normalize,
             augment=augment,
+            test_fraction=test_fraction,
+            seed=seed,
         )
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -307,28 +298,24 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays that we know and check that the needed ones are there."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
-    reading = "the archive"
+    known = {"class_names", *(a + suffix for a in "xy" for suffix in ("", *SUFFIXES.values()))}
+    reading, arrays = "the archive", {}
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
-            present = list(getattr(archive, "files", ()))
-            arrays = {}
-            for reading in sorted(_KNOWN.intersection(present)):
+            present = sorted(getattr(archive, "files", ()))
+            for reading in known.intersection(present):
                 arrays[reading] = archive[reading]
-    except (
-        *(OSError, EOFError, ValueError, MemoryError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
+    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: {reading} cannot be read ({reason(error)}); write the file with numpy.savez"
         ) from None
-    suffixes = [""] if "x" in arrays and "x_train" not in arrays else ["_train", "_test"]
-    suffixes += ["_val"] if {"x_val", "y_val"} & arrays.keys() else []
-    missing = [f"{a}{suffix}" for suffix in suffixes for a in "xy" if f"{a}{suffix}" not in arrays]
-    if missing:
+    needed = [""] if "x" in arrays and "x_train" not in arrays else ["_train", "_test"]
+    needed += ["_val"] if {"x_val", "y_val"} & arrays.keys() else []
+    if missing := [a + suffix for suffix in needed for a in "xy" if a + suffix not in arrays]:
         raise DataError(
             f"{path}: lacks {', '.join(missing)}; store x_train, y_train, x_test, y_test, or x, y "
-            f"(it holds {', '.join(sorted(present)) or 'nothing'})"
+            f"(it holds {', '.join(present) or 'nothing'})"
         )
     return arrays
 
@@ -362,15 +349,7 @@ def digits(*, num_validation: int = 400, num_test: int = 797, seed: int = 0) -> 
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    images = torch.from_numpy(data.images / 16).float()[:, None]
-    labels = torch.from_numpy(data.target).long()
-    everything = ArrayDataset(images, labels)
-    rest, test = stratified_split(labels, num_test, fold_seed(seed, 0))
-    pool, validation = stratified_split(labels[rest], num_validation, fold_seed(seed, 1))
-    return DataBundle(
-        "digits",
-        train=everything.subset(rest[pool]),
-        test=everything.subset(test),
-        validation=everything.subset(rest[validation]),
-        class_names=tuple("0123456789"),
-    )
+    everything = ArrayDataset(data.images[:, None] / 16, data.target)
+    bundle = DataBundle("digits", everything, class_names=tuple("0123456789"))
+    bundle = split_off(bundle, "test", num_test, fold_seed(seed, 0))
+    return split_off(bundle, "validation", num_validation, fold_seed(seed, 1))

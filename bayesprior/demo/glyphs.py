@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.data.batch_sampler import fold_seed
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
 from bayesprior.errors import ConfigError
+from bayesprior.inference.generators import fold_seed
 
 __all__ = ["CHARACTERS", "font_files", "glyphs", "render_glyphs"]
 
