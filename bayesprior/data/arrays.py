@@ -23,7 +23,6 @@ __all__ = ["digits", "from_arrays", "from_npz", "reason"]
 CLASSES = "classification"
 
 Augment = str | Callable[[Tensor, Tensor], Tensor] | None
-Split = tuple[Any, Any]
 
 SUFFIXES = {"train": "_train", "test": "_test", "validation": "_val"}
 """Ends of the names of a split's arrays."""
@@ -36,7 +35,7 @@ def reason(error: Exception) -> str:
 
 def from_arrays(
     name: str,
-    train: Split,
+    train: tuple[Any, Any],
     test: Any = None,
     validation: Any = None,
     *,
@@ -130,13 +129,9 @@ def from_arrays(
     if classes is not None:
         bundle = select_classes(bundle, classes)
     finish = PixelTransform(*normalization(normalize, bundle.train.inputs), size)
-    prepared: dict[str, Any] = {
-        split: dataclasses.replace(
-            d, transform=finish, augment=augment if split == "train" else None
-        )
-        for split, d in bundle.splits.items()
-    }
-    return dataclasses.replace(bundle, **prepared)
+    splits = {split: dataclasses.replace(d, transform=finish) for split, d in bundle.splits.items()}
+    splits["train"] = dataclasses.replace(splits["train"], augment=augment)
+    return dataclasses.replace(bundle, **splits)
 
 
 def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
@@ -152,9 +147,7 @@ def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
         )
     if inputs.dtype.kind not in "biuf":
         raise DataError(f"{key} has dtype {inputs.dtype}; encode text and categories as numbers")
-    if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
-        count = int((~np.isfinite(inputs)).sum())
-        raise DataError(f"{key} has {count} NaN or infinite numbers; remove or repair them")
+    _check_finite(key, inputs)
     if len(shape) == 2:
         return torch.from_numpy(inputs.astype(np.float32))
     if len(shape) == 3:
@@ -165,18 +158,21 @@ def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
         raise DataError(f"{key} has shape {shape}; the last axis must be 1, 3 or 4 channels{hint}")
     if inputs.dtype == np.uint16:
         inputs = inputs / np.float32(65535)
-    elif inputs.dtype != np.uint8:
-        if inputs.dtype.kind != "f":
-            raise DataError(
-                f"{key} has dtype {inputs.dtype}; store uint8, uint16 or floats in [0, 1]"
-            )
+    elif inputs.dtype.kind == "f":
         if inputs.min() < 0 or inputs.max() > 1:
             raise DataError(
                 f"{key} has float pixels from {inputs.min():g} to {inputs.max():g}; "
                 "scale them to [0, 1] or store uint8"
             )
         inputs = inputs.astype(np.float32, copy=False)
+    elif inputs.dtype != np.uint8:
+        raise DataError(f"{key} has dtype {inputs.dtype}; store uint8, uint16 or floats in [0, 1]")
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(inputs, -1, 1)))
+
+
+def _check_finite(key: str, values: np.ndarray) -> None:
+    if count := values.size - np.count_nonzero(np.isfinite(values)):
+        raise DataError(f"{key} has {count} NaN or infinite numbers; remove or repair them")
 
 
 def _one_size(key: str, pictures: Any, size: int | None) -> np.ndarray:
@@ -186,24 +182,18 @@ def _one_size(key: str, pictures: Any, size: int | None) -> np.ndarray:
         some = ", ".join(map(str, shapes[:3]))
         raise DataError(f"{key} holds pictures of shapes {some}; resize them all with size=")
     resize = PixelTransform(size=size)
-    out = []
-    for picture in pictures:
-        image = _inputs(key, np.asarray(picture)[None], None)
-        out.append(resize(image)[0].movedim(0, -1).numpy().clip(0, 1))
-    return np.stack(out)
+    images = [resize(_inputs(key, np.asarray(picture)[None], None)) for picture in pictures]
+    return torch.cat(images).movedim(1, -1).numpy().clip(0, 1)
 
 
 def _targets(key: str, targets: Any, num_inputs: int, kind: str | None) -> tuple[Tensor, str]:
     """Check targets and return them with their kind: labels as int64, numbers as float32."""
     targets = np.asarray(targets)
-    whole = targets.dtype.kind in "iu"
-    if targets.dtype.kind not in "iuf" or (kind == CLASSES and not whole):
-        raise DataError(f"{key} has dtype {targets.dtype}; store class indices as integers")
-    if kind is None and not whole and (targets == np.round(targets)).all():
-        raise DataError(
-            f"{key} has dtype {targets.dtype}; store class indices as integers, or say "
-            "kind='regression'"
-        )
+    number, whole = targets.dtype.kind in "iuf", targets.dtype.kind in "iu"
+    labels = kind == CLASSES or (kind is None and number and (targets == np.round(targets)).all())
+    if not number or (labels and not whole):
+        hint = ", or say kind='regression'" if number and kind is None else ""
+        raise DataError(f"{key} has dtype {targets.dtype}; store class indices as integers{hint}")
     kind = kind or (CLASSES if whole else "regression")
     shapes = (1,) if kind == CLASSES else (1, 2)
     if targets.ndim not in shapes or len(targets) != num_inputs:
@@ -212,8 +202,7 @@ def _targets(key: str, targets: Any, num_inputs: int, kind: str | None) -> tuple
             f"store one {'label' if kind == CLASSES else 'row of numbers'} per input"
         )
     if kind != CLASSES:
-        if not np.isfinite(targets).all():
-            raise DataError(f"{key} has NaN or infinite numbers; remove or repair them")
+        _check_finite(key, targets)
         return torch.from_numpy(targets.astype(np.float32)), kind
     low, high = int(targets.min()), int(targets.max())
     if low < 0:

@@ -262,8 +262,7 @@ class LazyDataset(LabeledDataset):
             image, mask = change(image, Mask(rest[0]))  # type: ignore[misc]
             image = _map_tensors(image, lambda part: part.as_subclass(Tensor))
             return image, mask.as_subclass(Tensor).long().reshape(mask.shape[-2:])
-        image = image if change is None else change(image)
-        return (image, *rest) if rest else image
+        return image if change is None else change(image), *rest
 
     def _row(self, index: int) -> Any:
         return self.source[index if self.rows is None else int(self.rows[index])]

@@ -1,6 +1,6 @@
 """Networks with a backbone and a named head; torchvision is imported only when used."""
 
-from bayesprior.models.heads import head_names, head_prefix, replace_head
+from bayesprior.models.heads import head_prefix, replace_head
 from bayesprior.models.mobilenet import MobileNetV1, mobilenet_v1
 from bayesprior.models.small import MLP, SmallConvNet, SmallResNet
 from bayesprior.models.torchvision_nets import torchvision_model
@@ -14,7 +14,6 @@ __all__ = [
     "SmallConvNet",
     "SmallResNet",
     "get_model",
-    "head_names",
     "head_prefix",
     "load_weights",
     "mobilenet_v1",

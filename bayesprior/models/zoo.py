@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.inference.generators import seeded
 from bayesprior.models.heads import head_prefix, num_outputs, replace_head
 from bayesprior.registry import call, resolve
 from bayesprior.weights.state_dicts import LoadReport, load_weights, read_state_dict
@@ -142,28 +142,27 @@ def model_for(
     >>> made.head, made.module.head.out_features
     ('head', 3)
     """
-    outside = name not in MODELS and ":" in name
-    target = resolve("model", name, MODELS, trusted=trusted) if outside or name in MODELS else None
-    accepted = inspect.signature(target).parameters if target else {"num_classes": None}
-    any_keyword = outside and any(p and p.kind is p.VAR_KEYWORD for p in accepted.values())
-    known = {
+    own = name in MODELS or ":" in name
+    target = resolve("model", name, MODELS, trusted=trusted) if own else None
+    accepted = inspect.signature(target).parameters if target else {}
+    any_keyword = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    known: dict[str, Any] = {
         "num_classes": num_classes,
         "in_channels": input_shape[0] if input_shape else 1,
         "in_features": math.prod(input_shape),
     }
-    given: dict[str, Any] = {k: v for k, v in known.items() if k in accepted}
-    if any_keyword:
+    given = {name: value for name, value in known.items() if name in accepted}
+    if any_keyword or not own:
         given["num_classes"] = num_classes
     file = weights if _is_file(weights) else None
-    if target is None or (weights is not None and file is None):
-        if target is not None and "weights" not in accepted:
+    if not own or weights != file:
+        if own and "weights" not in accepted:
             raise ConfigError(f"no file {str(weights)!r}; names of weights work for torchvision's")
         given["weights"] = weights
         if weights is not None:  # they come with their own number of classes
             given.pop("num_classes", None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        given |= dict(options or {})
+    given |= options or {}
+    with seeded(seed):
         try:
             module = get_model(name, trusted=trusted, **given)
         except TypeError as error:  # what takes any keyword may hand it on to what does not
@@ -172,7 +171,7 @@ def model_for(
             del given["num_classes"]
             module = get_model(name, trusted=trusted, **given)
         head = head or head_prefix(module)
-        if "weights" in given and weights and num_outputs(module, head) != num_classes:
+        if given.get("weights") and num_outputs(module, head) != num_classes:
             replace_head(module, num_classes, head)
     report = None
     if file is not None:

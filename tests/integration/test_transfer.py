@@ -11,12 +11,13 @@ import torch
 
 from bayesprior.data import DataBundle
 from bayesprior.inference.posteriors import StoredDraws
-from bayesprior.models import head_names, read_state_dict
+from bayesprior.models import read_state_dict
 from bayesprior.prediction.predict import predict
 from bayesprior.recipes import make_prior
 from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.selection import select_names
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -72,8 +73,8 @@ def test_imagenet_checkpoint_becomes_a_prior_over_the_backbone(scripts, data_dir
     task = make_task(scripts, "flowers", data_dir, num_steps=8, num_snapshots=3, source_steps=2)
     source = task.make_source()
     module = task.network()
-    head = head_names(module, task.head)
     layout = ParameterLayout.from_module(module)
+    head = select_names(layout.names, task.head)
     assert set(source.layout.names) == set(layout.names) - set(head)
     checkpoint = read_state_dict(data_dir / scripts.FILES["flowers"][-1])
     for name, view in source.layout.unflatten(source.loc).items():
