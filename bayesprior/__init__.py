@@ -28,10 +28,20 @@ if TYPE_CHECKING:
     from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
     from bayesprior.inference.posteriors import PointPosterior, StoredDraws
     from bayesprior.inference.prior_term import attach_prior
+    from bayesprior.integrations import huggingface, lightning
     from bayesprior.models import get_model
     from bayesprior.prediction.predict import Prediction, predict
     from bayesprior.probabilistic import BayesianNetwork
-    from bayesprior.recipes import fit_map, fit_source, fit_swag, make_prior, report, sample
+    from bayesprior.recipes import (
+        fit_map,
+        fit_source,
+        fit_swag,
+        load_run,
+        make_prior,
+        report,
+        sample,
+    )
+    from bayesprior.report import plots
     from bayesprior.tasks.likelihoods import (
         Categorical,
         HeteroscedasticNormal,
@@ -81,7 +91,11 @@ __all__ = [
     "from_arrays",
     "get_data",
     "get_model",
+    "huggingface",
+    "lightning",
+    "load_run",
     "make_prior",
+    "plots",
     "predict",
     "report",
     "sample",
@@ -123,16 +137,33 @@ _HOMES = {
     "bayesprior.tasks.objectives": ("supervised", "two_view"),
     "bayesprior.prediction.predict": ("Prediction", "predict"),
     "bayesprior.probabilistic": ("BayesianNetwork",),
-    "bayesprior.recipes": ("fit_map", "fit_source", "fit_swag", "make_prior", "report", "sample"),
+    "bayesprior.recipes": (
+        "fit_map",
+        "fit_source",
+        "fit_swag",
+        "load_run",
+        "make_prior",
+        "report",
+        "sample",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
+# Rooms that go by a short name: modules, not values.
+_ROOMS = {
+    "huggingface": "bayesprior.integrations.huggingface",
+    "lightning": "bayesprior.integrations.lightning",
+    "plots": "bayesprior.report.plots",
+}
+
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(_ROOMS[name])
     if name not in _HOME:
         from bayesprior.errors import nearest_name
 
-        hint = nearest_name(name, _HOME)
+        hint = nearest_name(name, [*_HOME, *_ROOMS])
         raise AttributeError(f"module 'bayesprior' has no attribute {name!r}{hint}")
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
@@ -151,4 +182,4 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,27 +17,80 @@ from bayesprior.errors import PriorFileError, StorageError
 
 __all__ = [
     "CHECKPOINT",
+    "CONFIG",
+    "ERROR_LOG",
+    "LOCK",
+    "MAP",
+    "PRIOR",
+    "REPORT_JSON",
+    "REPORT_MARKDOWN",
+    "REPORT_PAGE",
+    "REPORT_TREE",
+    "RESULTS",
+    "SESSION",
+    "SOURCE",
+    "SWAG",
     "TRACE",
     "atomic_path",
     "chain_dir",
     "draw_path",
     "load_tensors",
+    "predictive_path",
     "read_header",
+    "remove_leftovers",
     "save_tensors",
 ]
 
+CONFIG = "config.yaml"
+RESULTS = "results.json"
+ERROR_LOG = "error.log"
 CHECKPOINT = "checkpoint.pt"
 TRACE = "trace.csv"
+SOURCE = "source.safetensors"
+PRIOR = "prior.safetensors"
+MAP = "map.safetensors"
+SWAG = "swag.safetensors"
+REPORT_TREE = "report.nc"
+REPORT_PAGE = "report.html"
+REPORT_MARKDOWN = "report.md"
+REPORT_JSON = "report.json"
+LOCK = ".lock"
+"""Held by the process that works in a folder."""
+SESSION = ".session"
+"""When the session of an unfinished run began, and what earlier ones took."""
 
 
 def chain_dir(run_dir: str | Path, chain: int) -> Path:
     """Return the folder of one chain inside a run folder."""
-    return Path(run_dir) / f"chain-{chain:02d}"
+    return Path(run_dir).expanduser() / f"chain-{chain:02d}"
 
 
 def draw_path(folder: str | Path, index: int) -> Path:
     """Return the file of one stored draw inside a chain's folder."""
-    return Path(folder) / f"draw-{index:04d}.safetensors"
+    return Path(folder).expanduser() / f"draw-{index:04d}.safetensors"
+
+
+def predictive_path(run_dir: str | Path, split: str) -> Path:
+    """Return the file of a split's predictions inside a run folder."""
+    return Path(run_dir).expanduser() / f"predictive-{split}.nc"
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files that killed writers of `atomic_path` left in a run's folder.
+
+    Only names that `atomic_path` gives to artefacts go; call it where no writer can be at work.
+    """
+    folder = Path(folder)
+    for place in (folder, *folder.glob("chain-*")):
+        for path in place.glob(".*"):
+            if _LEFTOVER.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+# What tempfile.mkstemp makes of a name: ".config.yaml.k3v_0x1a".
+_LEFTOVER = re.compile(
+    r"\.(\w[\w.-]*\.(yaml|json|pt|csv|safetensors|nc|html|md|log)|\.session)\.[a-z0-9_]{8}"
+)
 
 
 @contextlib.contextmanager
@@ -50,7 +104,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     StorageError
         If the operating system refuses the write; the message says that the old file survives.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +177,7 @@ def read_header(path: str | Path, *, format: str) -> dict[str, str]:
     PriorFileError
         If the file is missing, is no safetensors file or is of another format or version.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise PriorFileError(f"no such file: {path}")
     try:
@@ -170,6 +224,7 @@ def load_tensors(
     PriorFileError
         If the file is missing, truncated, corrupt, foreign or of another version.
     """
+    path = Path(path).expanduser()
     header = read_header(path, format=format)
     try:
         with safe_open(path, framework="pt") as file:

@@ -71,8 +71,8 @@ def classes(quick: bool, clock: Clock) -> Callable[[], None]:
         outcome = Outcome.from_prediction("test", found)
         scores(outcome)
         clock.stop("scores")
-        score_intervals(outcome, num_resamples=100)
-        clock.stop("intervals, 100 resamples")
+        score_intervals(outcome)
+        clock.stop("intervals")
         tree = to_datatree(test=found, mode="summary")
         clock.stop("DataTree")
         likelihood = tree["predictions"]["log_likelihood"].values

@@ -8,8 +8,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from bayesprior.weights.blocks import Block
+from bayesprior.weights.covariance import Covariance
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.lowrank import LowRankCovariance
+from bayesprior.weights.rows import RowCovariance
 
 LAYOUT = ParameterLayout(("conv.weight", "conv.bias", "head.weight"), ((2, 2), (1,), (3,)))
 FALSE_ALARM = 1e-6  # of one test, split over its checks
@@ -56,6 +60,66 @@ def make_case(
     if cov_scale is not None:
         law = law.rescale(cov_scale=cov_scale)
         cov[:split, :split] *= cov_scale
+    return Case(law, loc.double(), cov)
+
+
+BLOCK_LAYOUT = ParameterLayout(
+    ("conv.weight", "norm.weight", "conv.bias", "head.weight"), ((2, 2), (3,), (2,), (3, 2))
+)
+# Names, columns (None: a row covariance), widths and whether new; parameters in any order.
+BLOCKS: dict[str, list[tuple[tuple[str, ...], int | None, tuple[float, ...], bool]]] = {
+    "two towers": [
+        (("conv.bias", "conv.weight"), 2, (), False),
+        (("head.weight", "norm.weight"), 3, (0.3,), False),
+    ],
+    "row head": [
+        (("norm.weight", "conv.weight", "conv.bias"), 2, (2.0,), False),
+        (("head.weight",), None, (0.5,), True),
+    ],
+    "widths inside": [
+        (("conv.weight", "conv.bias", "norm.weight"), 2, (2.0, 0.1, 30.0), False),
+        (("head.weight",), 0, (), True),
+    ],
+    "rows only learned": [
+        (("head.weight",), None, (), False),
+        (("conv.bias", "conv.weight", "norm.weight"), 1, (0.2,), False),
+    ],
+}
+
+
+def dense_low_rank(diag: Tensor, rows: Tensor) -> Tensor:
+    """diag(d) + W W^T, from the tensors alone."""
+    return torch.diag(diag.double()) + rows.double().T @ rows.double()
+
+
+def dense_rows(tril: Tensor, count: int) -> Tensor:
+    """I_C (x) S, from the Cholesky factor of S alone."""
+    rows = tril.double() @ tril.double().T
+    return torch.kron(torch.eye(count, dtype=torch.float64), rows)
+
+
+def make_block_case(kind: str, dtype: torch.dtype = torch.float64, **extra: Any) -> Case:
+    """Draw a law of several blocks and its dense moments in float64."""
+    layout, dim = BLOCK_LAYOUT, BLOCK_LAYOUT.dim
+    loc = torch.randn(dim, dtype=dtype)
+    cov = torch.zeros(dim, dim, dtype=torch.float64)
+    blocks = []
+    for names, rank, widths, new in BLOCKS[kind]:
+        at = [i for name in names for i in range(dim)[layout.slice(name)]]
+        if rank is None:
+            tril = torch.randn(2, 2, dtype=dtype).tril(-1) + torch.diag(torch.rand(2) + 0.5)
+            block: Covariance = RowCovariance(tril.to(dtype), 3)
+            part = dense_rows(tril, 3)
+        else:
+            diag = torch.rand(len(at), dtype=dtype) + 0.2
+            rows = torch.randn(rank, len(at), dtype=dtype)
+            block, part = LowRankCovariance(diag, rows), dense_low_rank(diag, rows)
+        scale = torch.tensor(widths if len(widths) > 1 else (*widths, 1.0)[0]).double()
+        sizes = [layout.slice(n).stop - layout.slice(n).start for n in names]
+        width = scale.expand(len(names)).repeat_interleave(torch.tensor(sizes)).sqrt()
+        cov[torch.tensor(at)[:, None], torch.tensor(at)] = width[:, None] * part * width
+        blocks.append(Block(names, block, scale, new))
+    law = GaussianWeights.from_blocks(layout, loc, blocks, **extra)
     return Case(law, loc.double(), cov)
 
 

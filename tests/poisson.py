@@ -14,6 +14,7 @@ class Poisson:
             raise DataError("expected log rates and counts of one shape")
 
     def log_prob(self, outputs, targets):
+        self.validate(outputs, targets)
         return self.distribution(outputs).log_prob(targets)
 
     def predictive(self, outputs):

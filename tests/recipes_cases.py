@@ -4,7 +4,13 @@ import torch
 from torch import nn
 
 from bayesprior.data import from_arrays
-from bayesprior.recipes import fit_source
+from bayesprior.recipes import fit_source, make_prior
+
+QUIET = {"device": "cpu", "progress": False}
+SOURCE = {"rank": 3, "num_steps": 12, "num_snapshots": 4, "collect_every": 2, "batch_size": 32}
+MAP = {"num_steps": 12, "lr": 0.05}
+SWAG = {"num_steps": 6, "num_snapshots": 4, "collect_every": 2, "rank": 3}
+SAMPLE = {"num_draws": 3, "chains": 2, "burn_in": 4, "thin": 2}
 
 
 class Net(nn.Module):
@@ -53,3 +59,17 @@ def source_and_target():
         progress=False,
     )
     return source, Net(2), blobs(2, num_data=40, seed=1)
+
+
+def target_task():
+    """Return a prior made of a source, an untrained target network's state, and the data."""
+    source, target, data = source_and_target()
+    prior = make_prior(source, target, head="head", rms_std=0.1, head_std=1.0)
+    return prior, target.state_dict(), data
+
+
+def fresh(state):
+    """Return the target network in a state."""
+    module = Net(2)
+    module.load_state_dict(state)
+    return module

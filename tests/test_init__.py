@@ -16,8 +16,9 @@ def typed_imports() -> dict[str, str]:
 
 
 def test_type_checkers_and_the_interpreter_find_the_same_names():
-    assert typed_imports() == bayesprior._HOME
-    assert set(bayesprior.__all__) == {*bayesprior._HOME, "__version__"}
+    rooms = {name: home.rpartition(".")[0] for name, home in bayesprior._ROOMS.items()}
+    assert typed_imports() == bayesprior._HOME | rooms
+    assert set(bayesprior.__all__) == {*bayesprior._HOME, *rooms, "__version__"}
 
 
 def test_names_are_the_homes_own_and_show_in_dir():
@@ -38,6 +39,14 @@ def test_a_folder_does_not_hide_the_recipe_of_its_name():
 
     assert Report.__module__ == "bayesprior.report.document"
     assert bayesprior.report is sys.modules["bayesprior.recipes"].report
+
+
+def test_rooms_are_reached_by_their_short_names():
+    import importlib
+
+    for name, home in bayesprior._ROOMS.items():
+        assert getattr(bayesprior, name) is importlib.import_module(home)
+        assert name in dir(bayesprior)
 
 
 def test_version_is_a_string():

@@ -4,10 +4,13 @@ import ast
 import configparser
 import fnmatch
 import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bayesprior"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
+PROJECT_VERSION = bayesprior.version.__version__
 SETUP_CFG = configparser.ConfigParser()
 SETUP_CFG.read(ROOT / "setup.cfg")
 
@@ -113,11 +117,55 @@ def test_data_files_are_in_the_wheel():
             )
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel of a copy of the files under version control, unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for path in tracked_files():
+        name = path.relative_to(ROOT)
+        if name.parts[0] in ("bayesprior", "README.md", "LICENSE", "pyproject.toml", "setup.cfg"):
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / "source" / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    built = subprocess.run(
+        [*command, "--disable-pip-version-check", "-w", folder, folder / "source"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    [archive] = folder.glob("*.whl")
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    source = {p.relative_to(ROOT) for p in tracked_files() if p.is_relative_to(PACKAGE)}
+    held = {p.relative_to(wheel) for p in wheel.rglob("*") if p.is_file()}
+    assert not source - held
+    assert {p.parts[0] for p in held - source} == {f"bayesprior-{PROJECT_VERSION}.dist-info"}
+
+
+def test_the_command_line_runs_from_the_wheel(wheel, tmp_path):
+    code = "import bayesprior, sys; from bayesprior.cli import main; print(bayesprior.__file__)\n"
+    code += "sys.exit(main(['demo', '--help']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(wheel)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(str(wheel))
+    assert "usage: bayesprior demo" in done.stdout
+
+
 def test_entry_point():
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="bayesprior")
     assert script.value == PROJECT["scripts"]["bayesprior"]
-    if (PACKAGE / "cli.py").exists():
-        assert callable(script.load())
+    assert callable(script.load())
 
 
 def test_license_is_apache():

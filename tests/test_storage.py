@@ -16,7 +16,9 @@ from bayesprior.storage import (
     chain_dir,
     draw_path,
     load_tensors,
+    predictive_path,
     read_header,
+    remove_leftovers,
     save_tensors,
 )
 
@@ -184,3 +186,43 @@ def test_files_are_as_readable_as_others(tmp_path):
 
 def test_names_in_a_run_folder():
     assert draw_path(chain_dir("run", 3), 12) == Path("run/chain-03/draw-0012.safetensors")
+
+
+def test_a_tilde_is_the_home_folder_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save("~/a/file", {"a": torch.ones(2)})
+    assert (tmp_path / "a" / "file").is_file()
+    assert torch.equal(load_tensors("~/a/file", format=FORMAT)[0]["a"], torch.ones(2))
+    assert draw_path(chain_dir("~/run", 1), 2).is_relative_to(tmp_path)
+    assert predictive_path("~/run", "test") == tmp_path / "run" / "predictive-test.nc"
+
+
+def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
+    names = [
+        "config.yaml",
+        "results.json",
+        "checkpoint.pt",
+        "trace.csv",
+        "map.safetensors",
+        "predictive-test.nc",
+        "report.html",
+        ".session",
+    ]
+    script = (
+        "import os, sys; from bayesprior.storage import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as path:\n"
+        "    path.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    for name in (names[0], "chain-00/draw-0000.safetensors"):
+        done = subprocess.run([sys.executable, "-c", script, str(tmp_path / name)])
+        assert done.returncode == -9
+    assert len(list(tmp_path.rglob(".*"))) == 2
+    for name in names:
+        (tmp_path / f".{name}.abc_1234").write_text("half")
+    kept = [*names, ".lock", ".gitignore", ".config.yaml.swp", ".notes.txt.abc_1234"]
+    for name in kept:
+        (tmp_path / name).write_text("whole")
+    (tmp_path / "chain-00" / "draw-0000.safetensors").write_text("whole")
+    remove_leftovers(tmp_path)
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {*kept, "chain-00/draw-0000.safetensors"}

@@ -1,192 +1,263 @@
-"""``inspect``: what a file of weights holds, in a person's words."""
+"""``inspect``: what a file or a run folder holds, in a person's words, told by its content."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_POINT, _DRAW = "bayesprior.point/1", "bayesprior.draw/1"
+from bayesprior.cli.commands import Inspect
+from bayesprior.cli.console import print_pairs, print_table, printable
+from bayesprior.errors import BayesPriorError, DataError, PriorFileError
+from bayesprior.recipes.numbers import law_numbers
+from bayesprior.recipes.runs import is_finished, read_config, read_results
+from bayesprior.storage import CONFIG
 
-__all__ = ["describe", "inspect_command", "show", "show_results"]
+__all__ = ["inspect", "show"]
 
-
-def inspect_command(file: str) -> None:
-    """Say what a file holds: prior, source or SWAG posterior, MAP estimate or draw.
-
-    Parameters
-    ----------
-    file
-        Written by bayesprior.
-    """
-    show(file)
+Facts = list[tuple[str, Any]]
+_LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
-def show(file: str | Path) -> None:
-    """Print what a weight file holds.
+def inspect(options: Inspect) -> None:
+    """Say what each file or folder holds."""
+    for number, path in enumerate(options.paths):
+        if number:
+            print()
+        show(path)
+
+
+def show(path: str | Path) -> None:
+    """Print what a file or a run folder holds.
 
     Raises
     ------
     PriorFileError
-        If it is missing, truncated, corrupt or foreign.
+        If it is missing, damaged or none of ours.
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    path = Path(path).expanduser()
+    if path.is_dir():
+        _show_run(path)
+        return
+    if not path.exists():
+        raise PriorFileError(f"no such file: {path}")
+    if not path.is_file():
+        raise PriorFileError(f"{path} is neither a file nor a folder")
+    reader = _reader(path)
+    try:
+        kind, facts, blocks = reader(path)
+    except (BayesPriorError, OSError):
+        raise
+    except Exception as error:  # a damaged or hostile file; whatever its parts made of it
+        raise PriorFileError(f"{path} is damaged ({_reason(error)})") from None
+    print(f"{printable(path)}: {printable(kind)}")
+    print_pairs(facts)
+    if blocks:
+        print_table(*blocks)
 
-    found = _read(Path(file))
-    console = Console()
-    console.print(f"[bold]{escape(str(file))}[/bold]: {escape(found['kind'])}", soft_wrap=True)
-    facts = Table.grid(padding=(0, 2))
-    for name, text in _facts(found):
-        facts.add_row(escape(name), escape(text))
-    console.print(facts)
-    table = Table("parameter", box=None, header_style="bold", pad_edge=False)
-    for column in ("shape", "weights", found["measure"]):
-        table.add_column(column, justify="right")
-    for block in found["blocks"]:
-        shape = " x ".join(map(str, block["shape"])) or "scalar"
-        table.add_row(escape(block["name"]), shape, f"{block['size']:,}", f"{block['value']:.4g}")
-    console.print(table)
 
-
-def describe(law: Any) -> dict[str, Any]:
-    """Return a `GaussianWeights`'s numbers for ``results.json``: width, rank, directions, blocks.
-
-    ``effective_rank`` is 1 / sum p^2 over the directions' shares p of the factor's variance;
-    ``drift_share`` is the largest share.
-    """
-    return {
-        "num_weights": law.dim,
-        "shared": law.shared_dim,
-        "rank": law.rank,
-        "rms_std": law.rms_std,
-        "effective_rank": law.effective_rank,
-        "drift_share": law.drift_share,
-        "rms_std_by_block": law.block_rms_std(),
+def _reader(path: Path) -> Callable[[Path], tuple[str, Facts, Any]]:
+    """Return the reader of a file by its first bytes, whatever its name."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[:4] == b"PK\x03\x04":
+        return _read_archive
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return _read_tree
+    header = _header(path)
+    format_ = str(header.get("format", ""))
+    readers = {
+        "bayesprior.gaussian": _read_gaussian,
+        "bayesprior.point": _read_point,
+        "bayesprior.draw": _read_draw,
     }
-
-
-def show_results(run: str | Path, name: str) -> None:
-    """Print one stage of a run folder's ``results.json`` as name and value."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from bayesprior.recipes.runs import RESULTS, read_results
-
-    table = Table.grid(padding=(0, 2))
-    for key, value in read_results(run)[name].items():
-        if not isinstance(value, Mapping | list):
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            table.add_row(key.replace("_", " "), text)
-    console = Console()
-    console.print(table)
-    console.print(f"written to {Path(run) / RESULTS}", soft_wrap=True, highlight=False)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Try the kinds of files we write; a file of another kind is told by its header."""
-    from bayesprior.errors import PriorFileError
-    from bayesprior.storage import read_header
-    from bayesprior.weights.file import FORMAT
-
-    readers: dict[str, Callable[[Path], dict[str, Any]]] = {
-        FORMAT: _read_gaussian,
-        _POINT: _read_point,
-        _DRAW: _read_draw,
-    }
-    errors = []
-    for format_, reader in readers.items():
-        try:
-            header = read_header(path, format=format_)
-        except PriorFileError as error:
-            errors.append(error)
-            continue
-        return reader(path) | {"digest": header["digest"], "checksum": header["checksum"]}
-    if any("is a safetensors file but not" not in str(error) for error in errors):
-        raise next(e for e in errors if "is a safetensors file but not" not in str(e))
+    kind = format_.partition("/")[0]
+    if kind in readers:
+        return readers[kind]
     raise PriorFileError(
         f"{path} is a safetensors file but none of ours (prior, posterior, point or draw); "
         "load a network's weights with --weights"
     )
 
 
-def _read_gaussian(path: Path) -> dict[str, Any]:
+def _header(path: Path) -> Mapping[str, Any]:
+    """Return the metadata in a safetensors file's header.
+
+    Raises
+    ------
+    PriorFileError
+        If it is no such file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
+                raise ValueError("its header has no such length")
+            found = json.loads(file.read(length))
+            metadata = found.get("__metadata__", {}) if isinstance(found, dict) else None
+            if not isinstance(metadata, dict):
+                raise ValueError("its header is no object")
+        except (ValueError, RecursionError):
+            raise PriorFileError(
+                f"{path} is none of bayesprior's files (prior, posterior, point, draw, checkpoint, "
+                ".npz, .nc, run folder), or truncated"
+            ) from None
+    return metadata
+
+
+def _show_run(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        held = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))
+        runs = f"; its folders {', '.join(held[:8])} are" if held else ""
+        raise DataError(f"{folder} is no run folder: it has no {CONFIG}{runs}")
+    config = read_config(folder)
+    is_done = is_finished(folder, config.recipe)
+    state = "finished" if is_done else "not finished; the same command goes on with it"
+    print(f"{printable(folder)}: run of {printable(config.recipe)}, {state}")
+    made_from: dict[str, Any] = {}
+    for key, value in config.made_from.items():
+        made_from |= value if isinstance(value, Mapping) and key != "relative" else {key: value}
+    made_from.pop("relative", None)
+    options = {**made_from, **config.options}
+    print_pairs((key, _plain(value)) for key, value in options.items() if value is not None)
+    for stage, values in read_results(folder).items():
+        if isinstance(values, Mapping) and stage != "versions":
+            print(f"\n{printable(stage)}")
+            print_pairs(
+                (f"  {key}", value)
+                for key, value in values.items()
+                if isinstance(value, str | int | float) and key != "end"
+            )
+    files = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    print(f"\nholds {printable(', '.join(files))}")
+
+
+def _plain(value: Any) -> Any:
+    is_plain = isinstance(value, str | int | float)
+    return value if is_plain else json.dumps(value, ensure_ascii=False)
+
+
+def _read_gaussian(path: Path) -> tuple[str, Facts, Any]:
     from bayesprior.weights.gaussian import GaussianWeights
 
     law = GaussianWeights.load(path)
-    return {
-        "kind": f"Gaussian over weights ({law.provenance.get('role', 'no role recorded')})",
-        "law": describe(law),
-        "measure": "rms std",
-        "blocks": _blocks(law.layout, law.block_rms_std()),
-        "buffers": law.buffers,
-        "provenance": law.provenance,
-    }
+    found = law_numbers(law)
+    rank = str(found["rank"])
+    if found["rank"]:
+        rank += (
+            f" (effective {found['effective_rank']:.2f}; largest direction "
+            f"{found['drift_share']:.0%} of the factor's variance)"
+        )
+    facts: Facts = [
+        ("correlated", f"the first {found['shared']:,} weights"),
+        ("rank", rank),
+        ("rms std", found["rms_std"]),
+    ]
+    facts += _common(path, law.buffers, law.provenance)
+    kind = f"Gaussian over weights ({law.provenance.get('role', 'no role recorded')})"
+    return _with_blocks(kind, facts, law.layout, law.block_rms_std(), "rms std")
 
 
-def _read_point(path: Path) -> dict[str, Any]:
+def _read_point(path: Path) -> tuple[str, Facts, Any]:
     from bayesprior.inference.posteriors import PointPosterior
 
     point = PointPosterior.load(path)
-    return {
-        "kind": "one vector of weights (MAP estimate)",
-        "measure": "rms weight",
-        "blocks": _blocks(point.layout, _rms(point.layout.unflatten(point.weights))),
-        "buffers": point.buffers,
-        "provenance": dict(point.provenance),
-    }
+    values = _rms(point.layout.unflatten(point.weights))
+    facts = _common(path, point.buffers, point.provenance)
+    kind = "one vector of weights (MAP estimate)"
+    return _with_blocks(kind, facts, point.layout, values, "rms weight")
 
 
-def _read_draw(path: Path) -> dict[str, Any]:
+def _read_draw(path: Path) -> tuple[str, Facts, Any]:
     from bayesprior.storage import load_tensors
     from bayesprior.weights.layout import ParameterLayout
 
-    tensors, header = load_tensors(path, format=_DRAW)
+    tensors, header = load_tensors(path, format=_header(path)["format"])
     layout = ParameterLayout.from_json(header["layout"])
-    views = layout.unflatten(tensors.pop("weights"))
-    return {
-        "kind": f"draw {header['index']} of chain {header['chain']}, after {header['step']} steps",
-        "measure": "rms weight",
-        "blocks": _blocks(layout, _rms(views)),
-        "buffers": {name.removeprefix("buffer."): tensor for name, tensor in tensors.items()},
-        "provenance": {},
-    }
+    values = _rms(layout.unflatten(tensors.pop("weights")))
+    buffers = {name.removeprefix("buffer."): tensor for name, tensor in tensors.items()}
+    kind = f"draw {header['index']} of chain {header['chain']}, after {header['step']} steps"
+    return _with_blocks(kind, _common(path, buffers, {}), layout, values, "rms weight")
+
+
+def _read_archive(path: Path) -> tuple[str, Facts, Any]:
+    """Tell torch's archives (checkpoints) from NumPy's."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith(".npy") for name in names):
+        return _read_npz(path)
+    import torch
+
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(state, dict) or "step" not in state:
+        raise PriorFileError(
+            f"{path} is an archive of torch's, but no checkpoint of a run; load a network's "
+            "weights with --weights"
+        )
+    facts: Facts = [("step", state["step"]), ("holds", ", ".join(map(str, state)))]
+    return "checkpoint of an interrupted or finished run", facts, None
+
+
+def _read_npz(path: Path) -> tuple[str, Facts, Any]:
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as arrays:
+        rows = [(name, *_described(name, arrays)) for name in arrays.files]
+    return "arrays of NumPy", [], (("array", "shape", "type"), rows)
+
+
+def _described(name: str, arrays: Any) -> tuple[str, str]:
+    try:
+        array = arrays[name]
+    except ValueError as error:  # an array of objects, which would have to be unpickled
+        return "?", f"cannot be read ({_reason(error)})"
+    return " x ".join(map(str, array.shape)), str(array.dtype)
+
+
+def _read_tree(path: Path) -> tuple[str, Facts, Any]:
+    from bayesprior.tree.files import load_tree
+
+    tree = load_tree(path)
+    rows = []
+    for name, group in tree.children.items():
+        sizes = ", ".join(f"{axis} {length}" for axis, length in group.sizes.items())
+        rows.append((name, ", ".join(map(str, group.data_vars)), sizes))
+    facts: Facts = [(str(k), v) for k, v in tree.attrs.items() if isinstance(v, str | int | float)]
+    return "ArviZ DataTree", facts, (("group", "variables", "sizes"), rows)
 
 
 def _rms(views: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(view.double().square().mean().sqrt()) for name, view in views.items()}
 
 
-def _blocks(layout: Any, values: Mapping[str, float]) -> list[dict[str, Any]]:
-    where = layout.slices
+def _common(path: Path, buffers: Mapping[str, Any], provenance: Mapping[str, Any]) -> Facts:
+    header = _header(path)
+    names = ", ".join(list(buffers)[:3])
+    more = len(buffers) - 3
     return [
-        {
-            "name": name,
-            "shape": shape,
-            "size": where[name].stop - where[name].start,
-            "value": values[name],
-        }
-        for name, shape in zip(layout.names, layout.shapes, strict=True)
+        ("buffers", (names + (f" and {more} more" if more > 0 else "")) or "none"),
+        *((f"  {key}", str(value)) for key, value in provenance.items()),
+        ("layout digest", str(header.get("digest", ""))[:16]),
+        ("checksum", str(header.get("checksum", ""))[:16]),
     ]
 
 
-def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    blocks = found["blocks"]
-    facts = [("weights D", f"{sum(b['size'] for b in blocks):,} in {len(blocks)} parameters")]
-    if law := found.get("law"):
-        rank = f"{law['rank']}"
-        if law["rank"]:
-            rank += (
-                f" (effective {law['effective_rank']:.2f}; largest direction "
-                f"{law['drift_share']:.0%} of the factor's variance)"
-            )
-        facts += [
-            ("correlated", f"the first {law['shared']:,} weights"),
-            ("rank", rank),
-            ("rms std", f"{law['rms_std']:.4g}"),
-        ]
-    names = ", ".join(list(found["buffers"])[:3])
-    more = len(found["buffers"]) - 3
-    facts.append(("buffers", (names + (f" and {more} more" if more > 0 else "")) or "none"))
-    facts += [(f"  {k}", str(v)) for k, v in found["provenance"].items()]
-    facts += [("layout digest", found["digest"][:16]), ("checksum", found["checksum"][:16])]
-    return facts
+def _with_blocks(
+    kind: str, facts: Facts, layout: Any, values: Mapping[str, float], measure: str
+) -> tuple[str, Facts, Any]:
+    """Put the number of weights before the facts, and a table of the parameters behind them."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name, shape in zip(layout.names, layout.shapes, strict=True):
+            where = layout.slices[name]
+            sizes = " x ".join(map(str, shape)) or "scalar"
+            yield name, sizes, f"{where.stop - where.start:,}", f"{values[name]:.4g}"
+
+    facts = [("weights D", f"{layout.dim:,} in {len(layout.names)} parameters"), *facts]
+    return kind, facts, (("parameter", "shape", "weights", measure), rows())
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

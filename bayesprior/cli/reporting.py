@@ -1,80 +1,90 @@
-"""``report`` and ``compare``: from fits to figures and words."""
+"""``predict``, ``report`` and ``compare``: from fits to predictions, figures and words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from bayesprior.errors import ConfigError
+from bayesprior import recipes
+from bayesprior.cli.commands import Compare, Predict, Report, values_of
+from bayesprior.cli.console import print_pairs, print_table, printable, say
+from bayesprior.diagnostics.compare import comparison_table, paired_differences, pick_baseline
+from bayesprior.errors import ConfigError, DataError
+from bayesprior.recipes.named import foreign_set
+from bayesprior.recipes.new_data import NewPredictions, check_out, predict_new
+from bayesprior.recipes.options import AverageOptions
+from bayesprior.recipes.predicting import load_results, predict_run
+from bayesprior.recipes.runs import read_results, versions, write_json
+from bayesprior.recipes.saved import load_run
+from bayesprior.storage import REPORT_PAGE, RESULTS
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from bayesprior.diagnostics.compare import RunResult
-
-__all__ = ["compare_command", "load_results", "report_command"]
+__all__ = ["compare", "predict", "report"]
 
 
-def report_command(
-    runs: list[str],
-    *,
-    out: str | None = None,
-    shift: dict[str, str] | None = None,
-    ood: dict[str, str] | None = None,
-    corruptions: bool = False,
-    num_draws: int | None = None,
-    batch_size: int = 256,
-    mode: Literal["full", "summary"] = "full",
-    seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    progress: bool = True,
-) -> None:
-    """Report on a fit, set beside other fits: report.html, .md, .json and report.nc for ArviZ.
+def predict(options: Predict) -> None:
+    """Predict a split and print its metrics, or new data and write the rows."""
+    average = values_of(AverageOptions, options)
+    if options.new:
+        _predict_new(options, average)
+        return
+    if options.out is not None:
+        raise ConfigError("--out is for the predictions of NEW; name pictures or an .npz file")
+    stage = predict_run(options.run, options.split, **average)
+    print_pairs(read_results(options.run)[stage])
+    print(f"written to {printable(Path(options.run) / RESULTS)}")
 
-    The page is about the first run. The others are set beside it on the same test points; the
-    second is the one it is held against. Runs that differ in their seeds only are one method.
 
-    Parameters
-    ----------
-    runs
-        Folders that fit wrote.
-    out
-        Folder of the report; the first run's by default.
-    shift
-        Further test sets with the same classes, as NAME=FILE: an .npz file or a data set's name.
-    ood
-        Foreign sets, likewise; their labels are not used.
-    corruptions
-        Also corrupt the test images: noise, blur, contrast and more, at severities 1, 3 and 5.
-    num_draws
-        Draws averaged; all that are stored, or 30 of a SWAG posterior, by default.
-    batch_size
-        Examples at a time.
-    mode
-        summary keeps moments instead of sampled labels, for large sets.
-    seed
-        Of what is drawn.
-    device
-        Where to compute; auto takes a GPU if there is one.
-    progress
-        Show progress bars.
-    """
-    from bayesprior import recipes
-    from bayesprior.cli.loading import foreign_set, load_run
+def _predict_new(options: Predict, average: Mapping[str, Any]) -> None:
+    if options.out is not None:
+        check_out(options.out)
+    found = predict_new(options.run, options.new, risk=options.risk, **average)
+    tell: Callable[[str], None] = say  # the rows have the standard output to themselves
+    where = ""
+    if options.out is None:
+        print(found.csv(), end="")
+    else:
+        found.write(options.out)
+        tell, where = print, f"; the rows are in {printable(options.out)}"
+    tell(_of_threshold(found, options.risk))
+    if found.unreadable:
+        told = [f"{file}: {reason}" for file, reason in found.unreadable.items()]
+        more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
+        raise DataError(
+            f"{len(told)} of the files could not be read: {'; '.join(told[:5])}{more}. The other "
+            f"{len(found.files)} inputs are predicted{where}"
+        )
+    tell(f"{len(found.files)} inputs predicted{where}")
 
-    first = load_run(runs[0])
+
+def _of_threshold(found: NewPredictions, risk: float) -> str:
+    known = found.threshold
+    if known is None:
+        return (
+            "the run has no validation data, so nothing is abstained from and the column is empty; "
+            "fit with --num_validation to have a threshold"
+        )
+    if not known.num_kept:
+        return (
+            f"abstains from everything: no threshold keeps the errors on the {known.num_data} "
+            f"validation examples to {risk:.3g}; raise --risk"
+        )
+    return (
+        f"abstains where the largest probability is below {known.confidence:.3g}: of the "
+        f"{known.num_data} validation examples that leaves {known.num_kept}, {known.num_errors} of "
+        "them wrong"
+    )
+
+
+def report(options: Report) -> None:
+    """Write a report and print where its page is."""
+    average = values_of(AverageOptions, options)
+    runs = _with_reference(options.runs, options.reference, 1)
+    first = load_run(runs[0], trust=options.trust)
     sets = {
-        kind: {name: foreign_set(file, first.data, labeled=kind == "shift") for name, file in named}
-        for kind, named in (("shift", (shift or {}).items()), ("ood", (ood or {}).items()))
+        name: {key: foreign_set(file, first.data, labeled=name == "shift") for key, file in given}
+        for name, given in (("shift", options.shift.items()), ("ood", options.ood.items()))
     }
-    predicting: dict[str, Any] = {
-        "num_draws": num_draws,
-        "batch_size": batch_size,
-        "seed": seed,
-        "device": device,
-        "progress": progress,
-    }
-    results = load_results(runs, **predicting) if len(runs) > 1 else []
-    folder = Path(runs[0] if out is None else out)
+    results = load_results(runs, **average) if len(runs) > 1 else []
+    folder = Path(runs[0] if options.out is None else options.out)
     recipes.report(
         first.module,
         first.posterior,
@@ -82,145 +92,77 @@ def report_command(
         out=folder,
         prior=first.prior,
         run_dir=runs[0],
-        title=f"{first.options['method'].upper()} on {first.data.name}",
-        subtitle=f"{first.data.num_data} training examples, {first.options['model']}",
+        title=f"{first.method.upper()} on {first.data.name}",
+        subtitle=f"{first.data.num_data} training examples, {type(first.module).__name__}",
         temperature=first.options.get("temperature", 1.0),
         shifted=sets["shift"],
         ood=sets["ood"],
-        corruptions=(1, 3, 5) if corruptions else (),
+        corruptions=(1, 3, 5) if options.corruptions else (),
         runs=results,
         method=results[0].name if results else None,
         baseline=results[1].name if len(results) > 1 else None,
         configuration=first.options,
-        mode=mode,
-        **predicting,
+        mode=options.mode,
+        num_draws=options.num_draws,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        device=options.device,
+        progress=options.progress,
     )
-    print(folder / "report.html")
+    print(folder / REPORT_PAGE)
 
 
-def compare_command(
-    runs: list[str],
-    *,
-    out: str | None = None,
-    num_draws: int | None = None,
-    seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    progress: bool = True,
-) -> None:
-    """Set fits side by side: one table, and paired differences to the first.
-
-    Runs that differ in their seeds only are one method with several seeds. Runs are predicted on
-    their test split first where that is not done.
-
-    Parameters
-    ----------
-    runs
-        Folders that fit wrote, of the same test split; the first is the reference.
-    out
-        Also write the numbers to this .json file.
-    num_draws
-        Draws averaged, where a run is not predicted yet.
-    seed
-        Of the draws from a SWAG posterior.
-    device
-        Where to compute; auto takes a GPU if there is one.
-    progress
-        Show progress bars.
-    """
-    from rich.console import Console
-
-    from bayesprior.diagnostics.compare import comparison_table, paired_differences
-    from bayesprior.recipes.runs import versions, write_json
-
+def compare(options: Compare) -> None:
+    """Print fits side by side, and the paired differences to the baseline."""
+    runs = _with_reference(options.runs, options.reference, 1)
     if len(runs) < 2:
         raise ConfigError("compare needs at least two runs")
-    if out is not None and Path(out).exists():
-        raise ConfigError(f"{out} exists; choose another --out; nothing was overwritten")
-    results = load_results(runs, num_draws=num_draws, seed=seed, device=device, progress=progress)
+    if options.out is not None and Path(options.out).exists():
+        raise ConfigError(f"--out {options.out} exists; choose another; nothing was overwritten")
+    results = load_results(runs, **values_of(AverageOptions, options))
     table = comparison_table(results)
+    _, baseline = pick_baseline([result.name for result in results])
     differences = [
         {"method": d.method, "metric": d.metric, "over": d.over, "verdict": d.verdict}
         | {k: float(v) for k, v in d.interval._asdict().items()}
-        for d in (paired_differences(results, results[0].name) if len(results) > 1 else ())
+        for d in (paired_differences(results, baseline) if baseline else ())
     ]
-    console = Console(highlight=False)
-    console.print(_table(table))
-    for line in _lines(differences, results[0].name):
-        console.print(f"* {line}")
-    if out is not None:
-        write_json(
-            out, {"versions": versions(), "runs": runs, "table": table, "differences": differences}
-        )
+    columns = [key for key in table[0] if not key.endswith("_se")]
+    print_table(columns, ([row["method"], *_cells(row, columns[1:])] for row in table))
+    for line in _lines(differences, baseline or ""):
+        print(f"* {printable(line)}")
+    if options.out is not None:
+        found = {"versions": versions(), "runs": list(runs)}
+        write_json(options.out, {**found, "table": table, "differences": differences})
 
 
-def load_results(runs: Sequence[str], **options: Any) -> "list[RunResult]":
-    """Return fits as rows of a comparison, predicted where that is not done.
-
-    Parameters
-    ----------
-    runs
-        Folders of fits. Those that differ in their seeds only are one row of several seeds.
-    **options
-        Of `bayesprior.cli.predicting.run_predict`.
-    """
-    import json
-    from collections import Counter
-
-    from bayesprior.cli.predicting import run_predict
-    from bayesprior.diagnostics.compare import RunResult
-    from bayesprior.diagnostics.predictions import Outcome
-    from bayesprior.recipes.runs import read_config, read_results
-    from bayesprior.tree.files import load_tree
-
-    groups: dict[str, list[tuple[Any, Path, Outcome]]] = {}
-    configured = [dict(read_config(run, "fit").options) for run in runs]
-    for run, fit in zip(runs, configured, strict=True):
-        tree = load_tree(run_predict(run, **options))
-        seeds = (fit.pop("data_seed"), fit.pop("seed"))
-        key = json.dumps({k: v for k, v in fit.items() if k not in ("out", "device", "progress")})
-        outcome = Outcome.from_group(tree, "predictions")
-        groups.setdefault(key, []).append((seeds, Path(run), outcome))
-    results = []
-    for members in groups.values():
-        members.sort(key=lambda member: member[0])
-        seconds = [read_results(run)["fit"]["seconds"] for _, run, _ in members]
-        more = f" and {len(members) - 1} more" if len(members) > 1 else ""
-        name = members[0][1].resolve().name + more
-        outcomes = [outcome for *_, outcome in members]
-        results.append(RunResult(name, outcomes, seconds=sum(seconds) / len(seconds)))
-    if twice := [n for n, k in Counter(r.name for r in results).items() if k > 1]:
-        raise ConfigError(f"two of the runs are in folders named {twice[0]!r}; rename one")
-    return results
+def _with_reference(runs: Sequence[str], reference: str | None, place: int) -> list[str]:
+    """Return the runs with the reference at the place where it is looked for."""
+    if reference is None:
+        return list(runs)
+    others = [run for run in runs if Path(run).resolve() != Path(reference).resolve()]
+    if not others:
+        raise ConfigError("--reference is the only run; name another to hold against it")
+    return [*others[:place], reference, *others[place:]]
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None)
-    table.add_column("method")
-    columns = ("seeds", "accuracy", "nll", "ece", "aurc", "seconds")
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    cells = []
     for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        cells = []
-        for column in columns:
-            value, error = row[column], row.get(f"{column}_se")
-            text = "" if value is None else f"{value:.4g}"
-            cells.append(text if error is None else f"{text} ± {error:.2g}")
-        table.add_row(row["method"], *cells)
-    return table
+        value, error = row[column], row.get(f"{column}_se")
+        text = "" if value is None else f"{value:.4g}"
+        cells.append(text if error is None else f"{text} ± {error:.2g}")
+    return cells
 
 
-def _lines(differences: Sequence[Mapping[str, Any]], reference: str) -> list[str]:
-    """One sentence a method; over seeds where there are several, else over test points."""
+def _lines(differences: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
+    """One sentence a method."""
     lines = []
     for method in dict.fromkeys(d["method"] for d in differences):
         mine = [d for d in differences if d["method"] == method]
-        over = "seeds" if any(d["over"] == "seeds" for d in mine) else "points"
         parts = [
             f"{d['metric']} {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] {d['verdict']}"
             for d in mine
-            if d["over"] == over and d["metric"] in ("accuracy", "nll", "ece")
         ]
-        lines.append(f"{method} minus {reference}, 95 % over {over}: {'; '.join(parts)}")
+        lines.append(f"{method} minus {baseline}, 95 % over {mine[0]['over']}: {'; '.join(parts)}")
     return lines

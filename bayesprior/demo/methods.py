@@ -6,7 +6,6 @@ how the posterior is explored.
 """
 
 import functools
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +14,18 @@ from typing import Any
 import torch
 
 from bayesprior import recipes
-from bayesprior.cli.choices import DataChoice, ModelChoice, RunChoice
-from bayesprior.cli.fitting import run_fit
-from bayesprior.cli.loading import load_model, load_posterior
 from bayesprior.data import DataBundle, digits, few_shot
 from bayesprior.errors import DivergenceError
 from bayesprior.inference.protocols import Posterior
 from bayesprior.prediction.predict import Prediction, predict
+from bayesprior.recipes.named import load_model
+from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
 from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["HEAD_STD", "METHODS", "MODEL", "Method", "Setting", "predict_with"]
 
-MODEL = ModelChoice("small_conv")
+MODEL = ModelOptions(model="small_conv")
 HEAD_STD = 3**0.5
 """Standard deviation of the head's weights, the same for every method."""
 HEAD_TEMPERATURE = 1e-4
@@ -119,11 +117,10 @@ def predict_with(
     """
     start = time.perf_counter()
     try:
-        with tempfile.TemporaryDirectory(prefix="bayesprior-") as scratch:
-            bundle, module, posterior = _fit(setting, prior_file, keep, Path(scratch))
-            seconds = time.perf_counter() - start
-            loader = bundle.loader(split, batch_size=1000)
-            return predict(module, posterior, loader, Categorical()), seconds
+        bundle, module, posterior = _fit(setting, prior_file, keep)
+        seconds = time.perf_counter() - start
+        loader = bundle.loader(split, batch_size=1000)
+        return predict(module, posterior, loader, Categorical()), seconds
     except DivergenceError:
         return None
 
@@ -139,40 +136,35 @@ def _pool() -> DataBundle:
 
 
 def _fit(
-    setting: Setting, prior_file: Path, keep: Path | None, scratch: Path
+    setting: Setting, prior_file: Path, keep: Path | None
 ) -> tuple[DataBundle, torch.nn.Module, Posterior]:
     method = METHODS[setting.method]
     seed = setting.seed
     bundle = few_shot(_pool(), num_data=setting.num_data, seed=seed)
     module, head = load_model(MODEL, bundle, seed=seed)
     learned = _law(prior_file).rescale(rms_std=setting.rms_std)
-    options = tuning(setting, learned)
+    options: dict[str, Any] = {"seed": seed, "device": "cpu", "progress": False}
+    options |= tuning(setting, learned)
     if keep is not None:
-        run_fit(
-            DataChoice("digits", num_data=setting.num_data, data_seed=seed),
-            MODEL,
-            RunChoice(str(keep), seed=seed, device="cpu", progress=False),
-            prior=str(prior_file),
-            method=method.inference,
-            rms_std=setting.rms_std,
-            **options,
-        )
-        return bundle, module, load_posterior(keep, method.inference)
-    common: dict[str, Any] = {"seed": seed, "device": "cpu", "progress": False, **options}
+        data = DataOptions(data="digits", num_data=setting.num_data, data_seed=seed)
+        made_from = MadeFrom(data=data, model=MODEL, prior=str(prior_file), rms_std=setting.rms_std)
+        options |= {"out": keep, "made_from": made_from}
     if method.inference == "sgld":
-        fit = recipes.sample(module, learned, bundle, sampler="sgld", out=scratch, **common)
-        # The draws are read back before the folder goes.
-        return bundle, module, fit
+        return bundle, module, recipes.sample(module, learned, bundle, sampler="sgld", **options)
     if method.inference == "swag":
-        return bundle, module, recipes.fit_swag(module, learned, bundle, **common)
+        return bundle, module, recipes.fit_swag(module, learned, bundle, **options)
     if method.prior == "low-rank":
-        return bundle, module, recipes.fit_map(module, learned, bundle, **common)
+        return bundle, module, recipes.fit_map(module, learned, bundle, **options)
     if method.prior == "isotropic":
-        return bundle, module, recipes.fit_map(module, learned.isotropic(), bundle, **common)
+        return bundle, module, recipes.fit_map(module, learned.isotropic(), bundle, **options)
+    # A fit that starts at the module's weights keeps its head: the one that the others draw.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module.get_submodule(head).reset_parameters()  # type: ignore[operator]
     if method.start == "source":
         recipes.initialize_(module, learned)
     zero = _around_zero(learned, setting.rms_std)
-    return bundle, module, recipes.fit_map(module, zero, bundle, start="module", **common)
+    return bundle, module, recipes.fit_map(module, zero, bundle, start="module", **options)
 
 
 def _around_zero(learned: GaussianWeights, std: float) -> GaussianWeights:

@@ -15,17 +15,18 @@ import numpy as np
 import torch
 
 from bayesprior import recipes
-from bayesprior.cli.loading import load_model, load_run
 from bayesprior.data import DataBundle, digits, few_shot, select_classes
 from bayesprior.demo.glyphs import glyphs
 from bayesprior.demo.methods import HEAD_STD, METHODS, MODEL, Setting, predict_with
 from bayesprior.demo.table import REFERENCE, as_arrays, compare, rows, sentences
-from bayesprior.diagnostics.compare import RunResult
+from bayesprior.diagnostics.compare import MethodResult
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError
 from bayesprior.inference.progress import progress_bar
-from bayesprior.recipes.runs import RESULTS, open_run, versions, write_json
-from bayesprior.storage import atomic_path
+from bayesprior.recipes.named import load_model
+from bayesprior.recipes.runs import open_run, versions, write_json
+from bayesprior.recipes.saved import load_run
+from bayesprior.storage import PRIOR, RESULTS, SOURCE, atomic_path
 from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["GRID", "run_demo", "run_pieces"]
@@ -41,16 +42,13 @@ KEPT = ("map", "swag", "sgld")
 
 
 def run_demo(options: Mapping[str, Any]) -> None:
-    """Do all steps that are not done; see `bayesprior.demo.command.demo_command`.
+    """Do all steps that are not done; see `bayesprior.recipes.options.DemoOptions`.
 
     Raises
     ------
     ConfigError
         If an option cannot work, or the folder holds another run.
     """
-    for name in ("seeds", "num_steps", "source_steps", "jobs"):
-        if options[name] < 1:
-            raise ConfigError(f"{name} must be at least 1, got {options[name]}")
     few_shot(digits(), num_data=options["num_data"])  # refuse what cannot be drawn at once
     folder = open_run(options["out"], "demo", options)
     with _workers(options["jobs"]) as pool:
@@ -84,10 +82,10 @@ def _run_steps(folder: Path, options: Mapping[str, Any], pool: ProcessPoolExecut
 
 def _make_prior(folder: Path, options: Mapping[str, Any]) -> Path:
     """Fit the source and write ``source.safetensors`` and ``prior.safetensors``."""
-    path = folder / "prior.safetensors"
+    path = folder / PRIOR
     if path.exists():
         return path
-    source_file = folder / "source.safetensors"
+    source_file = folder / SOURCE
     if source_file.exists():
         source = GaussianWeights.load(source_file)
     else:
@@ -102,13 +100,14 @@ def _make_prior(folder: Path, options: Mapping[str, Any]) -> Path:
                 num_steps=options["source_steps"],
                 num_snapshots=20,
                 collect_every=max(options["source_steps"] // 50, 1),
-                out=folder,
+                out=folder / "source",
                 seed=options["seed"],
                 device="cpu",
                 progress=options["progress"],
             )
+        source.save(source_file)
     target, head = load_model(MODEL, digits(), seed=options["seed"])
-    recipes.make_prior(source, target, head=head, head_std=HEAD_STD, out=folder)
+    recipes.make_prior(source, target, head=head, head_std=HEAD_STD).save(path)
     return path
 
 
@@ -291,7 +290,7 @@ def _report(
     """Write the report of the kept SGLD run, all methods beside it."""
     run = load_run(folder / "sgld")
     runs = [
-        RunResult(METHODS[method].title, found, seconds=float(np.mean(seconds[method])))
+        MethodResult(METHODS[method].title, found, seconds=float(np.mean(seconds[method])))
         for method, found in outcomes.items()
     ]
     with _one_thread():

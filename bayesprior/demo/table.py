@@ -6,20 +6,12 @@ from typing import Any
 import numpy as np
 
 from bayesprior.demo.methods import METHODS
-from bayesprior.diagnostics.compare import (
-    METRICS,
-    RunResult,
-    comparison_table,
-    paired_t_interval,
-    verdict,
-)
+from bayesprior.diagnostics.compare import MethodResult, comparison_table, paired_differences
 from bayesprior.diagnostics.predictions import Outcome
 
 __all__ = ["COLUMNS", "REFERENCE", "compare", "rows", "sentences"]
 
 COLUMNS = ("accuracy", "nll", "ece")
-NEGLIGIBLE = 5e-4
-"""Smaller differences are zero as printed, and a tie whatever their interval."""
 REFERENCE = "fine-tuning"
 """The method that the others are compared with."""
 
@@ -27,7 +19,7 @@ REFERENCE = "fine-tuning"
 def rows(outcomes: Mapping[str, Sequence[Outcome]], seconds: Mapping[str, float]) -> list[Any]:
     """Return one row a method: mean and standard error of each column over the seeds."""
     runs = [
-        RunResult(METHODS[m].title, list(found), seconds=seconds[m])
+        MethodResult(METHODS[m].title, list(found), seconds=seconds[m])
         for m, found in outcomes.items()
     ]
     kept = ("method", "seeds", *(f"{c}{end}" for c in COLUMNS for end in ("", "_se")), "seconds")
@@ -37,16 +29,12 @@ def rows(outcomes: Mapping[str, Sequence[Outcome]], seconds: Mapping[str, float]
 def compare(
     outcomes: Mapping[str, Sequence[Outcome]], method: str, reference: str
 ) -> dict[str, dict[str, Any]]:
-    """Return a method's metrics minus a reference's, paired by seed, with 95 % t intervals."""
-    ours, theirs = (RunResult(m, list(outcomes[m])) for m in (method, reference))
-    out = {}
-    for metric in COLUMNS:
-        interval = paired_t_interval(ours.metric(metric), theirs.metric(metric))
-        word = verdict(interval, larger_is_better=METRICS[metric][0])
-        if max(abs(interval.low), abs(interval.high)) < NEGLIGIBLE:
-            word = "tie"
-        out[metric] = {**{k: float(v) for k, v in interval._asdict().items()}, "verdict": word}
-    return out
+    """Return a method's metrics minus a reference's, paired by seed, with 95 % intervals."""
+    results = [MethodResult(name, list(outcomes[name])) for name in (method, reference)]
+    return {
+        d.metric: {k: float(v) for k, v in d.interval._asdict().items()} | {"verdict": d.verdict}
+        for d in paired_differences(results, reference)
+    }
 
 
 def sentences(outcomes: Mapping[str, Sequence[Outcome]]) -> list[str]:
@@ -88,8 +76,8 @@ def sentences(outcomes: Mapping[str, Sequence[Outcome]]) -> list[str]:
             f"{text}."
         )
     said.append(
-        f"Intervals: 95 %, Student's t over {seeds} paired seeds, not corrected for the number of "
-        "comparisons; one source fit, so they say nothing of other sources."
+        f"Intervals: 95 %, over {seeds} paired seeds and test points, not corrected for the number "
+        "of comparisons; one source fit, so they say nothing of other sources."
     )
     return said
 

@@ -1,21 +1,169 @@
-"""Proper scores and calibration errors of class probabilities.
+"""Whether probabilities come true: bins, calibration errors, Brier parts, temperature scaling.
 
-Everything works on NumPy arrays: ``probs`` (N, C), rows that sum to 1, and ``targets`` (N,).
+Arrays of class probabilities have shape (N, C) and rows that sum to 1; targets have shape (N,).
 """
 
-from typing import NamedTuple
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float, Int, Shaped
+from scipy.optimize import brentq
+from scipy.special import log_softmax, softmax
+from scipy.stats import binom
 
-from bayesprior.diagnostics.checks import Probs, Targets, check_probs, top_label
-from bayesprior.diagnostics.reliability import CalibrationBins
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, DataError
+from bayesprior.prediction.points import bin_sums, calibration_error
 
-__all__ = ["BrierScore", "brier", "ece", "mce", "nll"]
+__all__ = [
+    "BrierParts",
+    "CalibrationBins",
+    "ReliabilityCurve",
+    "apply_temperature",
+    "brier",
+    "class_wise_ece",
+    "fit_temperature",
+]
+
+Probs = Float[np.ndarray, "N C"]
+Targets = Int[np.ndarray, " N"]
 
 
-class BrierScore(NamedTuple):
+@dataclass(frozen=True)
+class ReliabilityCurve:
+    """What a reliability diagram shows; one entry per non-empty bin.
+
+    Attributes
+    ----------
+    confidence, accuracy
+        Mean confidence and share of right answers.
+    count
+        Points in the bin.
+    low, high
+        Consistency band: where the accuracy would lie were the model perfectly calibrated.
+    """
+
+    confidence: Float[np.ndarray, " M"]
+    accuracy: Float[np.ndarray, " M"]
+    count: Float[np.ndarray, " M"]
+    low: Float[np.ndarray, " M"]
+    high: Float[np.ndarray, " M"]
+
+
+@dataclass(frozen=True)
+class CalibrationBins:
+    """Three sums a bin, and what they say.
+
+    Attributes
+    ----------
+    sums
+        Points, confidence and right answers in bins (edge_k, edge_k+1]; 0 is in the first.
+    edges
+        Increasing, from 0 to 1.
+
+    Examples
+    --------
+    >>> bins = CalibrationBins.of(np.array([0.4, 0.9, 0.7]), np.array([1, 1, 0]), 2)
+    >>> round(bins.ece, 4), round(bins.mce, 4)
+    (0.4, 0.6)
+    """
+
+    sums: Float[np.ndarray, "3 M"]
+    edges: Float[np.ndarray, " E"]
+
+    @classmethod
+    def of(
+        cls,
+        confidence: Float[np.ndarray, " N"],
+        is_right: Shaped[np.ndarray, " N"],
+        edges: int | Float[np.ndarray, " E"] = 15,
+    ) -> "CalibrationBins":
+        """Bin points, in bins of equal width or between these edges.
+
+        Raises
+        ------
+        ConfigError
+            If the edges do not increase or there are none.
+        """
+        edges = np.arange(edges + 1) / max(edges, 1) if isinstance(edges, int) else edges
+        if len(edges) < 2 or (np.diff(edges) <= 0).any():
+            raise ConfigError(f"a binning needs at least one bin and rising edges, got {edges}")
+        parts = (torch.from_numpy(np.array(v, float)) for v in (confidence, is_right, edges[1:-1]))
+        return cls(bin_sums(*parts).numpy(), edges)
+
+    @classmethod
+    def equal_mass(
+        cls,
+        confidence: Float[np.ndarray, " N"],
+        is_right: Shaped[np.ndarray, " N"],
+        num_bins: int = 15,
+    ) -> "CalibrationBins":
+        """Make bins that hold about equally many points (ties stay together)."""
+        inner = np.quantile(confidence, np.linspace(0, 1, num_bins + 1)[1:-1])
+        inner = np.unique(inner[(inner > 0) & (inner < 1)])
+        return cls.of(confidence, is_right, np.concatenate([[0.0], inner, [1.0]]))
+
+    @classmethod
+    def from_sums(cls, sums: Float[np.ndarray, "3 M"]) -> "CalibrationBins":
+        """Take the sums of M bins of equal width."""
+        return cls(np.asarray(sums, float), np.arange(sums.shape[1] + 1) / sums.shape[1])
+
+    @property
+    def count(self) -> Float[np.ndarray, " M"]:
+        """Points in each bin."""
+        return self.sums[0]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: mean over points of |confidence - accuracy| of their bin."""
+        return float(calibration_error(torch.from_numpy(self.sums)))
+
+    @property
+    def mce(self) -> float:
+        """Largest |confidence - accuracy| of a non-empty bin; noisy where bins are nearly empty."""
+        return float((np.abs(self.sums[1] - self.sums[2]) / self.count.clip(1)).max())
+
+    @property
+    def overconfidence(self) -> float:
+        """Mean confidence minus accuracy: positive when the model claims too much."""
+        return float((self.sums[1] - self.sums[2]).sum() / max(self.count.sum(), 1))
+
+    def curve(self, level: float = 0.95) -> ReliabilityCurve:
+        """Return the reliability curve with consistency bands (Broecker and Smith, 2007).
+
+        The band is the central interval of Binomial(count, mean confidence) / count, a little
+        wider than the exact Poisson-binomial law.
+
+        References
+        ----------
+        J. Broecker and L. A. Smith, Increasing the reliability of reliability diagrams, Weather
+        and Forecasting 22 (2007), doi:10.1175/WAF993.1
+        """
+        count, confidence, right = self.sums[:, self.count > 0]
+        confidence = confidence / count
+        tail = (1 - level) / 2
+        low, high = (binom.ppf(q, count, confidence.clip(0, 1)) / count for q in (tail, 1 - tail))
+        return ReliabilityCurve(confidence, right / count, count, low, high)
+
+    @functools.cached_property
+    def chance(self) -> float:
+        """ECE that a perfectly calibrated model exceeds by chance on one such set in twenty.
+
+        The plain ECE is never 0 on finite data; this is what to compare it with.
+        """
+        return float(np.quantile(self.chance_ece(), 0.95))
+
+    def chance_ece(self, num_draws: int = 1000, seed: int = 0) -> Float[np.ndarray, " R"]:
+        """Draw the ECE that a perfectly calibrated model would show on these points, by chance."""
+        count = self.count.astype(int)
+        mean = (self.sums[1] / count.clip(1)).clip(0, 1)
+        right = np.random.default_rng(seed).binomial(count, mean, (num_draws, len(mean)))
+        return np.abs(right - self.sums[1]).sum(axis=1) / max(count.sum(), 1)
+
+
+class BrierParts(NamedTuple):
     """The Brier score = reliability - resolution + uncertainty + within_bin.
 
     Attributes
@@ -39,95 +187,29 @@ class BrierScore(NamedTuple):
     within_bin: float
 
 
-def nll(probs: Probs, targets: Targets) -> float:
-    """Return the mean negative log-likelihood, in nats; infinite if a true class got 0.
-
-    Examples
-    --------
-    >>> round(nll(np.array([[0.5, 0.5], [0.9, 0.1]]), np.array([0, 0])), 4)
-    0.3993
-    """
-    probs, targets = check_probs(probs, targets)
-    with np.errstate(divide="ignore"):
-        return float(-np.log(probs[np.arange(len(targets)), targets]).mean())
+def _by_class(probs: Probs, targets: Targets, num_bins: int) -> Float[np.ndarray, "3 C M"]:
+    """Return the sums of every class's probability against its frequency."""
+    hits = np.eye(probs.shape[1])[targets]
+    return bin_sums(torch.from_numpy(np.array(probs)), torch.from_numpy(hits), num_bins).numpy()
 
 
-def ece(
-    probs: Probs,
-    targets: Targets,
-    *,
-    num_bins: int = 15,
-    kind: str = "top_label",
-) -> float:
-    """Return the expected calibration error.
-
-    Parameters
-    ----------
-    probs, targets
-        Shapes (N, C) and (N,).
-    num_bins
-        Number of bins.
-    kind
-        ``top_label``: confidence of the predicted class, bins of equal width (Guo et al., 2017).
-        ``adaptive``: the same with bins of equal mass. ``class_wise``: every class's probability
-        against its frequency, mean over classes (Kull et al., 2019).
-
-    Raises
-    ------
-    ConfigError
-        If ``kind`` is none of the three.
+def class_wise_ece(probs: Probs, targets: Targets, *, num_bins: int = 15) -> float:
+    """Return the gap between every class's probability and its frequency, mean over classes.
 
     References
     ----------
-    C. Guo et al., On calibration of modern neural networks, arXiv:1706.04599;
     M. Kull et al., Beyond temperature scaling, arXiv:1910.12656
 
     Examples
     --------
-    >>> round(ece(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1])), 4)
+    >>> round(class_wise_ece(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1])), 4)
     0.3
     """
-    if kind == "class_wise":
-        probs, targets = check_probs(probs, targets)
-        _, mean, freq = binned_classes(probs, targets, num_bins)
-        return float(np.abs(mean - freq).sum() / probs.size)
-    if kind not in ("top_label", "adaptive"):
-        raise ConfigError(f"kind must be top_label, class_wise or adaptive, got {kind!r}")
-    confidence, correct = top_label(probs, targets)
-    bins = (
-        CalibrationBins(num_bins)
-        if kind == "top_label"
-        else CalibrationBins.equal_mass(confidence, num_bins)
-    )
-    bins.update(confidence, correct)
-    return bins.ece
+    _, mean, freq = _by_class(probs, targets, num_bins)
+    return float(np.abs(mean - freq).sum() / probs.size)
 
 
-def mce(probs: Probs, targets: Targets, *, num_bins: int = 15) -> float:
-    """Return the maximum calibration error: the worst bin's |confidence - accuracy|."""
-    bins = CalibrationBins(num_bins)
-    bins.update(*top_label(probs, targets))
-    return bins.mce
-
-
-def binned_classes(
-    probs: Probs, targets: Targets, num_bins: int
-) -> tuple[Int[np.ndarray, "C M"], Float[np.ndarray, "C M"], Float[np.ndarray, "C M"]]:
-    """Return per class and bin: points, sum of probabilities, number of true outcomes."""
-    num_classes = probs.shape[1]
-    bins = np.searchsorted(np.linspace(0, 1, num_bins + 1), probs).clip(1, num_bins) - 1
-    flat = bins + num_bins * np.arange(num_classes)
-    size = num_classes * num_bins
-    hit = flat[np.arange(len(targets)), targets]
-    sums = (
-        np.bincount(flat.ravel(), minlength=size),
-        np.bincount(flat.ravel(), probs.ravel(), size),
-        np.bincount(hit, minlength=size).astype(float),
-    )
-    return tuple(s.reshape(num_classes, num_bins) for s in sums)  # type: ignore[return-value]
-
-
-def brier(probs: Probs, targets: Targets, *, num_bins: int = 15) -> BrierScore:
+def brier(probs: Probs, targets: Targets, *, num_bins: int = 15) -> BrierParts:
     """Return the multi-class Brier score with Murphy's decomposition, summed over classes.
 
     Each class's probability is binned (``num_bins`` of equal width); ``within_bin`` is what the
@@ -145,15 +227,65 @@ def brier(probs: Probs, targets: Targets, *, num_bins: int = 15) -> BrierScore:
     >>> b.score, b.reliability, b.resolution, b.uncertainty
     (0.0, 0.0, 0.5, 0.5)
     """
-    probs, targets = check_probs(probs, targets)
     num_points = len(targets)
     picked = probs[np.arange(num_points), targets]
     score = float(((probs**2).sum(axis=1) - 2 * picked + 1).mean())
-    count, mean, freq = binned_classes(probs, targets, num_bins)
+    count, mean, freq = _by_class(probs, targets, num_bins)
     base = freq.sum(axis=1, keepdims=True) / num_points
     safe = count.clip(1)
     reliability = float(((mean - freq) ** 2 / safe).sum() / num_points)
     resolution = float((count * (freq / safe - base) ** 2).sum() / num_points)
     uncertainty = float((base * (1 - base)).sum())
     rest = score - reliability + resolution - uncertainty
-    return BrierScore(score, reliability, resolution, uncertainty, rest)
+    return BrierParts(score, reliability, resolution, uncertainty, rest)
+
+
+def fit_temperature(
+    log_probs: Probs, targets: Targets, *, bounds: tuple[float, float] = (0.01, 100.0)
+) -> float:
+    """Return the temperature T that minimizes the NLL of softmax(log_probs / T).
+
+    The NLL is convex in 1 / T, so the root of its derivative is the optimum; where there is none
+    inside the bounds (all right, or worse than uniform) the bound is returned. Fit it on
+    validation data; T > 1 says that the model is overconfident.
+
+    Parameters
+    ----------
+    log_probs
+        Shape (N, C); logits or log probabilities, ``-inf`` allowed.
+    targets
+        Shape (N,).
+    bounds
+        Lowest and highest T.
+
+    References
+    ----------
+    C. Guo et al., On calibration of modern neural networks, arXiv:1706.04599
+    """
+    logits = _finite(log_probs)
+    truth = logits[np.arange(len(targets)), targets]
+
+    def slope(log_inverse: float) -> float:
+        return float(
+            ((softmax(np.exp(log_inverse) * logits, axis=1) * logits).sum(1) - truth).mean()
+        )
+
+    ends = -np.log(bounds[1]), -np.log(bounds[0])
+    if slope(ends[0]) >= 0:
+        return float(bounds[1])
+    if slope(ends[1]) <= 0:
+        return float(bounds[0])
+    return float(np.exp(-brentq(slope, *ends, xtol=1e-10)))
+
+
+def apply_temperature(log_probs: Probs, temperature: float) -> Probs:
+    """Return softmax(log_probs / temperature), shape (N, C)."""
+    return np.exp(log_softmax(_finite(log_probs) / temperature, axis=1))
+
+
+def _finite(log_probs: Any) -> Probs:
+    """Shift each row's maximum to 0 and replace ``-inf`` by the log of the least float64."""
+    logits = np.asarray(log_probs, dtype=np.float64)
+    if np.isnan(logits).any():
+        raise DataError("log probabilities hold NaN; the model's outputs overflowed or diverged")
+    return np.maximum(logits - logits.max(axis=1, keepdims=True), -745.0)

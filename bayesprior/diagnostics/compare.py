@@ -1,59 +1,37 @@
-"""Several runs side by side: one table, paired differences, and ties called ties."""
+"""Methods side by side: pairs by seed, and the one rule for better, tie and worse."""
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import arviz_stats as azs
 import numpy as np
-import xarray as xr
+import torch
 from jaxtyping import Float
 from scipy.stats import t as student
 
-from bayesprior.diagnostics.intervals import Interval, bootstrap_interval
-from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.diagnostics.reliability import CalibrationBins
-from bayesprior.diagnostics.uncertainty import risk_coverage
-from bayesprior.diagnostics.verdicts import Verdict
+from bayesprior.diagnostics.intervals import LEVEL, Interval, error_over_points
+from bayesprior.diagnostics.predictions import Outcome, metric_rows
 from bayesprior.errors import ConfigError, DataError
+from bayesprior.prediction.metrics import MetricRow
 
 __all__ = [
-    "METRICS",
     "Difference",
-    "LooComparison",
-    "RunResult",
-    "compare_by_loo",
+    "MethodResult",
+    "compared_metrics",
     "comparison_table",
+    "difference_interval",
+    "judge",
+    "only_prior_differs",
     "paired_differences",
-    "paired_t_interval",
-    "prior_verdict",
-    "verdict",
+    "pick_baseline",
 ]
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def _ece(confidence: np.ndarray, right: np.ndarray, log_score: np.ndarray) -> float:
-    bins = CalibrationBins()
-    bins.update(confidence, right.astype(bool))
-    return bins.ece
-
-
-METRICS: dict[str, tuple[bool, Callable[..., float]]] = {
-    "accuracy": (True, lambda confidence, right, log_score: float(right.mean())),
-    "nll": (False, lambda confidence, right, log_score: float(-log_score.mean())),
-    "ece": (False, _ece),
-    "aurc": (
-        False,
-        lambda confidence, right, log_score: risk_coverage(-confidence, 1 - right).aurc,
-    ),
-}
-"""``name -> (larger is better, function of confidence, is right and log score)``."""
+FREE = {"out", "device", "progress", "checkpoint_every", "seed", "data_seed"}
+"""Options that do not make another method."""
 
 
 @dataclass(frozen=True)
-class RunResult:
+class MethodResult:
     """One method's results on one test set.
 
     Attributes
@@ -62,289 +40,246 @@ class RunResult:
         Of the method.
     outcomes
         One for each seed, of the same test points.
-    seconds, megabytes
-        Time and peak memory of one fit; None if not measured.
-    extra
-        Further numbers, one for each seed, such as ``ood_auroc``.
+    seeds
+        Of the outcomes, by which methods are paired; 0, 1, ... if left out.
+    seconds
+        Time of one fit; None if not measured.
     """
 
     name: str
     outcomes: Sequence[Outcome]
+    seeds: Sequence[int] = ()
     seconds: float | None = None
-    megabytes: float | None = None
-    extra: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def metric(self, name: str) -> Float[np.ndarray, " R"]:
         """Return one metric of every seed."""
-        function = METRICS[name][1]
-        return np.array([function(*_arrays(outcome)) for outcome in self.outcomes])
+        return np.array([outcome.metric(name) for outcome in self.outcomes])
+
+    def by_seed(self) -> dict[int, Outcome]:
+        """Return the outcomes by their seeds."""
+        seeds = self.seeds or range(len(self.outcomes))
+        return dict(zip(seeds, self.outcomes, strict=True))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A method's metric minus the reference's.
+    """A method's metric minus the baseline's.
 
     Attributes
     ----------
     method, metric
         Of what.
-    over
-        ``seeds``: t interval over paired seeds. ``points``: bootstrap over the test points.
     interval
-        Difference with its interval.
+        Mean difference over the pairs, with its 95 % interval.
+    num_pairs
+        Seeds that both have.
+    over
+        What the interval says other fits or data could change: ``seeds and points``, ``points``
+        for one seed, ``seeds`` for pixels, which are no independent sample.
     verdict
-        ``better``, ``worse`` or ``tie``.
+        ``better``, ``worse``, ``tie`` or ``unknown``; see `judge`.
     """
 
     method: str
     metric: str
-    over: str
     interval: Interval
+    num_pairs: int
+    over: str
     verdict: str
 
 
-@dataclass(frozen=True)
-class LooComparison:
-    """ArviZ's comparison by leave-one-out cross-validation on the training points.
+def judge(interval: Interval, row: MetricRow, num_pairs: int, *, varies: bool = True) -> str:
+    """Say whether a difference is ``better``, ``worse``, a ``tie`` or ``unknown``.
 
-    Attributes
-    ----------
-    rows
-        Best first: ``name``, ``elpd``, ``se``, ``elpd_diff``, ``dse`` (of the difference),
-        ``weight`` (stacking) and ``num_bad_k``, points where the importance weights fail.
-    omitted
-        ``name -> reason`` of runs that have no LOO.
-    """
-
-    rows: list[dict[str, Any]]
-    omitted: dict[str, str]
-
-
-def verdict(difference: Interval, *, larger_is_better: bool) -> str:
-    """Return ``better``, ``worse``, or ``tie`` where the interval holds 0.
+    A tie unless the interval leaves out 0 *and* the difference exceeds the metric's margin of
+    practical equivalence. Unknown for one seed, which says nothing of another fit, and where the
+    pairs do not vary although they differ: fits without any spread are no repetitions.
 
     Examples
     --------
-    >>> verdict(Interval(-0.1, -0.2, -0.05), larger_is_better=False)
-    'better'
-    >>> verdict(Interval(0.1, -0.2, 0.4), larger_is_better=True)
-    'tie'
+    >>> accuracy = METRICS["accuracy"]
+    >>> judge(Interval(0.03, 0.01, 0.05), accuracy, 5), judge(Interval(0.0, 0.0, 0.0), accuracy, 5)
+    ('better', 'tie')
+    >>> judge(Interval(0.003, 0.002, 0.004), accuracy, 5), judge(Interval(0.1, 0, 1), accuracy, 1)
+    ('tie', 'unknown')
     """
-    if difference.low <= 0 <= difference.high:
+    margin = row.margin or 0.0
+    if num_pairs < 2 or not np.isfinite(interval).all():
+        return "unknown"
+    if not varies or interval.low == interval.high:
+        return "tie" if abs(interval.estimate) <= margin else "unknown"
+    if interval.low <= 0 <= interval.high or abs(interval.estimate) <= margin:
         return "tie"
-    return "better" if (difference.low > 0) == larger_is_better else "worse"
+    return "better" if (interval.estimate > 0) == row.larger_is_better else "worse"
 
 
-def paired_t_interval(
-    values: Float[np.ndarray, " R"], reference: Float[np.ndarray, " R"], *, level: float = 0.95
-) -> Interval:
-    """Return the mean of paired differences with its Student interval.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two pairs.
-    """
-    if len(values) != len(reference) or len(values) < 2:
-        raise DataError(
-            f"a paired interval needs at least 2 pairs, got {len(values)} and {len(reference)}"
-        )
-    gaps = np.asarray(values) - np.asarray(reference)
-    mean = float(gaps.mean())
-    error = float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
-    half = float(student.ppf((1 + level) / 2, len(gaps) - 1)) * error
-    return Interval(mean, mean - half, mean + half)
+def compared_metrics() -> dict[str, MetricRow]:
+    """Return the metrics by which methods are compared: those with a direction and a margin."""
+    rows = metric_rows("classes").items()
+    return {n: r for n, r in rows if r.larger_is_better is not None and r.margin is not None}
 
 
-def comparison_table(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """Return one row a run: mean and standard error over seeds of every metric.
+def pick_baseline(names: Sequence[str], baseline: str | None = None) -> tuple[str, str | None]:
+    """Return which method a comparison is about and what it is held against.
 
-    Returns
-    -------
-    list of dict
-        ``method``, ``seeds``, each metric and ``<metric>_se`` (None for one seed), what the runs
-        carry as extra, ``seconds`` and ``megabytes``.
-    """
-    rows = []
-    for run in runs:
-        row: dict[str, Any] = {"method": run.name, "seeds": len(run.outcomes)}
-        values = {name: run.metric(name) for name in METRICS}
-        values |= {name: np.asarray(v, dtype=float) for name, v in run.extra.items()}
-        for name, found in values.items():
-            row[name] = float(found.mean())
-            row[f"{name}_se"] = (
-                float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
-            )
-        rows.append(row | {"seconds": run.seconds, "megabytes": run.megabytes})
-    return rows
-
-
-def paired_differences(
-    runs: Sequence[RunResult],
-    reference: str,
-    *,
-    level: float = 0.95,
-    num_resamples: int = 500,
-    seed: int = 0,
-) -> list[Difference]:
-    """Compare every run with a reference, pair by pair.
-
-    Over the seeds where there are two or more (what another repetition would give), and over the
-    test points, averaged over seeds (what other test points would give).
-
-    Parameters
-    ----------
-    runs
-        All on the same test points, in the same order; as many seeds each for the first kind.
-    reference
-        Name of the run to compare with.
-    level, num_resamples, seed
-        Coverage, and number and seed of the bootstrap's resamples.
+    It is about the first, held against ``baseline`` or, if none is named, the second.
 
     Raises
     ------
     ConfigError
-        If no run has the reference's name.
-    DataError
-        If the runs do not share their test points.
+        If no method has the baseline's name, or it is the first.
+
+    Examples
+    --------
+    >>> pick_baseline(["sgld", "map", "l2-sp"]), pick_baseline(["sgld", "map", "l2-sp"], "l2-sp")
+    (('sgld', 'map'), ('sgld', 'l2-sp'))
     """
-    named = {run.name: run for run in runs}
-    if reference not in named:
-        raise ConfigError(f"no run named {reference!r}; there are {', '.join(named)}")
-    base = named.pop(reference)
+    if baseline is None:
+        return names[0], names[1] if len(names) > 1 else None
+    if baseline not in names[1:]:
+        raise ConfigError(
+            f"no baseline named {baseline!r}: {names[0]!r} is compared, and can be held against "
+            f"{', '.join(names[1:]) or 'nothing, for it is alone'}"
+        )
+    return names[0], baseline
+
+
+def only_prior_differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two fits' options differ in the prior and in nothing else that makes a method.
+
+    Examples
+    --------
+    >>> map_fit = {"method": "map", "prior": "learned", "lr": 0.1, "seed": 0}
+    >>> only_prior_differs(map_fit, map_fit | {"prior": "zero", "seed": 3})
+    True
+    >>> only_prior_differs(map_fit, map_fit | {"prior": "zero", "lr": 0.2})
+    False
+    """
+    keys = {*ours, *theirs} - FREE
+    return {key for key in keys if ours.get(key) != theirs.get(key)} == {"prior"}
+
+
+def comparison_table(results: Sequence[MethodResult]) -> list[dict[str, Any]]:
+    """Return one row a method: mean and standard error over seeds of every compared metric.
+
+    Returns
+    -------
+    list of dict
+        ``method``, ``seeds``, each metric and ``<metric>_se`` (None for one seed), ``seconds``.
+    """
+    rows = []
+    for result in results:
+        row: dict[str, Any] = {"method": result.name, "seeds": len(result.outcomes)}
+        for name in compared_metrics():
+            found = result.metric(name)
+            error = found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else None
+            row |= {
+                name: float(found.mean()),
+                f"{name}_se": None if error is None else float(error),
+            }
+        rows.append(row | {"seconds": result.seconds})
+    return rows
+
+
+def paired_differences(results: Sequence[MethodResult], baseline: str) -> list[Difference]:
+    """Compare every method with a baseline, in pairs of equal seeds.
+
+    Parameters
+    ----------
+    results
+        All on the same test points, in the same order.
+    baseline
+        Name of the method to compare with.
+
+    Raises
+    ------
+    ConfigError
+        If no method has the baseline's name.
+    DataError
+        If the methods do not share their test points, or have no seed in common.
+
+    Notes
+    -----
+    The interval holds for other seeds and for other test points at once, as crossed random
+    effects: the variance of the mean over R seeds on these points plus that over N points for
+    these fits. Their sum counts what seed and point do together twice, so that the interval is a
+    little too wide rather than too narrow. Student's t, with Satterthwaite's degrees of freedom.
+
+    References
+    ----------
+    F. E. Satterthwaite, An approximate distribution of estimates of variance components,
+    Biometrics Bulletin 2 (1946)
+    """
+    named = {result.name: result for result in results}
+    if baseline not in named:
+        raise ConfigError(f"no method named {baseline!r}; there are {', '.join(named)}")
+    base = named.pop(baseline).by_seed()
     out = []
-    for name, run in named.items():
-        _check_same_points(base, run)
-        for metric, (larger, function) in METRICS.items():
-            found = {}
-            if len(run.outcomes) == len(base.outcomes) > 1:
-                pair = run.metric(metric), base.metric(metric)
-                found["seeds"] = paired_t_interval(*pair, level=level)
-            if not base.outcomes[0].is_dense:  # pixels are no independent sample
-                found["points"] = _over_points(run, base, function, level, num_resamples, seed)
-            out += [
-                Difference(name, metric, over, interval, verdict(interval, larger_is_better=larger))
-                for over, interval in found.items()
-            ]
+    for name, result in named.items():
+        ours = result.by_seed()
+        seeds = [seed for seed in ours if seed in base]
+        if not seeds:
+            raise DataError(
+                f"{name!r} (seeds {', '.join(map(str, ours))}) and {baseline!r} (seeds "
+                f"{', '.join(map(str, base))}) have no seed in common; fit both with the same"
+            )
+        pairs = [(ours[seed], base[seed]) for seed in seeds]
+        _check_same_points(name, baseline, pairs)
+        for metric, row in compared_metrics().items():
+            interval, over, varies = difference_interval(row, pairs)
+            word = judge(interval, row, len(pairs), varies=varies)
+            out.append(Difference(name, metric, interval, len(pairs), over, word))
     return out
 
 
-def _arrays(outcome: Outcome) -> Arrays:
-    right = outcome.is_right
-    return outcome.confidence, right, np.asarray(outcome.log_score)
-
-
-def _check_same_points(base: RunResult, run: RunResult) -> None:
-    expected = base.outcomes[0]
-    for outcome in (*base.outcomes, *run.outcomes):
-        if outcome.targets is None or expected.targets is None:
+def _check_same_points(name: str, baseline: str, pairs: Sequence[tuple[Outcome, Outcome]]) -> None:
+    first = pairs[0][1]
+    for outcome in (o for pair in pairs for o in pair):
+        if outcome.targets is None or first.targets is None:
             raise DataError(f"{outcome.name!r} has no labels to compare by")
-        if (
-            outcome.probs.shape != expected.probs.shape
-            or (outcome.targets != expected.targets).any()
-        ):
+        if outcome.probs.shape != first.probs.shape or (outcome.targets != first.targets).any():
             raise DataError(
-                f"{run.name!r} and {base.name!r} were not scored on the same test points: "
-                f"{outcome.probs.shape} against {expected.probs.shape} (points, classes)"
+                f"{name!r} and {baseline!r} were not scored on the same test points: "
+                f"{outcome.probs.shape} against {first.probs.shape} (points, classes)"
             )
 
 
-def _over_points(
-    run: RunResult,
-    base: RunResult,
-    function: Callable[..., float],
-    level: float,
-    num_resamples: int,
-    seed: int,
-) -> Interval:
-    ours, theirs = ([_arrays(o) for o in r.outcomes] for r in (run, base))
+def difference_interval(
+    row: MetricRow, pairs: Sequence[tuple[Outcome, Outcome]]
+) -> tuple[Interval, str, bool]:
+    """Return the mean difference of pairs, its interval, what that is over, and if they vary."""
+    values = [tuple(outcome.values(row) for outcome in pair) for pair in pairs]
+    gaps = np.array([_summary(row, a) - _summary(row, b) for a, b in values])
+    parts: dict[str, tuple[float, float]] = {}  # squared error and degrees of freedom
+    if len(pairs) > 1:
+        parts["seeds"] = float(gaps.var(ddof=1) / len(gaps)), len(gaps) - 1.0
+    num_points = len(values[0][0])
+    if not pairs[0][0].is_dense and num_points > 1:
+        if row.summary is None:
+            each = np.mean([a - b for a, b in values], axis=0)
+            squared = float(each.var(ddof=1) / num_points)
+        else:
+            squared = _squared_error(row, values)
+        parts["points"] = squared, num_points - 1.0
+    estimate, total = float(gaps.mean()), sum(squared for squared, _ in parts.values())
+    half = np.nan if not parts else 0.0
+    if total > 0:
+        freedom = total**2 / sum(squared**2 / df for squared, df in parts.values())
+        half = float(student.ppf((1 + LEVEL) / 2, freedom)) * float(np.sqrt(total))
+    interval = Interval(estimate, estimate - half, estimate + half)
+    return interval, " and ".join(parts), bool(np.ptp(gaps))
+
+
+def _summary(row: MetricRow, values: np.ndarray) -> float:
+    return row.summarize(torch.from_numpy(values))
+
+
+def _squared_error(row: MetricRow, values: Sequence[tuple[np.ndarray, ...]]) -> float:
+    """Variance over points of a metric that is no mean, by resampling them."""
 
     def gap(picks: np.ndarray) -> float:
-        means = [np.mean([function(*(a[picks] for a in p)) for p in s]) for s in (ours, theirs)]
-        return float(means[0] - means[1])
-
-    points = np.arange(len(ours[0][0]))
-    return bootstrap_interval(gap, points, num_resamples=num_resamples, level=level, seed=seed)
-
-
-def compare_by_loo(trees: Mapping[str, xr.DataTree]) -> LooComparison:
-    """Compare runs by ArviZ's PSIS-LOO on the points they were trained on.
-
-    Runs without a log likelihood or with fewer than 10 draws are left out and named.
-
-    Parameters
-    ----------
-    trees
-        From `bayesprior.tree.build.to_datatree`, of the same training points.
-    """
-    found, omitted = {}, {}
-    for name, tree in trees.items():
-        if "log_likelihood" not in tree.children:
-            omitted[name] = "no log likelihood of the training points"
-            continue
-        sizes = tree["log_likelihood"].sizes
-        if sizes["chain"] * sizes["draw"] < 10:
-            omitted[name] = f"{sizes['chain'] * sizes['draw']} draw(s), LOO needs at least 10"
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # k above its threshold: counted in the table
-            found[name] = azs.loo(tree, pointwise=True, var_name="y")
-    if len({loo.n_data_points for loo in found.values()}) > 1:
-        sizes = {name: loo.n_data_points for name, loo in found.items()}
-        raise DataError(f"the runs were trained on different numbers of points: {sizes}")
-    if not found:
-        return LooComparison([], omitted)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside ArviZ on new pandas
-        weights = azs.compare(found)["weight"] if len(found) > 1 else dict.fromkeys(found, 1.0)
-    best = max(found.values(), key=lambda loo: loo.elpd)
-    rows = []
-    for name, loo in sorted(found.items(), key=lambda item: -item[1].elpd):
-        gaps = np.asarray(best.elpd_i) - np.asarray(loo.elpd_i)
-        rows.append(
-            {
-                "name": name,
-                "elpd": float(loo.elpd),
-                "se": float(loo.se),
-                "elpd_diff": float(gaps.sum()),
-                "dse": float(np.sqrt(gaps.size * gaps.var())),
-                "weight": float(weights[name]),
-                "num_bad_k": int((np.asarray(loo.pareto_k) > loo.good_k).sum()),
-            }
+        return float(
+            np.mean([_summary(row, a[picks]) - _summary(row, b[picks]) for a, b in values])
         )
-    return LooComparison(rows, omitted)
 
-
-def prior_verdict(differences: Sequence[Difference], method: str, baseline: str) -> Verdict:
-    """Say whether the prior helped: a method that has it against a baseline without.
-
-    Parameters
-    ----------
-    differences
-        From `paired_differences` with the baseline as reference; over seeds where there are.
-    method, baseline
-        Names of the two.
-    """
-    question = "Did the prior help?"
-    mine = [d for d in differences if d.method == method and d.metric in ("accuracy", "nll")]
-    over = "seeds" if any(d.over == "seeds" for d in mine) else "points"
-    mine = [d for d in mine if d.over == over]
-    if not mine:
-        reason = "No run without the prior was given to compare with."
-        return Verdict(question, "unknown", "Not compared", reason)
-    said = {d.metric: d for d in mine}
-    parts = []
-    for d in mine:
-        digits = "+.1%" if d.metric == "accuracy" else "+.3f"
-        low, high = (format(v, digits) for v in d.interval[1:])
-        label = "accuracy" if d.metric == "accuracy" else "loss per point (NLL)"
-        parts.append(f"{label} {format(d.interval.estimate, digits)} [{low}, {high}]")
-    reason = f"{method} against {baseline}, 95 % over {over}: {', '.join(parts)}."
-    words = {d.verdict for d in said.values()}
-    if words == {"tie"}:
-        return Verdict(question, "warn", "No measurable difference", reason)
-    if "worse" not in words:
-        return Verdict(question, "ok", "Yes", reason)
-    if "better" not in words:
-        return Verdict(question, "fail", "No, it did harm", reason)
-    return Verdict(question, "warn", "Mixed", reason)
+    return error_over_points(gap, len(values[0][0])) ** 2

@@ -1,4 +1,4 @@
-"""Did the sampler work? Convergence where it means something, and the temperature it runs at.
+"""Convergence where it means something, and the temperature that a sampler runs at.
 
 R-hat, ESS and MCSE are computed in function space (held-out log likelihood, probabilities at
 probe points) and on prior coordinates, never on raw weights, which need not converge for the
@@ -11,34 +11,33 @@ from math import prod
 
 import arviz_stats as azs
 import numpy as np
-import torch
+import xarray as xr
 from jaxtyping import Float
 from scipy.stats import f as f_law
 from scipy.stats import norm
-from torch import Tensor
 
 from bayesprior.diagnostics.intervals import Interval
-from bayesprior.diagnostics.verdicts import Verdict, worst
-from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = [
     "ChainSummary",
     "TemperatureCheck",
-    "block_distances",
+    "chain_summaries",
     "check_temperature",
-    "convergence_verdict",
     "summarize_chains",
-    "temperature_verdict",
+    "temperature_checks",
 ]
 
 MIN_DRAWS = 4
 """What ArviZ needs of a chain."""
-QUESTION = "Did the sampler work?"
 
 
 @dataclass(frozen=True)
 class ChainSummary:
-    """Convergence of one quantity, or of many values of one kind.
+    """Convergence of one quantity, or of a family of values of one kind.
+
+    Of a family every number is that of its worst twentieth: the 95 % quantile of R-hat and of the
+    Monte Carlo error, the 5 % quantile of the effective sample sizes (of up to 20 values, of the
+    very worst). The worst of hundreds would be an alarm by chance.
 
     Attributes
     ----------
@@ -46,24 +45,23 @@ class ChainSummary:
         What was followed.
     num_values
         How many of its values vary and were looked at.
+    num_chains
+        Chains that were compared.
     rhat
-        Largest rank-normalized split R-hat; of one chain, between its halves.
-    rhat_limit
-        What R-hat must exceed to be a sign of trouble: 1.1, or where draws are few the value that
-        independent draws would exceed one time in a thousand.
-    share_high
-        Share of the values beyond the limit.
+        Rank-normalized split R-hat; of one chain, between its parts.
+    rhat_chance
+        Value that independent draws, as few as these, exceed one time in a thousand.
     ess_bulk, ess_tail
-        Smallest effective sample size of the center and of the 5 % tails.
+        Effective sample size of the center and of the 5 % tails.
     mcse
-        Largest Monte Carlo standard error of the mean, in standard deviations of the value.
+        Monte Carlo standard error of the mean, in standard deviations of the value.
     """
 
     name: str
     num_values: int
+    num_chains: int
     rhat: float
-    rhat_limit: float
-    share_high: float
+    rhat_chance: float
     ess_bulk: float
     ess_tail: float
     mcse: float
@@ -76,7 +74,7 @@ class TemperatureCheck:
     Attributes
     ----------
     name
-        ``kinetic`` or ``configurational``.
+        ``kinetic`` or ``configurational``, and of which parameter group.
     measured
         Mean with its interval, from the autocorrelation-aware standard error.
     claimed
@@ -94,7 +92,7 @@ class TemperatureCheck:
             return self.measured.estimate / self.claimed
         return np.inf if self.measured.estimate else 1.0
 
-    def agrees(self, tolerance: float = 0.1) -> bool:
+    def agrees(self, tolerance: float) -> bool:
         """Whether the claim lies in the interval or within a relative ``tolerance``."""
         inside = self.measured.low <= self.claimed <= self.measured.high
         return bool(inside or abs(self.ratio - 1) <= tolerance)
@@ -139,26 +137,18 @@ def summarize_chains(
             continue
         picks = np.linspace(0, flat.shape[-1] - 1, min(max_values, flat.shape[-1])).astype(int)
         flat = flat[..., picks]
-        rhat, limit = np.atleast_1d(_rhat(flat)), max(1.1, _chance_rhat(*flat.shape[:2]))
         bulk, tail = azs.ess(flat, method="bulk"), azs.ess(flat, method="tail", prob=(0.05, 0.95))
         error = azs.mcse(flat, method="mean") / flat.std(axis=(0, 1))
-        out.append(
-            ChainSummary(
-                name,
-                flat.shape[-1],
-                float(rhat.max()),
-                limit,
-                float((rhat > limit).mean()),
-                float(np.min(bulk)),
-                float(np.min(tail)),
-                float(np.max(error)),
-            )
-        )
+        high = [float(np.quantile(v, 0.95, method="higher")) for v in (_rhat(flat), error)]
+        low = [float(np.quantile(v, 0.05, method="lower")) for v in (bulk, tail)]
+        chance = _chance_rhat(*flat.shape[:2])
+        size = flat.shape[-1], flat.shape[0]
+        out.append(ChainSummary(name, *size, high[0], chance, *low, high[1]))
     return out
 
 
 def _rhat(values: Float[np.ndarray, "chain draw V"]) -> Float[np.ndarray, " V"]:
-    """R-hat per value; one chain is compared with itself, half against half."""
+    """R-hat per value; one chain is cut in half, and ArviZ splits each half again."""
     if values.shape[0] == 1:
         half = values.shape[1] // 2
         if half < MIN_DRAWS:
@@ -183,71 +173,6 @@ def _chance_rhat(num_chains: int, num_draws: int) -> float:
         return np.inf
     ratio = f_law.ppf(0.999, parts - 1, parts * (length - 1))
     return float(np.sqrt((length - 1 + ratio) / length))
-
-
-def convergence_verdict(
-    summaries: list[ChainSummary],
-    *,
-    num_chains: int,
-    num_draws: int,
-    independent: bool = False,
-    min_ess: float = 100.0,
-) -> Verdict:
-    """Say in plain words whether the chains can be relied on.
-
-    Parameters
-    ----------
-    summaries
-        From `summarize_chains`.
-    num_chains, num_draws
-        Chains and draws in each.
-    independent
-        Draws made directly from a fitted distribution (SWAG), with nothing to converge.
-    min_ess
-        Effective draws wanted of the worst quantity.
-
-    Returns
-    -------
-    Verdict
-        ``fail`` if an R-hat says that chains (or a chain's halves) disagree: beyond its limit for
-        a single quantity or for more than 5 % of a family; ``warn`` if there are too few effective
-        draws or the chains are still drifting (1.05); ``unknown`` if there is nothing to judge.
-    """
-    if num_chains * num_draws == 1:
-        return Verdict(QUESTION, "unknown", "There was no sampler", "The posterior is one point.")
-    if independent:
-        reason = f"{num_chains * num_draws} draws come straight from a fitted Gaussian."
-        return Verdict(QUESTION, "ok", "Nothing to converge", reason)
-    if not summaries:
-        reason = (
-            f"{num_chains} chain(s) of {num_draws} draw(s): R-hat and effective sample size need "
-            f"{MIN_DRAWS} draws a chain and finite values."
-        )
-        return Verdict(QUESTION, "warn", "Too few draws", reason)
-    split = "chains" if num_chains > 1 else "halves of the one chain"
-    high = [
-        s for s in summaries if s.rhat > s.rhat_limit and (s.num_values < 20 or s.share_high > 0.05)
-    ]
-    if high:
-        bad = max(high, key=lambda s: s.rhat)
-        reason = (
-            f"The {split} disagree on {bad.name}: R-hat is {bad.rhat:.2f} and should be near 1."
-        )
-        return Verdict(QUESTION, "fail", "Not converged, run longer", reason)
-    least = min(summaries, key=lambda s: s.ess_bulk)
-    numbers = (
-        f"The {num_chains * num_draws} draws are worth {least.ess_bulk:.0f} independent ones "
-        f"for {least.name}"
-    )
-    if least.ess_bulk < min_ess:
-        reason = f"{numbers}; {min_ess:.0f} are wanted."
-        return Verdict(QUESTION, "warn", "Too few draws", reason)
-    top = max(summaries, key=lambda s: s.rhat if s.num_values < 20 else 0.0)
-    if top.num_values < 20 and top.rhat > 1.05:
-        reason = f"The {split} still drift in {top.name}: R-hat is {top.rhat:.2f}."
-        return Verdict(QUESTION, "warn", "Nearly converged", reason)
-    one = "" if num_chains > 1 else " One chain cannot show a mode that it never visits."
-    return Verdict(QUESTION, "ok", "Yes, the chains agree", f"{numbers}.{one}")
 
 
 def check_temperature(
@@ -280,42 +205,45 @@ def check_temperature(
     return TemperatureCheck(name, Interval(mean, mean - half, mean + half), float(claimed))
 
 
-def temperature_verdict(checks: list[TemperatureCheck]) -> Verdict:
-    """Say whether the sampler ran at the temperature it claims."""
-    if not checks:
-        reason = "No temperature was recorded over at least 4 steps."
-        return Verdict(QUESTION, "unknown", "Temperature unknown", reason)
-    verdicts = []
-    for check in checks:
-        claim = f"temperature {check.claimed:.3g}"
-        m = check.measured
-        reason = (
-            f"Its {check.name} temperature is {m.estimate:.4g} (95 % interval {m.low:.4g} to "
-            f"{m.high:.4g}), it claims {check.claimed:.4g}."
-        )
-        if check.agrees():
-            verdicts.append(Verdict(QUESTION, "ok", f"Yes, at {claim}", reason))
-            continue
-        way = "Too hot, lower the learning rate" if check.ratio > 1 else "Too cold, run longer"
-        level = "fail" if check.ratio > 2 or check.ratio < 0.5 else "warn"
-        verdicts.append(Verdict(QUESTION, level, way, reason))  # type: ignore[arg-type]
-    return worst(QUESTION, verdicts)
+def chain_summaries(tree: xr.DataTree) -> list[ChainSummary]:
+    """Summarize a run's chains in function space and along the prior's directions."""
+    quantities: dict[str, np.ndarray] = {}
+    if "predictions" in tree.children and "log_likelihood" in tree["predictions"]:
+        held_out = tree["predictions"].log_likelihood.transpose("chain", "draw", ...)
+        quantities["held-out log likelihood"] = held_out.mean("point").values
+        if "probs" in tree["predictions"] and "row" not in tree["predictions"].dims:
+            quantities["probability of the true class"] = np.exp(held_out.values)
+    if "sample_stats" in tree.children and "lp" in tree["sample_stats"]:
+        quantities["log posterior"] = tree["sample_stats"].lp.values
+    if "posterior" in tree.children and "prior_coordinate" in tree["posterior"]:
+        coordinates = tree["posterior"].prior_coordinate
+        quantities["position along the prior's directions"] = coordinates.values
+    return summarize_chains({name: np.asarray(v, float) for name, v in quantities.items()})
 
 
-@torch.no_grad()
-def block_distances(prior: GaussianWeights, weights: Float[Tensor, " D"]) -> dict[str, float]:
-    """Return per parameter how far weights lie from the prior mean, in prior standard deviations.
+def temperature_checks(tree: xr.DataTree) -> list[TemperatureCheck]:
+    """Compare the recorded temperatures with those claimed, by parameter group if so recorded.
 
-    The root mean square of (w - loc) / std over the parameter's entries: near 1 for a draw from
-    the prior, near 0 where nothing moved.
-
-    Parameters
-    ----------
-    prior
-        The prior over the D weights.
-    weights
-        One draw, shape (D,).
+    Over the later half of the steps that ran at the last step's temperature, without the
+    exploring phases of a cyclical schedule. Columns ``temperature.<i>`` of the trace claim for
+    group i, ``configurational_temperature.<i>`` and ``kinetic_temperature.<i>`` are measured in it.
     """
-    standardized = (weights - prior.loc).double().square() / prior.variance.double()
-    views = prior.layout.unflatten(standardized)
-    return {name: float(view.mean().sqrt()) for name, view in views.items()}
+    if "trace" not in tree.children:
+        return []
+    trace = tree["trace"].dataset
+    ends = [n.removeprefix("temperature") for n in trace if str(n).startswith("temperature.")]
+    out = []
+    for end in ends or [""]:
+        if f"temperature{end}" not in trace:
+            continue
+        claims = trace[f"temperature{end}"]
+        claimed = float(claims[0, -1])
+        at_claim = np.flatnonzero((claims == claimed).all("chain").values)
+        later = at_claim[len(at_claim) // 2 :]
+        for kind in ("kinetic", "configurational"):
+            if f"{kind}_temperature{end}" in trace and later.size:
+                group = f" of parameter group {end[1:]}" if end else ""
+                values = trace[f"{kind}_temperature{end}"].values[:, later]
+                check = check_temperature(kind + group, values, claimed)
+                out += [check] if check is not None else []
+    return out

@@ -1,32 +1,23 @@
-"""What a model said about one set of points, and every score of it in one dictionary."""
+"""What a model said about one set of points, and every metric of it."""
 
 import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
 
-from bayesprior.diagnostics.calibration import brier, ece, mce
-from bayesprior.diagnostics.checks import check_probs
-from bayesprior.diagnostics.intervals import Interval, bootstrap_interval
-from bayesprior.diagnostics.reliability import CalibrationBins
-from bayesprior.diagnostics.uncertainty import risk_coverage, sharpness
+from bayesprior.diagnostics.calibration import CalibrationBins
+from bayesprior.diagnostics.intervals import Interval, metric_interval
 from bayesprior.errors import DataError
+from bayesprior.prediction.metrics import METRICS, MetricRow
+from bayesprior.prediction.points import Points
 from bayesprior.prediction.predict import Prediction
 
-__all__ = ["LABELS", "Outcome", "score_intervals", "scores"]
-
-LABELS = {
-    "accuracy": "accuracy",
-    "nll": "NLL",
-    "brier": "Brier score",
-    "ece": "ECE",
-    "aurc": "AURC",
-}
-"""How scores are called in tables and figures."""
+__all__ = ["Outcome", "check_probs", "metric_rows", "score_intervals", "scores"]
 
 
 @dataclass(frozen=True)
@@ -61,10 +52,8 @@ class Outcome:
     energy: Float[np.ndarray, " N"] | None = None
 
     @classmethod
-    def from_prediction(
-        cls, name: str, prediction: Prediction, *, has_labels: bool = True
-    ) -> "Outcome":
-        """Take a prediction of classes; ``has_labels=False`` for foreign data.
+    def from_prediction(cls, name: str, prediction: Prediction) -> "Outcome":
+        """Take a prediction of classes.
 
         Raises
         ------
@@ -72,15 +61,8 @@ class Outcome:
             If it holds no class probabilities, or NaN.
         """
         p = prediction
-        return _outcome(
-            name,
-            p.mean_probs,
-            p.targets if has_labels else None,
-            p.log_likelihood,
-            p.expected_entropy,
-            p.mutual_information,
-            p.energy,
-        )
+        parts = p.expected_entropy, p.mutual_information, p.energy
+        return _outcome(name, p.mean_probs, p.targets, p.log_likelihood, *parts)
 
     @classmethod
     def from_group(cls, tree: xr.DataTree, group: str) -> "Outcome":
@@ -107,29 +89,89 @@ class Outcome:
             data.get("energy"),
         )
 
-    @property
-    def is_right(self) -> Float[np.ndarray, " N"]:
-        """1 where the most probable class is the target, else 0.
+    @functools.cached_property
+    def points(self) -> Points:
+        """The same as metrics take it.
 
         Raises
         ------
         DataError
             If the set has no labels.
         """
-        if self.targets is None:
+        if self.targets is None or self.log_score is None:
             raise DataError(f"the set {self.name!r} has no labels of the task")
-        return (self.probs.argmax(axis=1) == self.targets).astype(float)
+        names = ("targets", "log_score", "probs", "aleatoric", "epistemic")
+        return Points(**{n: torch.from_numpy(np.array(getattr(self, n))) for n in names})
+
+    @property
+    def is_right(self) -> Float[np.ndarray, " N"]:
+        """1 where the most probable class is the target, else 0; see `points`."""
+        return self.points.is_right.numpy()
 
     @property
     def confidence(self) -> Float[np.ndarray, " N"]:
         """Largest probability of each point."""
         return self.probs.max(axis=1)
 
+    def values(self, row: MetricRow) -> Float[np.ndarray, "N *k"]:
+        """Return a metric's values at the points."""
+        return np.asarray(row.points(self.points), dtype=float)
+
+    def metric(self, name: str) -> float:
+        """Return one of `bayesprior.prediction.metrics.METRICS`."""
+        row = METRICS[name]
+        return row.summarize(row.points(self.points).double())
+
     def bins(self, num_bins: int = 15) -> CalibrationBins:
         """Return the top-label calibration bins."""
-        bins = CalibrationBins(num_bins)
-        bins.update(self.confidence, self.is_right.astype(bool))
-        return bins
+        return CalibrationBins.of(self.confidence, self.is_right, num_bins)
+
+
+def check_probs(probs: Any, targets: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 probabilities and integer targets, or say what is wrong with them.
+
+    Parameters
+    ----------
+    probs
+        Shape (N, C); anything that converts to an array.
+    targets
+        Shape (N,), class indices below C; zeros if left out.
+
+    Raises
+    ------
+    DataError
+        If shapes disagree, N is 0, a value is NaN or outside [0, 1], a row does not sum to 1, or
+        a target is no class.
+    """
+    probs = np.asarray(probs, dtype=np.float64)
+    if probs.ndim != 2 or not probs.size:
+        raise DataError(f"probabilities must have shape (N, C) with N, C > 0, got {probs.shape}")
+    targets = np.zeros(len(probs), int) if targets is None else np.asarray(targets)
+    if targets.shape != probs.shape[:1]:
+        raise DataError(
+            f"{len(probs)} rows of probabilities but targets of shape {targets.shape}; "
+            "both must come from the same points"
+        )
+    if targets.dtype.kind not in "iu":
+        raise DataError(f"targets must be integer class indices, got dtype {targets.dtype}")
+    bad = np.flatnonzero(~np.isfinite(probs).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} of {len(probs)} rows of probabilities hold NaN or infinity (first: row "
+            f"{bad[0]}); the model's outputs overflowed or its weights diverged"
+        )
+    off = np.abs(probs.sum(axis=1) - 1)
+    if probs.min() < 0 or off.max() > 1e-3:
+        raise DataError(
+            f"probabilities must be >= 0 and each row must sum to 1 (lowest value "
+            f"{probs.min():.3g}, a row sums to {probs[off.argmax()].sum():.3g}); apply softmax"
+        )
+    if targets.min() < 0 or targets.max() >= probs.shape[1]:
+        raise DataError(
+            f"targets range over {targets.min()}..{targets.max()} but the probabilities have "
+            f"{probs.shape[1]} classes"
+        )
+    return probs, targets.astype(np.int64)
 
 
 def _outcome(
@@ -166,60 +208,31 @@ def _outcome(
         probs, targets = probs[kept], targets[kept]
         points = {k: part[kept] for k, part in points.items()}
     probs, targets = check_probs(probs, targets)
-    if is_dense:
-        score = np.log(np.maximum(probs[np.arange(len(targets)), targets], np.finfo(float).tiny))
-    else:
-        draws = np.asarray(log_likelihood, dtype=float)
-        score = logsumexp(draws, axis=0) - np.log(len(draws))
+    score = np.log(np.maximum(probs[np.arange(len(targets)), targets], np.finfo(float).tiny))
+    if not is_dense and (lost := score < -50).any():  # where averaged probabilities underflow
+        draws = np.asarray(log_likelihood, dtype=float)[:, lost]
+        score[lost] = logsumexp(draws, axis=0) - np.log(len(draws))
     return Outcome(name, probs, targets, score, is_dense=is_dense, **points)
 
 
+def metric_rows(task: str) -> dict[str, MetricRow]:
+    """Return the rows of `bayesprior.prediction.metrics.METRICS` of a task."""
+    return {name: row for name, row in METRICS.items() if task in row.tasks}
+
+
 def scores(outcome: Outcome) -> dict[str, float]:
-    """Return every score of a set.
+    """Return every metric of a labeled set, by its name in the table.
 
-    Parameters
-    ----------
-    outcome
-        Predictions and labels; without labels only what needs none is returned.
-
-    Returns
-    -------
-    dict
-        ``accuracy``, ``nll``, ``brier`` and its ``reliability`` and ``resolution``, ``ece``,
-        ``ece_class_wise``, ``ece_adaptive``, ``mce``, ``aurc`` (loss 0/1, ordered by
-        confidence), ``confidence`` (mean), ``sharpness``, ``aleatoric`` and ``epistemic`` (mean,
-        nats), ``num_points``.
+    Raises
+    ------
+    DataError
+        If the set has no labels.
     """
-    probs, targets = outcome.probs, outcome.targets
-    general = {
-        "confidence": float(outcome.confidence.mean()),
-        "sharpness": sharpness(probs),
-        "aleatoric": float(outcome.aleatoric.mean()),
-        "epistemic": float(outcome.epistemic.mean()),
-        "num_points": float(len(probs)),
-    }
-    if targets is None or outcome.log_score is None:
-        return general
-    parts = brier(probs, targets)
-    return {
-        "accuracy": float(outcome.is_right.mean()),
-        "nll": float(-outcome.log_score.mean()),
-        "brier": parts.score,
-        "reliability": parts.reliability,
-        "resolution": parts.resolution,
-        "ece": outcome.bins().ece,
-        "ece_class_wise": ece(probs, targets, kind="class_wise"),
-        "ece_adaptive": ece(probs, targets, kind="adaptive"),
-        "mce": mce(probs, targets),
-        "aurc": risk_coverage(-outcome.confidence, 1 - outcome.is_right).aurc,
-        **general,
-    }
+    return {n: outcome.metric(n) for n in metric_rows("pixels" if outcome.is_dense else "classes")}
 
 
-def score_intervals(
-    outcome: Outcome, *, num_resamples: int = 500, level: float = 0.95, seed: int = 0
-) -> dict[str, Interval]:
-    """Return accuracy, NLL, ECE and AURC with bootstrap intervals over points.
+def score_intervals(outcome: Outcome) -> dict[str, Interval]:
+    """Return the metrics that have a direction with their intervals over points.
 
     Raises
     ------
@@ -228,23 +241,8 @@ def score_intervals(
     """
     if outcome.is_dense:
         raise DataError("pixels are not independent: no bootstrap interval over them")
-    right, confidence = outcome.is_right, outcome.confidence
-    assess = functools.partial(
-        bootstrap_interval, num_resamples=num_resamples, level=level, seed=seed
-    )
-
-    def binned(confidence: np.ndarray, right: np.ndarray) -> float:
-        bins = CalibrationBins()
-        bins.update(confidence, right.astype(bool))
-        return bins.ece
-
-    def area(confidence: np.ndarray, right: np.ndarray) -> float:
-        return risk_coverage(-confidence, 1 - right).aurc
-
-    error = assess(binned, confidence, right, method="basic")
     return {
-        "accuracy": assess(np.mean, right),
-        "nll": assess(lambda s: -s.mean(), np.asarray(outcome.log_score)),
-        "ece": error._replace(low=max(error.low, 0.0)),
-        "aurc": assess(area, confidence, right),
+        name: metric_interval(row, outcome.values(row))
+        for name, row in metric_rows("classes").items()
+        if row.larger_is_better is not None
     }

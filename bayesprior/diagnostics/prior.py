@@ -1,15 +1,15 @@
 """What the prior did: how much it says, where the posterior ended in it, and whether they clash."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import arviz_stats as azs
 import numpy as np
 import xarray as xr
+from arviz_stats.base import array_stats
+from jaxtyping import Float
 from scipy.stats import chi2
 
-from bayesprior.diagnostics.verdicts import Verdict
-from bayesprior.errors import ConfigError, DataError
-from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.errors import DataError
 
 __all__ = [
     "BlockPrior",
@@ -17,15 +17,13 @@ __all__ = [
     "Direction",
     "PriorSummary",
     "Sensitivity",
-    "conflict_verdict",
+    "diagnose",
+    "direction_check",
     "directions",
     "mahalanobis_checks",
     "prior_summary",
     "sensitivities",
-    "width_verdict",
 ]
-
-QUESTION = "Does the prior fit the data?"
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class BlockPrior:
     rms_std
         Root mean square of the prior's standard deviations.
     weight_decay
-        1 / (N variance): the decay towards the prior mean that an ordinary optimizer would need
-        on the mean loss for an equally strong pull.
+        1 / (N mean variance): the decay towards the prior mean on the mean loss that pulls as
+        strongly on a weight of average width; narrower ones are pulled harder.
     """
 
     name: str
@@ -86,7 +84,8 @@ class ChiSquareCheck:
     mean
         Average over the draws.
     low, high
-        Central 95 % range of a draw from the prior at the run's temperature.
+        Central 95 % range of a single draw from the prior at the run's temperature; an average
+        over draws varies less.
     """
 
     name: str
@@ -112,70 +111,67 @@ class Direction:
     mean, std
         Of the draws; 0 and 1 if the data say nothing.
     contraction
-        1 - std**2: 0 if the data say nothing, near 1 if they decide.
+        1 - std**2: 0 if the draws are as wide as the prior, near 1 if far narrower.
+    surprise
+        mean / sqrt(1 - std**2), how far in standard deviations the mean lies from where data that
+        the prior expects would put it; NaN where the draws are not narrower than the prior.
     """
 
     index: int
     mean: float
     std: float
     contraction: float
+    surprise: float
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Power-scaling sensitivity of one quantity.
+    """How the posterior along one direction reacts to a stronger prior and likelihood.
 
     Attributes
     ----------
-    name
-        The quantity.
+    index
+        Number of the direction.
     prior, likelihood
-        How fast it moves when the prior or the likelihood is raised to a power near 1.
-    diagnosis
-        ``conflict`` if both exceed the threshold, ``prior-driven`` if only the prior does, ``ok``.
+        Power-scaling sensitivities.
+    prior_floor, likelihood_floor
+        What weights that have nothing to do with the direction would show in 95 of 100 cases: the
+        Monte Carlo noise of so few draws.
     """
 
-    name: str
+    index: int
     prior: float
     likelihood: float
-    diagnosis: str
+    prior_floor: float
+    likelihood_floor: float
 
 
-def prior_summary(prior: GaussianWeights, num_data: int) -> PriorSummary:
-    """Say how informative a prior is for N training points.
-
-    Parameters
-    ----------
-    prior
-        The prior.
-    num_data
-        N, the size of the training set.
+def prior_summary(tree: xr.DataTree) -> PriorSummary:
+    """Say how informative a run's prior is for its N training points.
 
     Raises
     ------
-    ConfigError
-        If N is not positive.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from bayesprior.weights.layout import ParameterLayout
-    >>> layout = ParameterLayout(("w",), ((4,),))
-    >>> prior = GaussianWeights.point(layout, torch.zeros(4), 0.5)
-    >>> [block] = prior_summary(prior, num_data=100).blocks
-    >>> round(block.weight_decay, 6)
-    0.04
+    DataError
+        If the tree holds no prior, or not how many training points there are.
     """
+    data = _need(tree, "constant_data", "prior_rms_std")
+    num_data = int(tree.attrs.get("num_data", 0))
     if num_data < 1:
-        raise ConfigError(f"num_data must be positive, got {num_data}")
-    blocks = []
-    for name, rms_std in prior.block_rms_std().items():
-        where = prior.layout.slice(name)
-        blocks.append(
-            BlockPrior(name, where.stop - where.start, rms_std, 1 / num_data / rms_std**2)
-        )
-    share = prior.provenance.get("jitter_share")
-    return PriorSummary(tuple(blocks), prior.rank, prior.effective_rank, prior.drift_share, share)
+        raise DataError("the tree does not say how many training points (num_data) there are")
+    columns = (data.block.values, data.block_size.values, data.prior_rms_std.values)
+    blocks = [
+        BlockPrior(str(name), int(size), float(std), 1 / num_data / float(std) ** 2)
+        for name, size, std in zip(*columns, strict=True)
+    ]
+    found = data.attrs
+    share = found.get("jitter_share")
+    return PriorSummary(
+        tuple(blocks),
+        int(found["rank"]),
+        float(found["effective_rank"]),
+        float(found["drift_share"]),
+        None if share is None else float(share),
+    )
 
 
 def mahalanobis_checks(tree: xr.DataTree, *, temperature: float = 1.0) -> list[ChiSquareCheck]:
@@ -223,136 +219,137 @@ def directions(tree: xr.DataTree) -> list[Direction]:
         If the tree holds no prior coordinates, or the prior has none (rank 0).
     """
     z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
-    if not z.shape[-1]:
-        raise DataError("the prior has rank 0: no directions of its own")
     flat = z.values.reshape(-1, z.shape[-1])
     std = flat.std(axis=0, ddof=1) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        surprise = np.where(std < 1, flat.mean(axis=0) / np.sqrt(1 - std**2), np.nan)
+    columns = (z.prior_direction.values, flat.mean(axis=0), std, 1 - std**2, surprise)
     return [
-        Direction(int(i), float(m), float(s), float(1 - s**2))
-        for i, m, s in zip(z.prior_direction.values, flat.mean(axis=0), std, strict=True)
+        Direction(int(index), *map(float, numbers))
+        for index, *numbers in zip(*columns, strict=True)
     ]
 
 
-def sensitivities(
-    tree: xr.DataTree, *, var_names: list[str] | None = None, threshold: float = 0.05
-) -> list[Sensitivity]:
-    """Measure how the posterior reacts to a stronger or weaker prior and likelihood.
+def direction_check(tree: xr.DataTree, *, temperature: float = 1.0) -> ChiSquareCheck:
+    """Compare the draws' distance along the prior's own R directions with its law, chi-square(R).
 
-    ArviZ's power scaling, with powers so near 1 that the importance weights stay even however
-    many weights the prior speaks of.
-
-    Parameters
-    ----------
-    tree
-        With ``posterior``, ``log_prior`` and ``log_likelihood``.
-    var_names
-        Variables of ``posterior``; by default the prior coordinates (of a prior without, the
-        tracked weights).
-    threshold
-        Above it a sensitivity counts.
+    The distance over all weights is that of a draw even where every one of these directions is far
+    off: there are a thousand times more weights.
 
     Raises
     ------
     DataError
-        If a group is missing, there are fewer than 50 draws, or none of them differ.
+        If the tree holds no prior coordinates.
+    """
+    z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
+    mean, rank = float((z**2).sum("prior_direction").mean()), z.sizes["prior_direction"]
+    ends = temperature * chi2.ppf([0.025, 0.975], rank)
+    return ChiSquareCheck("the prior's own directions", rank, mean, *ends)
+
+
+def sensitivities(tree: xr.DataTree, *, num_permutations: int = 39) -> list[Sensitivity]:
+    """Measure how the posterior reacts to a stronger or weaker prior, direction by direction.
+
+    Power scaling with ArviZ's measure: the distance between the draws of one prior coordinate z
+    and the same draws weighted for a prior (a likelihood) to the power alpha, by |log2 alpha|. The
+    prior is scaled along z *only*: its law there is N(0, 1) and independent of the rest, so that
+    the log weights are -(alpha - 1) z^2 / 2. Scaling the log density of all D weights would
+    measure noise of 0.29 sqrt(D / 2) / sqrt(S), a hundred times the threshold at D = 20,000.
+
+    Parameters
+    ----------
+    tree
+        With ``posterior/prior_coordinate`` and ``log_likelihood``, of draws of the posterior.
+    num_permutations
+        Times that the weights are shuffled among the draws for the floor of each number.
+
+    Raises
+    ------
+    DataError
+        If a group is missing, the draws are none of the posterior at temperature 1 (SWAG,
+        tempered), or there are fewer than 50 or all alike.
 
     References
     ----------
     N. Kallioinen et al., Detecting and diagnosing prior and likelihood sensitivity with
     power-scaling, Statistics and Computing 34 (2024), doi:10.1007/s11222-023-10366-5
     """
-    if var_names is None:
-        z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
-        var_names = ["prior_coordinate" if z.size else "weight"]
-    for name in var_names:
-        _need(tree, "posterior", name)
-    sums = {}
-    for group, data in [(g, _need(tree, g)) for g in ("log_prior", "log_likelihood")]:
-        if data.sizes["chain"] * data.sizes["draw"] < 50:
-            raise DataError("power scaling needs at least 50 draws; ask for more")
-        sums[group] = np.sum(
-            [v.sum([d for d in v.dims if d not in ("chain", "draw")]) for v in data.values()], 0
-        )
-    parts = []
-    for group, kind in (("log_prior", "prior"), ("log_likelihood", "likelihood")):
-        spread = float(sums[group].std())
-        if not spread > 0:
-            raise DataError(f"all draws have the same {group}; power scaling cannot weight them")
-        step = min(0.01, 0.5 / spread)
-        found = azs.psense(tree, var_names=var_names, group=kind, alphas=(1 - step, 1 + step))
-        parts.append(_flatten(found))
-    return [
-        Sensitivity(name, value, parts[1][name], _diagnose(value, parts[1][name], threshold))
-        for name, value in parts[0].items()
-    ]
+    z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
+    likelihood = _need(tree, "log_likelihood", "y").y
+    if tree.attrs.get("independent_draws", 0):
+        raise DataError("draws of a fitted Gaussian are not weighted by a likelihood")
+    if (temperature := float(tree.attrs.get("temperature", 1.0))) != 1.0:
+        raise DataError(f"the draws are those of temperature {temperature:g}, not of the posterior")
+    if z.sizes["chain"] * z.sizes["draw"] < 50:
+        raise DataError("power scaling needs at least 50 draws; ask for more")
+    total = likelihood.sum([d for d in likelihood.dims if d not in ("chain", "draw")])
+    total = total.transpose("chain", "draw").values.astype(float)
+    rng = np.random.default_rng(0)
+    out = []
+    for index in z.prior_direction.values:
+        values = z.sel(prior_direction=index).transpose("chain", "draw").values.astype(float)
+        own = _power_scaling(values, -0.5 * values**2, num_permutations, rng)
+        data = _power_scaling(values, total, num_permutations, rng)
+        out.append(Sensitivity(int(index), own[0], data[0], own[1], data[1]))
+    return out
 
 
-def conflict_verdict(
-    checks: list[ChiSquareCheck], sensitivity: list[Sensitivity], *, num_draws: int
-) -> Verdict:
-    """Say whether prior and data clash.
+def diagnose(
+    directions: Sequence[Direction],
+    sensitivity: Sequence[Sensitivity],
+    *,
+    threshold: float,
+    surprise: float,
+) -> dict[int, str]:
+    """Return what each direction of the prior shows, by its number.
 
     Parameters
     ----------
-    checks
-        From `mahalanobis_checks`; may be empty.
-    sensitivity
-        From `sensitivities`; may be empty.
-    num_draws
-        Draws in all; one is a point estimate, which lies closer to the mean than any draw would.
+    directions, sensitivity
+        From `directions` and `sensitivities`.
+    threshold
+        Sensitivity that counts, if it also exceeds its floor.
+    surprise
+        That the mean must exceed for a conflict: where prior and data inform a direction alike,
+        both sensitivities are high although they agree.
+
+    Returns
+    -------
+    dict
+        ``conflict`` where prior and likelihood both pull and the mean is a surprise to the prior,
+        ``prior-driven`` where only the prior pulls, else ``ok``.
     """
-    if not checks:
-        return Verdict(QUESTION, "unknown", "Not measured", "The run holds no prior or no draws.")
-    total = checks[0]
-    numbers = (
-        f"The weights lie {total.ratio**0.5:.2f} times as far from the prior mean as a draw from "
-        "the prior would."
-    )
-    clashes = [s.name for s in sensitivity if s.diagnosis == "conflict"]
-    far = [c for c in checks[1:] if c.mean > 2 * c.high]
-    if total.mean > 2 * total.high:
-        return Verdict(QUESTION, "fail", "No, the data pull far outside it", numbers)
-    if clashes:
-        share = f"{len(clashes)} of {len(sensitivity)} directions"
-        reason = f"{numbers} Prior and data pull against each other in {share} looked at."
-        return Verdict(QUESTION, "warn", "They partly conflict", reason)
-    if far:
-        reason = f"{numbers} Outside its range: {', '.join(c.name for c in far[:3])}."
-        return Verdict(QUESTION, "warn", "Not in every layer", reason)
-    if num_draws == 1:
-        numbers += " A point estimate is expected to lie closer than a draw."
-    return Verdict(QUESTION, "ok", "Yes, no sign of conflict", numbers)
+    means = {d.index: abs(d.surprise) for d in directions}
+    out = {}
+    for s in sensitivity:
+        by_prior = s.prior > max(threshold, s.prior_floor)
+        by_data = s.likelihood > max(threshold, s.likelihood_floor)
+        out[s.index] = "prior-driven" if by_prior and not by_data else "ok"
+        if by_prior and by_data and means.get(s.index, 0.0) > surprise:
+            out[s.index] = "conflict"
+    return out
 
 
-def width_verdict(
-    total: ChiSquareCheck, num_constraints: int, *, temperature: float = 1.0
-) -> Verdict:
-    """Say whether several draws are as wide as a posterior of so few data must be.
+def _power_scaling(
+    values: Float[np.ndarray, "chain draw"],
+    logs: Float[np.ndarray, "chain draw"],
+    num_permutations: int,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """Sensitivity of values to a part of the log density, and what chance would show."""
+    if not np.ptp(logs) > 0:
+        raise DataError("all draws are alike; power scaling cannot weight them")
+    step = min(0.01, 0.5 / float(logs.std()))
+    alphas = (1 - step, 1 + step)
+    scaled = [array_stats.power_scale_lw(logs, alpha, (0, 1)) for alpha in alphas]
+    weights = [np.exp(log_weights - log_weights.max()).ravel() for log_weights in scaled]
 
-    N points with C outputs can narrow at most N C of the D directions (in the linear
-    approximation); along the others the posterior is the prior, so that the squared distance of
-    its draws from the prior mean is at least T (D - N C). SWAG's draws, and those of a chain that
-    has not travelled, are often far narrower.
+    def moved(order: np.ndarray) -> float:
+        lower, upper = (w[order].reshape(logs.shape) for w in weights)
+        return float(array_stats.power_scale_sense(values, lower, upper, *alphas))
 
-    Parameters
-    ----------
-    total
-        The first of `mahalanobis_checks`.
-    num_constraints
-        N C.
-    temperature
-        T.
-    """
-    question = "Did the sampler work?"
-    least = temperature * (total.dim - num_constraints)
-    numbers = (
-        f"The draws' squared distance from the prior mean is {total.mean:.3g}; "
-        f"{num_constraints:,} observed outputs leave at least {max(least, 0):.3g} of "
-        f"{total.dim:,} free."
-    )
-    if total.mean >= 0.8 * least:
-        return Verdict(question, "ok", "The draws are wide enough", numbers)
-    return Verdict(question, "warn", "The draws are narrower than the posterior", numbers)
+    shuffled = [moved(rng.permutation(values.size)) for _ in range(num_permutations)]
+    return moved(np.arange(values.size)), float(np.quantile(shuffled, 0.95))
 
 
 def _need(tree: xr.DataTree, group: str, variable: str | None = None) -> xr.Dataset:
@@ -363,19 +360,3 @@ def _need(tree: xr.DataTree, group: str, variable: str | None = None) -> xr.Data
             f"the tree lacks {what}; give to_datatree the prior, draws and training set"
         )
     return tree[group].dataset
-
-
-def _flatten(dataset: xr.Dataset) -> dict[str, float]:
-    """``name[i]`` -> value for every entry of every variable."""
-    out = {}
-    for name, values in dataset.data_vars.items():
-        for index, value in np.ndenumerate(values.values):
-            label = f"{name}[{','.join(map(str, index))}]" if index else str(name)
-            out[label] = float(value)
-    return out
-
-
-def _diagnose(prior: float, likelihood: float, threshold: float) -> str:
-    if prior >= threshold and likelihood >= threshold:
-        return "conflict"
-    return "prior-driven" if prior >= threshold else "ok"

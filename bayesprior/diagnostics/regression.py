@@ -5,14 +5,16 @@ those of the normal law with the same moments.
 """
 
 import numpy as np
+import torch
 import xarray as xr
 from jaxtyping import Float
+from scipy.special import logsumexp
 from scipy.stats import kstest, kstwo, norm
 
-from bayesprior.diagnostics.verdicts import Verdict
 from bayesprior.errors import DataError
+from bayesprior.prediction.points import Points
 
-__all__ = ["coverage", "coverage_verdict", "pit_values"]
+__all__ = ["coverage", "pit_values", "rank_distance", "regression_points"]
 
 
 def pit_values(predictions: xr.Dataset) -> Float[np.ndarray, " N"]:
@@ -44,6 +46,24 @@ def pit_values(predictions: xr.Dataset) -> Float[np.ndarray, " N"]:
     return values
 
 
+def regression_points(predictions: xr.Dataset) -> Points:
+    """Return a tree's predictions of numbers as metrics take them.
+
+    Raises
+    ------
+    DataError
+        If the predictions have no targets.
+    """
+    if "target" not in predictions:
+        raise DataError("the predictions hold no target; predict labeled points")
+    draws = predictions.log_likelihood.stack(s=("chain", "draw")).transpose("s", ...)
+    score = logsumexp(draws.values.astype(float), axis=0) - np.log(draws.sizes["s"])
+    mean = predictions["mean"].values
+    target = predictions.target.values.reshape(mean.shape)
+    parts = {"targets": target, "log_score": score, "mean": mean}
+    return Points(**{n: torch.from_numpy(np.array(v, float)) for n, v in parts.items()})
+
+
 def coverage(pit: Float[np.ndarray, " N"], level: float) -> float:
     """Return the share of targets inside the central predictive intervals of a level.
 
@@ -55,28 +75,6 @@ def coverage(pit: Float[np.ndarray, " N"], level: float) -> float:
     return float((np.abs(pit - 0.5) <= level / 2).mean())
 
 
-def coverage_verdict(pit: Float[np.ndarray, " N"], *, tolerance: float = 0.05) -> Verdict:
-    """Say whether the predictive intervals can be trusted.
-
-    Parameters
-    ----------
-    pit
-        From `pit_values`.
-    tolerance
-        A Kolmogorov-Smirnov distance from uniform up to this is no practical matter.
-    """
-    question = "Can the probabilities be trusted?"
-    distance = float(kstest(pit, "uniform").statistic)
-    chance = float(kstwo.ppf(0.95, len(pit)))
-    inside = coverage(pit, 0.9)
-    reason = (
-        f"Of {len(pit)} targets {inside:.1%} lie in their 90 % predictive interval; their ranks "
-        f"are {distance:.2f} from uniform, by chance up to {chance:.2f} (Kolmogorov-Smirnov)."
-    )
-    if distance <= max(tolerance, chance):
-        return Verdict(question, "ok", "Yes", reason)
-    off = abs(float(np.median(pit)) - 0.5) > 0.15
-    width = "narrow" if inside < 0.9 else "wide"
-    way = "predictions are biased" if off else f"intervals are too {width}"
-    level, start = ("fail", "No") if distance > 0.2 else ("warn", "Roughly")
-    return Verdict(question, level, f"{start}, the {way}", reason)  # type: ignore[arg-type]
+def rank_distance(pit: Float[np.ndarray, " N"]) -> tuple[float, float]:
+    """Return the Kolmogorov-Smirnov distance from uniform, and that of chance (95 %)."""
+    return float(kstest(pit, "uniform").statistic), float(kstwo.ppf(0.95, len(pit)))

@@ -8,9 +8,8 @@ import numpy as np
 
 from bayesprior.diagnostics.predictions import Outcome, scores
 from bayesprior.diagnostics.uncertainty import Detection, detection, ood_scores
-from bayesprior.diagnostics.verdicts import Verdict
 
-__all__ = ["DetectionRow", "ShiftRow", "ood_table", "shift_table", "shift_verdict"]
+__all__ = ["DetectionRow", "ShiftRow", "ood_table", "shift_table"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,17 @@ class ShiftRow:
         0 for the test set; the number after a dash at the end of the set's name; else None.
     scores
         From `bayesprior.diagnostics.predictions.scores`.
+    num_points
+        Points of the set.
+    chance
+        ECE that a perfectly calibrated model exceeds by chance on one such set in twenty.
     """
 
     shift: str
     severity: int | None
     scores: dict[str, float]
+    num_points: int
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,14 @@ def shift_table(test: Outcome, shifted: Sequence[Outcome]) -> list[ShiftRow]:
     DataError
         If a set has no labels.
     """
-    rows = [ShiftRow(test.name, 0, scores(test))]
-    for outcome in shifted:
+    rows = []
+    for outcome in (test, *shifted):
         match = re.fullmatch(r"(.+)-(\d+)", outcome.name)
         kind, severity = (match[1], int(match[2])) if match else (outcome.name, None)
-        outcome.is_right  # noqa: B018 - raises for a set without labels
-        rows.append(ShiftRow(kind, severity, scores(outcome)))
+        severity = 0 if outcome is test else severity
+        num_points = len(outcome.probs)
+        found = scores(outcome), num_points, outcome.bins().chance
+        rows.append(ShiftRow(kind, severity, *found))
     return rows
 
 
@@ -83,30 +90,3 @@ def ood_table(test: Outcome, foreign: Sequence[Outcome]) -> list[DetectionRow]:
         for score, values in of(outcome).items()
         if score in inside
     ]
-
-
-def shift_verdict(rows: Sequence[ShiftRow], *, tolerance: float = 0.1) -> Verdict:
-    """Say whether the probabilities stay honest on shifted data.
-
-    Parameters
-    ----------
-    rows
-        From `shift_table`, the test set first.
-    tolerance
-        Largest ECE that is still called honest.
-    """
-    question = "Do the probabilities stay honest when the data change?"
-    if len(rows) < 2:
-        return Verdict(question, "unknown", "Not measured", "No shifted set was given.")
-    bad = max(rows[1:], key=lambda row: row.scores["ece"])
-    name = bad.shift if bad.severity is None else f"{bad.shift} of severity {bad.severity}"
-    reason = (
-        f"The worst is {name}: accuracy {bad.scores['accuracy']:.0%} at a mean confidence of "
-        f"{bad.scores['confidence']:.0%} (ECE {bad.scores['ece']:.1%}, on the test set "
-        f"{rows[0].scores['ece']:.1%})."
-    )
-    if bad.scores["ece"] <= tolerance:
-        return Verdict(question, "ok", "Yes", reason)
-    sure = bad.scores["confidence"] > bad.scores["accuracy"]
-    headline = f"No, it stays {'too sure' if sure else 'too unsure'}"
-    return Verdict(question, "warn" if bad.scores["ece"] < 0.25 else "fail", headline, reason)

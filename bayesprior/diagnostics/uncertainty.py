@@ -4,48 +4,27 @@ Scores of uncertainty are larger where the model is less sure. Ties never depend
 the points: equal scores are accepted or rejected together, at their mean risk.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy.special import entr
 
-from bayesprior.diagnostics.checks import Probs, check_probs
 from bayesprior.errors import DataError
+from bayesprior.prediction.points import risk_curve
 
 __all__ = [
     "Detection",
-    "EntropySplit",
     "RiskCoverage",
     "detection",
     "entropy",
     "ood_scores",
     "risk_coverage",
-    "sharpness",
-    "split_entropy",
 ]
 
 Points = Float[np.ndarray, " N"]
-
-
-class EntropySplit(NamedTuple):
-    """Uncertainty of each point in nats: ``total = aleatoric + epistemic``.
-
-    Attributes
-    ----------
-    total
-        Entropy of the averaged prediction.
-    aleatoric
-        Mean entropy of the draws' predictions: noise that more data cannot remove.
-    epistemic
-        Mutual information of label and weights: what the draws disagree about.
-    """
-
-    total: Points
-    aleatoric: Points
-    epistemic: Points
 
 
 class Detection(NamedTuple):
@@ -92,10 +71,6 @@ class RiskCoverage:
         """
         return float(self.risk.mean())
 
-    def risk_at(self, coverage: float) -> float:
-        """Return the risk when at least this share of the points is kept."""
-        return float(self.risk[np.searchsorted(self.coverage, coverage - 1e-12)])
-
     def coverage_at(self, risk: float) -> float:
         """Return the largest share of points that can be kept at no more than this risk, or 0."""
         kept = np.flatnonzero(self.risk <= risk + 1e-12)
@@ -105,52 +80,6 @@ class RiskCoverage:
 def entropy(probs: Float[np.ndarray, "*s C"]) -> Float[np.ndarray, "*s"]:
     """Return the entropy of the last axis, in nats (0 log 0 = 0)."""
     return entr(probs).sum(axis=-1)
-
-
-def split_entropy(draws: Iterable[Probs] | Float[np.ndarray, "S N C"]) -> EntropySplit:
-    """Split the uncertainty into an aleatoric and an epistemic part.
-
-    Parameters
-    ----------
-    draws
-        The draws' probabilities, each (N, C); a generator is streamed in constant memory.
-
-    Raises
-    ------
-    DataError
-        If there is no draw, or shapes or values are wrong.
-
-    References
-    ----------
-    S. Depeweg et al., Decomposition of uncertainty in Bayesian deep learning, arXiv:1710.07283
-
-    Examples
-    --------
-    >>> agree = split_entropy(np.full((2, 1, 2), 0.5))
-    >>> disagree = split_entropy(np.array([[[1.0, 0.0]], [[0.0, 1.0]]]))
-    >>> float(agree.epistemic[0]), float(disagree.aleatoric[0])
-    (0.0, 0.0)
-    """
-    mean = aleatoric = np.zeros(())
-    count = 0
-    for probs in draws:
-        probs, _ = check_probs(probs)
-        mean, aleatoric, count = mean + probs, aleatoric + entropy(probs), count + 1
-    if not count:
-        raise DataError("no draws to split the uncertainty of")
-    total, aleatoric = entropy(mean / count), aleatoric / count
-    return EntropySplit(total, aleatoric, np.maximum(total - aleatoric, 0))
-
-
-def sharpness(probs: Probs) -> float:
-    """Return 1 - mean entropy / log C: 1 is always certain, 0 always uniform.
-
-    Says nothing about being right; among calibrated models the sharper one is better.
-    """
-    probs, _ = check_probs(probs)
-    if probs.shape[1] == 1:
-        return 1.0
-    return float(1 - entropy(probs).mean() / np.log(probs.shape[1]))
 
 
 def risk_coverage(uncertainty: Points, loss: Points) -> RiskCoverage:
@@ -179,14 +108,12 @@ def risk_coverage(uncertainty: Points, loss: Points) -> RiskCoverage:
             f"selective prediction needs one finite uncertainty per loss, got shapes "
             f"{uncertainty.shape} and {loss.shape}, {int(np.isnan(uncertainty).sum())} NaN"
         )
-    _, group, size = np.unique(uncertainty, return_inverse=True, return_counts=True)
-    level = np.bincount(group, loss) / size
-    kept = np.arange(1, len(loss) + 1)
-    return RiskCoverage(kept / len(loss), np.cumsum(np.repeat(level, size)) / kept)
+    risk = risk_curve(*(torch.from_numpy(np.array(v, float)) for v in (uncertainty, loss)))
+    return RiskCoverage(np.arange(1, len(loss) + 1) / len(loss), risk.numpy())
 
 
 def ood_scores(
-    probs: Probs,
+    probs: Float[np.ndarray, "N C"],
     *,
     mutual_information: Points | None = None,
     energy: Points | None = None,
@@ -214,7 +141,6 @@ def ood_scores(
     D. Hendrycks and K. Gimpel, arXiv:1610.02136; W. Liu et al., Energy-based out-of-distribution
     detection, arXiv:2010.03759
     """
-    probs, _ = check_probs(probs)
     scores = {"max_probability": 1 - probs.max(axis=1), "entropy": entropy(probs)}
     if mutual_information is not None:
         scores["mutual_information"] = np.asarray(mutual_information, dtype=float)

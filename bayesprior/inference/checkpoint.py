@@ -5,27 +5,32 @@ import pickle
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprior.errors import CheckpointError, DataError
+from bayesprior.inference.batch_norm import is_leftover
 from bayesprior.storage import atomic_path
+from bayesprior.tasks.protocols import batch_size
 
 __all__ = [
     "BatchStream",
     "all_finite",
     "finish_step_on_interrupt",
+    "frozen_fingerprints",
     "load_checkpoint",
+    "load_module_state",
+    "module_state",
     "random_states",
     "restore_random",
     "save_checkpoint",
 ]
 
-_VERSION = 1
+_VERSION = 2
 
 
 def random_states() -> dict[str, Any]:
@@ -59,13 +64,14 @@ class BatchStream:
     ----------
     loader
         A DataLoader or any iterable that can be iterated again.
-    to_device
-        Applied to each batch.
+    skip_leftover
+        Skip a last batch of one example, as BatchNorm in training mode demands.
     """
 
-    def __init__(self, loader: Iterable[Any], to_device: Callable[[Any], Any]) -> None:
+    def __init__(self, loader: Iterable[Any], *, skip_leftover: bool = False) -> None:
         self._loader = loader
-        self._to_device = to_device
+        self._skip_leftover = skip_leftover
+        self._largest = 0
         self._epoch = 0
         self._position = 0
         self._start: dict[str, Any] = {}
@@ -103,18 +109,31 @@ class BatchStream:
                 ) from None
             self._epoch += 1
             self._begin()
-            batch = next(self)
-            return batch
+            return next(self)
         self._position += 1
-        return self._to_device(batch)
+        if self._skip_leftover:
+            if is_leftover(batch, self._largest):
+                return next(self)
+            self._largest = max(self._largest, batch_size(batch))
+        return batch
+
+    @property
+    def place(self) -> str:
+        """Say in words which batch came last."""
+        return f"batch {self._position - 1} of epoch {self._epoch}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position and the random states at the epoch's start."""
-        return {"epoch": self._epoch, "position": self._position, "start": self._start}
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "largest": self._largest,
+            "start": self._start,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position; global random states are left as at the epoch's start."""
-        self._epoch = state["epoch"]
+        self._epoch, self._largest = state["epoch"], state["largest"]
         if not state["start"]:
             return
         restore_random(state["start"]["random"])
@@ -156,6 +175,52 @@ def load_checkpoint(path: Path, *, expected: dict[str, Any]) -> dict[str, Any]:
                 f"run's is {value!r}; use another folder"
             )
     return state
+
+
+def frozen_fingerprints(module: nn.Module) -> dict[str, int]:
+    """Return by name a number that tells whether a frozen parameter has changed.
+
+    It is the sum of the bits read as integers: exact, so equal on every device.
+    """
+    return {n: _fingerprint(p) for n, p in module.named_parameters() if not p.requires_grad}
+
+
+def _fingerprint(tensor: Tensor) -> int:
+    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size(), torch.uint8)
+    return int(tensor.detach().reshape(-1).view(kind).sum(dtype=torch.int64))
+
+
+def module_state(module: nn.Module, unchanged: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return a module's state without the frozen parameters that are ``unchanged``.
+
+    Gigabytes of base weights below a small adapter so stay out of the checkpoints.
+    """
+    return {n: value for n, value in module.state_dict().items() if n not in unchanged}
+
+
+def load_module_state(
+    module: nn.Module, state: Mapping[str, Tensor], unchanged: Mapping[str, int]
+) -> None:
+    """Inverse of `module_state`, on a module that has the same frozen parameters.
+
+    Raises
+    ------
+    CheckpointError
+        If a name is missing or foreign, or a frozen parameter is another one.
+    """
+    here = frozen_fingerprints(module)
+    for name, value in unchanged.items():
+        if here.get(name) != value:
+            raise CheckpointError(
+                f"the frozen parameter {name!r} is not the one that the run began with; load the "
+                "same base weights before resuming"
+            )
+    if differing := module.state_dict().keys() ^ (state.keys() | unchanged.keys()):
+        raise CheckpointError(
+            f"the checkpoint and the module differ in {min(differing)!r}; resume with the module "
+            "that the run began with"
+        )
+    module.load_state_dict(dict(state), strict=False)
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

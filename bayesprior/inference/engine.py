@@ -1,7 +1,11 @@
 """`train`: the only loop. Source fits, MAP, SWAG and sampling, on one device or many."""
 
+import contextlib
+import copy
+import functools
+import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,31 +15,31 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprior.errors import ConfigError, DivergenceError
+from bayesprior.errors import ConfigError
+from bayesprior.inference.batch_norm import freeze_batch_norm, reestimate_, running_layers
 from bayesprior.inference.checkpoint import (
     BatchStream,
-    all_finite,
     finish_step_on_interrupt,
-    load_checkpoint,
     random_states,
     restore_random,
-    save_checkpoint,
 )
-from bayesprior.inference.prior_term import PriorTerm
+from bayesprior.inference.prior_term import PriorTerm, attached_terms
 from bayesprior.inference.progress import TraceWriter, progress_bar
 from bayesprior.inference.protocols import (
     Batch,
     Collector,
     LossFn,
-    Phase,
     Schedule,
     StepEvent,
     WeightDistribution,
 )
+from bayesprior.inference.run_state import RunState
+from bayesprior.inference.wrappers import plain_module, plain_optimizer, refuse_shards
 from bayesprior.storage import CHECKPOINT, TRACE
+from bayesprior.tasks.protocols import batch_size, to_device
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["TrainResult", "freeze_batch_norm", "train"]
+__all__ = ["TrainResult", "train"]
 
 _PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
@@ -70,6 +74,7 @@ def train(
     num_data: int,
     prior: WeightDistribution | None = None,
     collectors: Sequence[Collector] = (),
+    hooks: Sequence[Callable[[StepEvent], None]] = (),
     fabric: Fabric | None = None,
     accumulate: int = 1,
     clip_norm: float | None = None,
@@ -92,13 +97,17 @@ def train(
     model
         Trained in place.
     loss_fn
-        ``loss_fn(model, batch) -> (mean loss per example, extra scalars)``.
+        ``loss_fn(model, batch) -> (mean loss per example, extra scalars)``. If it is a module, its
+        parameters and buffers are trained, moved, saved and resumed with the model's, and its
+        ``after_step(event)``, if it has one, is called after every step.
     loader
         Yields batches; repeated as often as needed.
     optimizer
-        Any torch optimizer, or one of `bayesprior.inference.optimizers`, over model's parameters.
+        Any torch optimizer, or one of `bayesprior.inference.optimizers`, over the model's
+        parameters and those of ``loss_fn``.
     schedule
-        Multiplies the groups' ``lr`` and ``temperature``, and says what is collected.
+        Multiplies the ``lr`` and ``temperature`` that the groups have when a run begins, and says
+        what is collected. Afterwards the groups have their own values again.
     num_steps
         Length of the whole run, a resumed part included.
 
@@ -107,18 +116,22 @@ def train(
     num_data
         N, the global number of training examples.
     prior
-        Law of all trainable weights; None for a run without one (a source fit).
+        Law of all the model's trainable weights; None for a run without one (a source fit).
     collectors
         See the weights after each step whose phase says so.
+    hooks
+        Called with the event of every step, before collectors, without making it a logged one.
     fabric
         Devices, precision and processes; one process where the model lies by default. Precision
         ``16-mixed`` is refused: its loss scaling would mis-scale the prior.
     accumulate
-        Batches per step.
+        Batches per step, each weighted by its examples.
     clip_norm
         Largest norm of the data gradient; None does not clip. Biases samplers (warned).
     batch_norm
-        "frozen" leaves BatchNorm statistics at their present values, "train" updates them.
+        "frozen" leaves running statistics (of BatchNorm and tracking InstanceNorm) at their present
+        values. "train" updates them, skips a last batch of one example with a warning, and ends
+        with one pass over the data that re-estimates them at the final weights.
     run_dir
         Folder of ``checkpoint.pt`` and ``trace.csv``; None writes nothing.
     resume
@@ -140,6 +153,8 @@ def train(
     ------
     DivergenceError
         If loss or weights become NaN or infinite; names step, lr and the last good checkpoint.
+    DataError
+        If the loss does because a batch holds NaN or infinite values; names the batch.
     ConfigError
         For arguments that cannot work, an unstable step size among them.
     CheckpointError
@@ -149,214 +164,193 @@ def train(
     KeyboardInterrupt
         After the step at hand is finished and a checkpoint written.
     """
-    _check(num_steps, accumulate, clip_norm, batch_norm, optimizer)
+    optimizer, module = plain_optimizer(optimizer), plain_module(model)
+    _check(num_steps, accumulate, clip_norm, batch_norm, optimizer, num_data, prior)
     folder = Path(run_dir) if run_dir is not None else None
     if fabric is None:
-        fabric = Fabric(accelerator=next(model.parameters()).device.type, devices=1)
-    precision = fabric._precision.precision
-    if precision not in _PRECISIONS:
-        raise ConfigError(
-            f"precision {precision!r} is not supported (its loss scaling or rounding would "
-            f"mis-scale the prior); use one of {', '.join(_PRECISIONS)}"
-        )
-    _check_rank_aware(loader, fabric)
+        fabric = _fabric_at(next(module.parameters()).device)
+    _check_fabric(fabric, loader)
 
-    layout = prior.layout if prior is not None else ParameterLayout.from_module(model)
+    layout = prior.layout if prior is not None else ParameterLayout.from_module(module)
     wrapped, stepper = fabric.setup(model, optimizer)
-    term = PriorTerm(model, prior, num_data) if prior is not None else None
+    objective = loss_fn if isinstance(loss_fn, nn.Module) else None
+    call, parts = loss_fn, [wrapped]
+    if objective is not None:
+        objective.to(fabric.device)
+        if any(p.requires_grad for p in objective.parameters()):
+            call = fabric.setup_module(objective)
+            parts.append(call)
+    refuse_shards(wrapped)
+    term = PriorTerm(module, prior, num_data) if prior is not None else None
     if term is not None:
+        if any(earlier.covers(term) for earlier in attached_terms(optimizer).values()):
+            raise ConfigError(
+                "the optimizer has a prior of these weights already (attach_prior): remove() its "
+                "handle, or leave out prior="
+            )
         term.prepare(optimizer)
-    stream = BatchStream(loader, fabric.to_device)
-    run = _Run(model, optimizer, stream, collectors, fabric, folder)
-    run.expected = {
+    stream = BatchStream(
+        loader, skip_leftover=batch_norm == "train" and bool(running_layers(module))
+    )
+    expected = {
         "layout": layout.digest(),
         "optimizer": type(optimizer).__name__,
         "num_data": num_data,
         "num_steps": num_steps,
     }
+    run = RunState(module, objective, optimizer, stream, collectors, fabric, folder, expected)
     start = run.restore() if resume else run.begin()
     trace = TraceWriter(
         folder / TRACE if folder is not None and fabric.is_global_zero else None, keep_until=start
     )
-    was_training = model.training
-    model.train()
+    after_step = getattr(objective, "after_step", None)
+    hooks = [*([after_step] if after_step is not None else ()), *hooks]
+    is_hot = any(group.get("temperature", 0) > 0 for group in optimizer.param_groups)
+    modes = [(part, part.training) for part in (module, objective) if part is not None]
+    for part, _ in modes:
+        part.train()
     if batch_norm == "frozen":
-        freeze_batch_norm(model)
+        freeze_batch_norm(module)
     stats: dict[str, float] = {}
     with (
+        contextlib.ExitStack() as cleanup,
         finish_step_on_interrupt() as interrupted,
         progress_bar(
             description, start=start, total=num_steps, show=progress and fabric.is_global_zero
         ) as bar,
     ):
+        cleanup.callback(run.end)
+        for part, mode in modes:
+            cleanup.callback(part.train, mode)
         for step in range(start, num_steps):
             phase = schedule(step)
-            _set_phase(optimizer, phase)
+            run.set_phase(phase)
             done = step + 1
             log = done % log_every == 0 or done == num_steps or on_step is not None
-            loss, extras = _data_gradient(wrapped, loss_fn, stream, fabric, accumulate)
+            batches = [next(stream) for _ in range(accumulate)]
+            if step == start and is_hot:
+                _warn_of_dropout(module, loss_fn, to_device(batches[0], fabric.device))
+            loss, extras = _data_gradient(parts, call, batches, fabric)
             if log or phase.collect or fabric.device.type == "cpu":  # elsewhere a sync a step
-                run.check_loss(loss, done)
+                run.check_loss(loss, done, batches)
             if clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+                torch.nn.utils.clip_grad_norm_(run.held, clip_norm)
             prior_stats = term.add_to_grad(diagnose=log) if term is not None else {}
             stepper.step()
-            optimizer.zero_grad(set_to_none=True)
+            for parameter in run.trainable:
+                parameter.grad = None
             if log:
-                stats = _scalars(loss, extras, prior_stats, optimizer)
+                stats = run.scalars(loss, extras, prior_stats)
                 trace.write(done, stats)
                 bar(done, stats)
+            event = StepEvent(done, phase, module, layout, stats)
+            for hook in hooks:
+                hook(event)
             if phase.collect and collectors:
                 run.check_weights(done)
-            event = StepEvent(done, phase, model, layout, stats)
-            if phase.collect:
                 for collector in collectors:
                     collector.update(event)
             if on_step is not None:
                 on_step(event)
+            if done == num_steps and batch_norm == "train":
+                _reestimate(module, loss_fn, loader, fabric, num_data)
             if done % checkpoint_every == 0 or done == num_steps or interrupted.is_set():
                 run.save(done)
             if interrupted.is_set():
                 where = f"; resume from {folder / CHECKPOINT}" if folder is not None else ""
                 raise KeyboardInterrupt(f"stopped after step {done} of {num_steps}{where}")
-    model.train(was_training)
     return TrainResult(num_steps, stats, folder)
 
 
-def freeze_batch_norm(model: nn.Module) -> None:
-    """Put BatchNorm layers into evaluation mode: their statistics stay, their weights learn."""
-    for layer in model.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.eval()
-
-
-class _Run:
-    """What a checkpoint holds, and where it lies."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        stream: BatchStream,
-        collectors: Sequence[Collector],
-        fabric: Fabric,
-        folder: Path | None,
-    ) -> None:
-        self.model, self.optimizer, self.stream = model, optimizer, stream
-        self.collectors, self.fabric, self.folder = collectors, fabric, folder
-        self.expected: dict[str, Any] = {}
-        self.saved_step: int | None = None
-
-    @property
-    def path(self) -> Path | None:
-        return self.folder / CHECKPOINT if self.folder is not None else None
-
-    def begin(self) -> int:
-        if self.path is not None and self.path.exists():
-            raise ConfigError(
-                f"{self.path} exists: pass resume=True to continue that run, or choose another "
-                "folder; nothing was overwritten"
-            )
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        for group in self.optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-            if "temperature" in group:
-                group.setdefault("initial_temperature", group["temperature"])
-        self.save(0)  # so that a run killed early resumes, and draws without a run cannot exist
-        return 0
-
-    def restore(self) -> int:
-        if self.path is None:
-            raise ConfigError("resume=True needs run_dir")
-        state = load_checkpoint(self.path, expected=self.expected)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for collector, saved in zip(self.collectors, state["collectors"], strict=True):
-            collector.load_state_dict(saved)
-        self.stream.load_state_dict(state["stream"])
-        restore_random(state["random"])
-        self.saved_step = state["step"]
-        return int(state["step"])
-
-    def save(self, step: int) -> None:
-        self.check_weights(step)
-        self._check_replicas()
-        if self.path is None:
-            return
-        if self.fabric.is_global_zero:
-            state = {
-                "run": self.expected,
-                "step": step,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "collectors": [c.state_dict() for c in self.collectors],
-                "stream": self.stream.state_dict(),
-                "random": random_states(),
-            }
-            save_checkpoint(self.path, state)
-        self.fabric.barrier()
-        self.saved_step = step
-
-    def check_loss(self, loss: Tensor, step: int) -> None:
-        if not torch.isfinite(loss):
-            self._diverged(f"the loss is {loss.item()}", step)
-
-    def check_weights(self, step: int) -> None:
-        if not all_finite(self.model.parameters()):
-            self._diverged("a weight is NaN or infinite", step)
-
-    def _diverged(self, what: str, step: int) -> None:
-        lrs = ", ".join(f"{g['lr']:.4g}" for g in self.optimizer.param_groups)
-        kept = "no checkpoint was written"
-        if self.path is not None and self.saved_step is not None:
-            kept = f"the last good checkpoint is {self.path} (step {self.saved_step})"
-        raise DivergenceError(f"{what} at step {step} with lr {lrs}; {kept}; lower the lr")
-
-    def _check_replicas(self) -> None:
-        if self.fabric.world_size == 1:
-            return
-        total = torch.stack([p.detach().double().sum() for p in self.model.parameters()]).sum()
-        sums = torch.as_tensor(self.fabric.all_gather(total))
-        if not torch.equal(sums, sums[0].expand_as(sums)):
-            raise DivergenceError(
-                "the replicas' weights have drifted apart; noise must come from generators with "
-                "equal seeds on all ranks"
-            )
+def _fabric_at(device: torch.device) -> Fabric:
+    """One process on the very device, ``cuda:1`` included."""
+    devices = [device.index] if device.type == "cuda" and device.index is not None else 1
+    return Fabric(accelerator=device.type, devices=devices)
 
 
 def _data_gradient(
-    wrapped: Any, loss_fn: LossFn, stream: BatchStream, fabric: Fabric, accumulate: int
+    parts: Sequence[Any], call: LossFn, batches: Sequence[Batch], fabric: Fabric
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    losses: list[Tensor] = []
-    extras: dict[str, Tensor] = {}
-    for micro in range(accumulate):
-        batch = next(stream)
-        with fabric.no_backward_sync(wrapped, enabled=micro + 1 < accumulate):
-            loss, extras = loss_fn(wrapped, batch)
-            fabric.backward(loss / accumulate if accumulate > 1 else loss)
-        losses.append(loss.detach())
-    return torch.stack(losses).mean(), extras
+    """Fill ``.grad`` with the gradient of the mean over all examples of the batches."""
+    if len(batches) == 1:
+        loss, extras = call(parts[0], to_device(batches[0], fabric.device))
+        fabric.backward(loss)
+        return loss.detach(), extras
+    sizes = [batch_size(batch) for batch in batches]
+    total = torch.zeros((), device=fabric.device)
+    for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
+        with contextlib.ExitStack() as stack:
+            if fabric.world_size > 1:
+                for part in parts:
+                    wait = number < len(batches)
+                    stack.enter_context(fabric.no_backward_sync(part, enabled=wait))
+            loss, extras = call(parts[0], to_device(batch, fabric.device))
+            share = loss * (size / sum(sizes))
+            fabric.backward(share)
+        total = total + share.detach()
+    return total, extras
 
 
-def _scalars(
-    loss: Tensor, extras: Mapping[str, Any], prior: Mapping[str, float], optimizer: Optimizer
-) -> dict[str, float]:
-    group = optimizer.param_groups[0]
-    stats = {"loss": loss.item(), **prior, "lr": float(group["lr"])}
-    if "temperature" in group:
-        stats["temperature"] = float(group["temperature"])
-    kinetic = getattr(optimizer, "kinetic_temperature", lambda: None)()
-    if kinetic is not None:
-        stats["kinetic_temperature"] = float(kinetic)
-    return stats | {name: float(value) for name, value in extras.items()}
+@contextlib.contextmanager
+def _undisturbed(module: nn.Module, loss_fn: LossFn) -> Iterator[None]:
+    """Put back modes, global random states and what a loss remembers of its batches."""
+    parts = [part for part in (module, loss_fn) if isinstance(part, nn.Module)]
+    modes = [(layer, layer.training) for part in parts for layer in part.modules()]
+    kept = copy.deepcopy(loss_fn.state_dict()) if isinstance(loss_fn, nn.Module) else {}
+    states = random_states()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        restore_random(states)
+        for layer, mode in modes:
+            layer.training = mode
+        if isinstance(loss_fn, nn.Module):
+            loss_fn.load_state_dict(kept)
 
 
-def _set_phase(optimizer: Optimizer, phase: Phase) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * phase.lr_factor
-        if "temperature" in group:
-            group["temperature"] = group["initial_temperature"] * phase.temperature_factor
+def _warn_of_dropout(module: nn.Module, loss_fn: LossFn, batch: Batch) -> None:
+    """Compare the loss of one batch, without the prior, in two passes of either mode.
+
+    A model that draws a random subset of its data differs in evaluation mode, too, and may.
+    """
+
+    def differs() -> bool:
+        first, second = (loss_fn(module, batch)[0] for _ in range(2))
+        return not torch.isclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+    with _undisturbed(module, loss_fn):
+        freeze_batch_norm(module)
+        if not differs():
+            return
+        for part in (module, loss_fn):
+            if isinstance(part, nn.Module):
+                part.eval()
+        if differs():
+            return
+    warnings.warn(
+        "dropout (or another layer that is random in training mode) makes the potential itself "
+        "random, so the sampler targets no posterior of this network: set its rate to 0",
+        stacklevel=3,
+    )
+
+
+def _reestimate(
+    module: nn.Module, loss_fn: LossFn, loader: Iterable[Batch], fabric: Fabric, num_data: int
+) -> None:
+    """Average running statistics over the training data, each process over its share."""
+    share = math.ceil(num_data / fabric.world_size)
+    with _undisturbed(module, loss_fn):
+        if isinstance(loss_fn, nn.Module):
+            loss_fn.eval()
+        seen = reestimate_(module, loader, loss_fn, max_examples=share)
+    if fabric.world_size > 1 and seen:
+        reduce: Any = functools.partial(fabric.all_reduce, reduce_op="sum")
+        total = float(reduce(torch.tensor(float(seen), device=fabric.device)))
+        for layer in running_layers(module):
+            for buffer in (layer.running_mean, layer.running_var):
+                if buffer is not None:
+                    buffer.copy_(reduce(buffer * (seen / total)))
 
 
 def _check(
@@ -365,11 +359,19 @@ def _check(
     clip_norm: float | None,
     batch_norm: str,
     optimizer: Optimizer,
+    num_data: int,
+    prior: WeightDistribution | None,
 ) -> None:
     if num_steps < 1 or accumulate < 1:
         raise ConfigError("num_steps and accumulate must be at least 1")
     if batch_norm not in ("frozen", "train"):
         raise ConfigError(f"batch_norm must be 'frozen' or 'train', got {batch_norm!r}")
+    for group in optimizer.param_groups if prior is None else ():  # with one, PriorTerm compares
+        if (counted := group.get("num_data", num_data)) != num_data:
+            raise ConfigError(
+                f"the optimizer counts num_data = {counted}, train() {num_data}: both are N, the "
+                "size of the whole training set"
+            )
     if clip_norm is None:
         return
     if clip_norm <= 0:
@@ -378,7 +380,13 @@ def _check(
         warnings.warn("clipping changes the law that a sampler targets", stacklevel=3)
 
 
-def _check_rank_aware(loader: Iterable[Batch], fabric: Fabric) -> None:
+def _check_fabric(fabric: Fabric, loader: Iterable[Batch]) -> None:
+    precision = fabric._precision.precision
+    if precision not in _PRECISIONS:
+        raise ConfigError(
+            f"precision {precision!r} is not supported (its loss scaling or rounding would "
+            f"mis-scale the prior); use one of {', '.join(_PRECISIONS)}"
+        )
     if fabric.world_size == 1:
         return
     owners = (getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None))

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesprior.errors import ConfigError, LayoutMismatchError, PriorFileError
+from bayesprior.errors import ConfigError, PriorFileError
+from bayesprior.inference.bound import Bindable
 from bayesprior.inference.protocols import Draw
+from bayesprior.inference.wrappers import plain_module
 from bayesprior.storage import chain_dir, draw_path, load_tensors, read_header, save_tensors
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["PointPosterior", "StoredDraws", "save_draw", "stored_draw_paths", "stored_step"]
+__all__ = [
+    "PointPosterior",
+    "StoredDraws",
+    "save_draw",
+    "stored_draw_paths",
+    "stored_step",
+    "thinned",
+]
 
 _POINT = "bayesprior.point/1"
 _DRAW = "bayesprior.draw/1"
@@ -24,7 +33,7 @@ _BUFFER = "buffer."
 
 
 @dataclass(frozen=True, eq=False)
-class PointPosterior:
+class PointPosterior(Bindable):
     """All mass on one vector of weights: a MAP estimate, or any trained network.
 
     Parameters
@@ -37,13 +46,15 @@ class PointPosterior:
         BatchNorm statistics that belong to the weights, by name.
     provenance
         Where the weights come from; JSON primitives, kept in the file.
+    confidence
+        Factor on the logits, as of `bayesprior.inference.protocols.Draw`.
 
     Raises
     ------
     LayoutMismatchError
         If the weights do not have length D.
     ConfigError
-        If they hold NaN or infinite values.
+        If they hold NaN or infinite values, or the confidence is not positive.
 
     Examples
     --------
@@ -56,9 +67,11 @@ class PointPosterior:
     weights: Float[Tensor, " D"]
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    confidence: float = 1.0
 
     def __post_init__(self) -> None:
         self.layout.check_dim(self.weights)
+        self._draw()
         if not bool(self.weights.isfinite().all()):
             raise ConfigError("the weights of a point posterior hold NaN or infinite values")
 
@@ -70,23 +83,24 @@ class PointPosterior:
         provenance: Mapping[str, Any] | None = None,
     ) -> "PointPosterior":
         """Copy a module's trainable parameters (or those of a layout) and its buffers."""
+        module = plain_module(module)
         layout = ParameterLayout.from_module(module) if layout is None else layout
         buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
         return cls(layout, layout.flatten(module), buffers, provenance or {})
 
     def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[Draw]:
-        """Yield the one draw.
+        """Yield the one draw there is, however many are asked for.
 
         Raises
         ------
         ConfigError
-            If more than one (or none) is asked for.
+            If ``num_draws`` is below 1.
         """
-        if num_draws not in (None, 1):
-            raise ConfigError(
-                f"a point posterior has 1 draw, num_draws = {num_draws} was asked; leave it out"
-            )
-        yield Draw(chain=0, index=0, weights=self.weights, buffers=self.buffers)
+        thinned([1], num_draws)
+        yield self._draw()
+
+    def _draw(self) -> Draw:
+        return Draw(0, 0, self.weights, self.buffers, self.layout, confidence=self.confidence)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file atomically.
@@ -97,7 +111,7 @@ class PointPosterior:
             If it cannot be written; an older file stays.
         """
         extra = {"provenance": json.dumps(dict(self.provenance))}
-        _write(path, _POINT, self.layout, self.weights, self.buffers, extra)
+        _write(path, _POINT, self.layout, self._draw(), extra)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "PointPosterior":
@@ -108,15 +122,15 @@ class PointPosterior:
         PriorFileError
             If the file is missing, truncated, corrupt, foreign or of another version.
         """
-        layout, weights, buffers, header = _read(path, _POINT, device)
+        draw, layout, header = _read(path, _POINT, device)
         try:
             provenance = json.loads(header["provenance"])
         except (KeyError, ValueError) as error:
             raise PriorFileError(f"{path} is corrupt: its provenance is missing or off") from error
-        return cls(layout, weights, buffers, provenance)
+        return cls(layout, draw.weights, draw.buffers, provenance, draw.confidence)
 
 
-class StoredDraws:
+class StoredDraws(Bindable):
     """The draws that chains left on disk, read one at a time.
 
     Parameters
@@ -157,6 +171,7 @@ class StoredDraws:
         self.num_chains = len(chains)
         self.num_draws = len(self._paths[0])
         self.layout = _layout(self._paths[0][0], read_header(self._paths[0][0], format=_DRAW))
+        self._verified: dict[Path, tuple[int, int]] = {}  # size and time of a file when it was
 
     def __repr__(self) -> str:
         return (
@@ -170,36 +185,78 @@ class StoredDraws:
         Parameters
         ----------
         num_draws
-            How many in all chains together; None means all. Fewer than stored are spread evenly
-            over each chain, its last draw always among them.
+            How many in all chains together; None, or more than there are, means all. Fewer are
+            spread over chains and time by `thinned`.
         seed
             Not used: thinning leaves no choice.
 
         Raises
         ------
         ConfigError
-            If more are asked for than are stored, or a number that the chains cannot share.
+            If ``num_draws`` is below 1.
         PriorFileError
             If a file is corrupt or of another layout.
+
+        Notes
+        -----
+        A file's checksum is compared when the file is first read, and again if it has changed
+        since: further passes read the bytes only.
         """
-        stored = self.num_chains * self.num_draws
-        num_draws = stored if num_draws is None else num_draws
-        if not 0 < num_draws <= stored or num_draws % self.num_chains:
-            raise ConfigError(
-                f"num_draws = {num_draws} must be a multiple of the {self.num_chains} chains, "
-                f"from {self.num_chains} to the {stored} stored draws"
-            )
-        kept = num_draws // self.num_chains
-        for chain, paths in enumerate(self._paths):
-            for j in range(kept):
-                index = (j + 1) * self.num_draws // kept - 1
-                layout, weights, buffers, _ = _read(paths[index], _DRAW)
+        chosen = thinned([len(paths) for paths in self._paths], num_draws)
+        for chain, (paths, indices) in enumerate(zip(self._paths, chosen, strict=True)):
+            for index in indices:
+                path = paths[index]
+                state = path.stat() if path.is_file() else None
+                seen = (state.st_size, state.st_mtime_ns) if state is not None else (0, 0)
+                verify = self._verified.get(path) != seen
+                draw, layout, _ = _read(path, _DRAW, verify=verify)
                 if layout != self.layout:
                     raise PriorFileError(
-                        f"{paths[index]} belongs to another network: "
+                        f"{path} belongs to another network: "
                         + layout.compare(self.layout).describe()
                     )
-                yield Draw(chain, index, weights, buffers)
+                self._verified[path] = seen
+                yield replace(draw, chain=chain, index=index)
+
+
+def thinned(lengths: Sequence[int], num_draws: int | None) -> list[list[int]]:
+    """Choose draws of several chains, spread evenly over chains and time.
+
+    Parameters
+    ----------
+    lengths
+        How many draws each chain has.
+    num_draws
+        How many are wanted of all chains together; None, or more than there are, takes all.
+
+    Returns
+    -------
+    list of list of int
+        Indices of the chosen draws of each chain, increasing, the chain's last among them. Chains
+        get equally many where ``num_draws`` is a multiple of their number.
+
+    Raises
+    ------
+    ConfigError
+        If ``num_draws`` is below 1.
+
+    Examples
+    --------
+    >>> thinned([4, 4], 4), thinned([4, 4], 3), thinned([1], 50)
+    ([[1, 3], [1, 3]], [[3], [1, 3]], [[0]])
+    """
+    if num_draws is not None and num_draws < 1:
+        raise ConfigError(f"num_draws must be at least 1, got {num_draws}")
+    if num_draws is None or num_draws >= sum(lengths):
+        return [list(range(length)) for length in lengths]
+    chosen: list[list[int]] = []
+    for done, length in enumerate(lengths):
+        left = num_draws - sum(map(len, chosen))
+        behind = sum(lengths[done + 1 :])
+        share = left // (len(lengths) - done)
+        kept = min(length, max(share, left - behind))  # a short chain's share goes to the others
+        chosen.append([(j + 1) * length // kept - 1 for j in range(kept)])
+    return chosen
 
 
 def stored_draw_paths(folder: str | Path) -> list[Path]:
@@ -230,7 +287,7 @@ def save_draw(
     layout
         Names of the weights.
     draw
-        Weights and the BatchNorm statistics that belong to them.
+        Weights, the BatchNorm statistics that belong to them, mixture weight and confidence.
     step
         Completed steps of the run, for the record.
 
@@ -241,7 +298,7 @@ def save_draw(
     """
     extra = {"chain": str(draw.chain), "index": str(draw.index), "step": str(step)}
     path = draw_path(folder, draw.index)
-    _write(path, _DRAW, layout, draw.weights, draw.buffers, extra)
+    _write(path, _DRAW, layout, draw, extra)
 
 
 def stored_step(path: str | Path) -> int | None:
@@ -269,32 +326,31 @@ def _chain_dirs(run_dir: Path) -> list[Path]:
 
 
 def _write(
-    path: str | Path,
-    format: str,
-    layout: ParameterLayout,
-    weights: Tensor,
-    buffers: Mapping[str, Tensor],
-    extra: Mapping[str, str],
+    path: str | Path, format: str, layout: ParameterLayout, draw: Draw, extra: Mapping[str, str]
 ) -> None:
     header = {"format": format, "layout": layout.to_json(), "digest": layout.digest(), **extra}
-    prefixed = {_BUFFER + name: buffer for name, buffer in buffers.items()}
-    save_tensors(path, {"weights": weights, **prefixed}, header)
+    header |= {name: repr(float(getattr(draw, name))) for name in ("weight", "confidence")}
+    prefixed = {_BUFFER + name: buffer for name, buffer in draw.buffers.items()}
+    save_tensors(path, {"weights": draw.weights, **prefixed}, header)
 
 
 def _read(
-    path: str | Path, format: str, device: str | torch.device = "cpu"
-) -> tuple[ParameterLayout, Tensor, dict[str, Tensor], dict[str, str]]:
-    tensors, header = load_tensors(path, format=format, device=device)
+    path: str | Path, format: str, device: str | torch.device = "cpu", verify: bool = True
+) -> tuple[Draw, ParameterLayout, dict[str, str]]:
+    tensors, header = load_tensors(path, format=format, device=device, verify=verify)
     layout = _layout(path, header)
     weights = tensors.pop("weights", None)
     if weights is None:
         raise PriorFileError(f"{path} is corrupt: it holds no weights")
+    buffers = {name.removeprefix(_BUFFER): tensor for name, tensor in tensors.items()}
     try:
         layout.check_dim(weights)
-    except LayoutMismatchError as error:
+        # Files of the first edition hold neither: such draws count alike.
+        factors = {name: float(header.get(name, 1.0)) for name in ("weight", "confidence")}
+        draw = Draw(0, 0, weights, buffers, layout, **factors)
+    except ValueError as error:  # ours are ValueErrors too
         raise PriorFileError(f"{path} is corrupt: {error}") from error
-    buffers = {name.removeprefix(_BUFFER): tensor for name, tensor in tensors.items()}
-    return layout, weights, buffers, header
+    return draw, layout, header
 
 
 def _layout(path: str | Path, header: Mapping[str, str]) -> ParameterLayout:

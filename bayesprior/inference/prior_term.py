@@ -5,7 +5,8 @@ for ours; both use `PriorTerm`.
 """
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,10 +15,15 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from bayesprior.errors import ConfigError, LayoutMismatchError, nearest_name
-from bayesprior.inference.optimizers import ImplicitPriorSGD
-from bayesprior.inference.protocols import WeightDistribution
+from bayesprior.inference.protocols import TakesPrior, WeightDistribution
+from bayesprior.inference.wrappers import plain_module, plain_optimizer, refuse_shards
 
-__all__ = ["PriorTerm", "attach_prior"]
+__all__ = ["PriorTerm", "attach_prior", "attached_terms", "group_labels"]
+
+
+def group_labels(optimizer: Optimizer) -> list[str]:
+    """Return a label of each parameter group: its ``name``, where it has one, or its number."""
+    return [str(group.get("name", i)) for i, group in enumerate(optimizer.param_groups)]
 
 
 class PriorTerm:
@@ -26,45 +32,50 @@ class PriorTerm:
     Parameters
     ----------
     module
-        Its trainable parameters must be exactly those of the prior's layout.
+        Its trainable parameters must be exactly those of the prior's layout. Wrappers of
+        ``torch.compile`` and of data parallelism are looked through.
     prior
-        A law of the weights; see `bayesprior.weights.gaussian.GaussianWeights`.
+        A law of the weights; see `bayesprior.weights.gaussian.GaussianWeights`. It is moved to
+        the module's device.
     num_data
         N, the size of the whole training set: gradients estimate grad U / N.
 
     Raises
     ------
     LayoutMismatchError
-        If names or shapes disagree, or a trainable parameter has no prior.
+        If names or shapes disagree, a trainable parameter has no prior, or one with a prior is
+        frozen.
     ConfigError
-        If ``num_data`` is not positive.
+        If ``num_data`` is not positive, or the parameters are sharded.
     """
 
     def __init__(self, module: nn.Module, prior: WeightDistribution, num_data: int) -> None:
         if num_data <= 0:
             raise ConfigError(f"num_data must be the size of the training set, got {num_data}")
-        self.prior = prior
         self.num_data = num_data
-        self.parameters = prior.layout.parameters(module)
+        self.parameters = _parameters(plain_module(module), prior)
+        device = self.parameters[0].device if self.parameters else prior.loc.device
+        law: Any = prior
+        self.prior = law if prior.loc.device == device else law.to(device)
         self._flat: Tensor | None = None  # one D-vector, filled anew at every step
-        covered = {id(p) for p in self.parameters}
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad and id(parameter) not in covered:
-                hint = nearest_name(name, prior.layout.names)
-                raise LayoutMismatchError(
-                    f"the prior says nothing of the trainable parameter {name!r}{hint}; extend() "
-                    "the prior over it, or freeze it with requires_grad_(False)"
-                )
+        # Positions in `parameters` of those that an optimizer holds, a list for each of its groups.
+        self._groups: list[list[int]] = [list(range(len(self.parameters)))]
+        self._signs: list[int] = [1] * len(self.parameters)
+        self._optimizer: Optimizer | None = None
 
     @torch.no_grad()
     def add_to_grad(self, *, diagnose: bool = False) -> dict[str, float]:
         """Add the prior's gradient to ``.grad``; call once a step, after the last backward.
 
+        After `prepare` only what that optimizer holds is touched, ``maximize`` turns the sign, and
+        a loss scale that the optimizer itself will divide by multiplies.
+
         Parameters
         ----------
         diagnose
             Also return ``log_prior`` (nats) and ``configurational_temperature``, the mean over
-            weights of (w - loc) dU/dw, whose expectation is T at stationarity.
+            weights of (w - loc) dU/dw, whose expectation is T at stationarity; of several
+            parameter groups each one's mean, too (``configurational_temperature.<label>``).
         """
         layout = self.prior.layout
         weights = self._flat = layout.flatten_tensors(self.parameters, out=self._flat)
@@ -75,39 +86,98 @@ class PriorTerm:
         else:
             same = weights.dtype == self.prior.loc.dtype
             score = self.prior.score(weights, out=weights if same else None)
-        for parameter, view in zip(self.parameters, layout.unflatten(score).values(), strict=True):
-            if parameter.grad is None:
-                parameter.grad = torch.mul(view, -1 / self.num_data)
-            else:
-                parameter.grad.add_(view, alpha=-1 / self.num_data)
+        # GradScaler leaves the division by its scale to fused optimizers.
+        scale = getattr(self._optimizer, "grad_scale", None)
+        views = list(layout.unflatten(score).values())
+        for held in self._groups:
+            for i in held:
+                parameter, view, alpha = self.parameters[i], views[i], -self._signs[i]
+                if scale is not None:
+                    view = view * scale
+                if parameter.grad is None:
+                    parameter.grad = torch.mul(view, alpha / self.num_data)
+                else:
+                    parameter.grad.add_(view, alpha=alpha / self.num_data)
         if diagnose:
-            total = torch.zeros((), dtype=torch.float64, device=weights.device)
-            residual = layout.unflatten(weights.sub_(self.prior.loc))
-            for parameter, view in zip(self.parameters, residual.values(), strict=True):
-                if parameter.grad is not None:
-                    total += (view * parameter.grad).sum(dtype=torch.float64)
-            stats["configurational_temperature"] = float(total) * self.num_data / layout.dim
+            stats |= self._temperatures(weights.sub_(self.prior.loc), scale)
+        return stats
+
+    def _temperatures(self, residual: Tensor, scale: Tensor | None) -> dict[str, float]:
+        views = list(self.prior.layout.unflatten(residual).values())
+        sums, sizes = residual.new_zeros(len(self._groups), dtype=torch.float64), []
+        for number, held in enumerate(self._groups):
+            sizes.append(sum(views[i].numel() for i in held))
+            for i in held:
+                gradient = self.parameters[i].grad
+                sums[number] += (views[i] * gradient).sum(dtype=torch.float64) * self._signs[i]
+        values = (sums * self.num_data if scale is None else sums * self.num_data / scale).tolist()
+        name = "configurational_temperature"
+        stats = {name: sum(values) / max(sum(sizes), 1)}
+        if len(sizes) > 1 and self._optimizer is not None:
+            labels = group_labels(self._optimizer)
+            for label, value, size in zip(labels, values, sizes, strict=True):
+                if size:
+                    stats[f"{name}.{label}"] = value / size
         return stats
 
     def prepare(self, optimizer: Optimizer) -> None:
-        """Tell an `ImplicitPriorSGD` its curvature; refuse a step size the prior makes unstable.
+        """Bind the term to one optimizer, which may take the prior (`TakesPrior`).
+
+        From now on only the parameters that it holds get the prior's gradient, so several
+        optimizers over one module, each with its own term, add it once.
 
         Raises
         ------
         ConfigError
-            If a group's learning rate exceeds the largest stable one, which is named.
+            If the optimizer holds none of the parameters (but copies, say), counts other data, or
+            a group's learning rate exceeds the largest stable one, which is named.
+
+        Warns
+        -----
+        UserWarning
+            If a group has a weight decay: a second prior.
         """
-        bound = self.prior.layout.unflatten(self.prior.max_precision().div_(self.num_data))
-        precision: dict[Tensor, Tensor] = dict(zip(self.parameters, bound.values(), strict=True))
-        if isinstance(optimizer, ImplicitPriorSGD):
-            optimizer.set_prior_precision(precision)
-            return
-        for index, group in enumerate(optimizer.param_groups):
-            curvatures = [precision[p].max().item() for p in group["params"] if p in precision]
-            if not curvatures:
+        optimizer = plain_optimizer(optimizer)
+        position = {p: i for i, p in enumerate(self.parameters)}
+        groups = [
+            [position[p] for p in group["params"] if p in position]
+            for group in optimizer.param_groups
+        ]
+        if not any(groups):
+            raise ConfigError(
+                "the optimizer holds none of the parameters that the prior covers (copies of "
+                "them?): make it from the parameters of this very module, after the module is made"
+            )
+        self._optimizer, self._groups = optimizer, groups
+        for group, held in zip(optimizer.param_groups, groups, strict=True):
+            for i in held:
+                self._signs[i] = -1 if group.get("maximize") else 1
+            if held and group.get("weight_decay"):
+                warnings.warn(
+                    f"weight_decay = {group['weight_decay']} is a second prior beside this one; "
+                    "make the optimizer with weight_decay=0",
+                    stacklevel=3,
+                )
+            if (counted := group.get("num_data", self.num_data)) != self.num_data:
+                raise ConfigError(
+                    f"the optimizer counts num_data = {counted}, the prior {self.num_data}: "
+                    "both are N, the size of the whole training set"
+                )
+        if isinstance(optimizer, TakesPrior):
+            optimizer.take_prior(self)
+        else:
+            self._check_stability(optimizer)
+
+    def _check_stability(self, optimizer: Optimizer) -> None:
+        curvature = self.curvature()
+        for index, (group, held) in enumerate(
+            zip(optimizer.param_groups, self._groups, strict=True)
+        ):
+            if not held:
                 continue
-            limit = _stability_limit(optimizer, group, max(curvatures))
-            lr = group.get("initial_lr", group["lr"])
+            largest = max(curvature[self.parameters[i]].max().item() for i in held)
+            limit = _stability_limit(optimizer, group, largest)
+            lr = float(group.get("initial_lr", group["lr"]))
             if lr > limit:
                 raise ConfigError(
                     f"lr = {lr:.4g} of parameter group {index} is unstable under this prior "
@@ -115,17 +185,115 @@ class PriorTerm:
                     "rescale(rms_std=), or use ImplicitPriorSGD for MAP and SWAG"
                 )
 
+    @torch.no_grad()
+    def curvature(self) -> dict[Tensor, Tensor]:
+        """Return by held parameter 1 / (N d), a bound on the curvature of the prior's U / N."""
+        return self._held(self.prior.max_precision() / self.num_data)
+
+    @torch.no_grad()
+    def covariance_product(self, vectors: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return Sigma v by held parameter; parameters left out of ``vectors`` count as zero."""
+        return self._held(self.prior.covariance_product(self._joined(vectors)))
+
+    @torch.no_grad()
+    def color(self, normals: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return R z by held parameter, Sigma = R R^T, the law's square root."""
+        return self._held(self.prior.color(self._joined(normals)))
+
+    def covers(self, other: "PriorTerm") -> bool:
+        """Whether both speak of a common parameter."""
+        mine = set(self.parameters)
+        return any(p in mine for p in other.parameters)
+
+    def _joined(self, vectors: Mapping[Tensor, Tensor]) -> Tensor:
+        parts = (vectors[p] if p in vectors else torch.zeros_like(p) for p in self.parameters)
+        return self.prior.layout.flatten_tensors(parts)
+
+    def _held(self, flat: Tensor) -> dict[Tensor, Tensor]:
+        views = list(self.prior.layout.unflatten(flat).values())
+        return {self.parameters[i]: views[i] for held in self._groups for i in held}
+
+
+def _parameters(module: nn.Module, prior: WeightDistribution) -> list[nn.Parameter]:
+    """Return the parameters in the prior's order; their names may come from compiled parts."""
+    refuse_shards(module)
+    named = dict(module.named_parameters(remove_duplicate=False))
+    actual = {name.replace("_orig_mod.", ""): name for name in named}
+    found = prior.layout.rename(lambda name: actual.get(name, name)).parameters(module)
+    if frozen := [n for n, p in zip(prior.layout.names, found, strict=True) if not p.requires_grad]:
+        raise LayoutMismatchError(
+            f"the prior covers {len(frozen)} frozen parameters ({frozen[0]!r} first), which must "
+            "stay: pass prior.marginal(names) of the trainable ones, or unfreeze them"
+        )
+    covered = set(found)
+    for name, parameter in named.items():
+        if parameter.requires_grad and parameter not in covered:
+            hint = nearest_name(name, prior.layout.names)
+            raise LayoutMismatchError(
+                f"the prior says nothing of the trainable parameter {name!r}{hint}; extend() "
+                "the prior over it, or freeze it with requires_grad_(False)"
+            )
+    return found
+
 
 def _stability_limit(optimizer: Optimizer, group: dict[str, Any], curvature: float) -> float:
-    """Return the largest stable lr for curvature c of U / N; infinite where none is known."""
+    """Return the largest stable lr for curvature c of U / N; infinite where none is known.
+
+    Known are those of samplers, which state it, and of ``torch.optim.SGD``. Adam and its like
+    scale their steps by the gradients, so no learning rate of theirs is refused.
+    """
     if hasattr(optimizer, "stability_limit"):
-        return optimizer.stability_limit(curvature, group)
-    if type(optimizer) is torch.optim.SGD:
+        return float(optimizer.stability_limit(curvature, group))
+    if type(optimizer) is torch.optim.SGD and curvature > 0:
         momentum = group["momentum"]
         if group["nesterov"]:
             return 2 * (1 + momentum) / (1 + 2 * momentum) / curvature
         return 2 * (1 + momentum) / curvature
     return math.inf
+
+
+class _AddPrior:
+    """The hook of `attach_prior`, which can be found among an optimizer's hooks."""
+
+    def __init__(self, term: PriorTerm) -> None:
+        self.term = term
+
+    def __call__(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self.term.add_to_grad()
+            return None
+
+        def with_prior(call: Callable[[], Any] = closure) -> Any:
+            loss = call()
+            self.term.add_to_grad()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], with_prior, *args[2:]), kwargs
+        return args, {**kwargs, "closure": with_prior}
+
+
+class _PriorHandle(RemovableHandle):
+    """Also takes the prior away from an optimizer that took it."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer._optimizer_step_pre_hooks)
+        self._optimizer = optimizer
+
+    def remove(self) -> None:
+        attached = self.id in self._optimizer._optimizer_step_pre_hooks
+        super().remove()
+        if attached and isinstance(self._optimizer, TakesPrior):
+            self._optimizer.take_prior(None)
+
+
+def attached_terms(optimizer: Optimizer) -> dict[int, PriorTerm]:
+    """Return what `attach_prior` attached to an optimizer, by the number of the hook."""
+    hooks = plain_optimizer(optimizer)._optimizer_step_pre_hooks
+    return {key: hook.term for key, hook in hooks.items() if isinstance(hook, _AddPrior)}
 
 
 def attach_prior(
@@ -138,14 +306,19 @@ def attach_prior(
     LBFGS, are served too. Do not clip after the step's hook; gradient clipping before
     ``optimizer.step()`` acts on the data gradient, as it should.
 
+    Attaching again, with another width say, replaces the earlier prior of these parameters. Where
+    several optimizers share a module, attach to each: each adds the prior to its own parameters.
+
     Parameters
     ----------
     optimizer
-        Any torch optimizer over the module's parameters, not yet or already wrapped by Fabric.
+        Any torch optimizer over the module's parameters (or some), wrapped by Fabric or
+        accelerate or not.
     module
-        Its trainable parameters must be exactly those of the prior's layout.
+        Its trainable parameters must be exactly those of the prior's layout; compiled and
+        data-parallel modules are looked through.
     prior
-        A `GaussianWeights` on the module's device.
+        A `GaussianWeights`; it is moved to the module's device.
     num_data
         N, the size of the whole training set. The loss must be a mean per example.
 
@@ -157,7 +330,7 @@ def attach_prior(
     Raises
     ------
     LayoutMismatchError, ConfigError
-        As `PriorTerm`, and when the learning rate is unstable under the prior.
+        As `PriorTerm` and `PriorTerm.prepare`.
 
     Examples
     --------
@@ -169,24 +342,12 @@ def attach_prior(
     >>> optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
     >>> handle = attach_prior(optimizer, module, prior, num_data=100)
     """
+    optimizer = plain_optimizer(optimizer)
     term = PriorTerm(module, prior, num_data)
     term.prepare(optimizer)
-
-    def hook(
-        _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            term.add_to_grad()
-            return None
-
-        def with_prior(call: Callable[[], Any] = closure) -> Any:
-            loss = call()
-            term.add_to_grad()
-            return loss
-
-        if len(args) > 1:
-            return (args[0], with_prior, *args[2:]), kwargs
-        return args, {**kwargs, "closure": with_prior}
-
-    return optimizer.register_step_pre_hook(hook)
+    for key, earlier in attached_terms(optimizer).items():
+        if earlier.covers(term):
+            del optimizer._optimizer_step_pre_hooks[key]
+    handle = _PriorHandle(optimizer)
+    optimizer._optimizer_step_pre_hooks[handle.id] = _AddPrior(term)
+    return handle

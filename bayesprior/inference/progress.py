@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from bayesprior.errors import DataError
 from bayesprior.storage import atomic_path
 
 __all__ = ["Bar", "TraceWriter", "progress_bar", "read_trace"]
@@ -61,7 +62,8 @@ class TraceWriter:
     path
         The file; None writes nothing.
     keep_until
-        Rows of later steps are dropped: a resumed run writes them again.
+        Rows of later steps are dropped: a resumed run writes them again. So are rows that a kill,
+        a full disk or a second process left damaged or out of order.
     """
 
     def __init__(self, path: Path | None, *, keep_until: int = 0) -> None:
@@ -69,7 +71,10 @@ class TraceWriter:
         self._columns: list[str] | None = None
         if path is None or not path.exists():
             return
-        kept = [row for row in read_trace(path) if row["step"] <= keep_until]
+        kept: list[dict[str, float]] = []
+        for row in _rows(path)[0]:
+            if (kept[-1]["step"] if kept else 0) < row["step"] <= keep_until:
+                kept.append(row)
         if not kept:
             path.unlink()
             return
@@ -100,6 +105,34 @@ def _text(value: float) -> str:
 
 
 def read_trace(path: str | Path) -> list[dict[str, float]]:
-    """Read ``trace.csv`` as one dict of floats a row."""
-    with Path(path).open(newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    """Read ``trace.csv`` as one dict of floats a row; a last row cut short is left out.
+
+    Raises
+    ------
+    DataError
+        If another row is damaged.
+    """
+    rows, damaged = _rows(Path(path))
+    if damaged is not None:
+        raise DataError(
+            f"{path} is damaged in line {damaged}; resuming its run repairs it, or remove the line"
+        )
+    return rows
+
+
+def _rows(path: Path) -> tuple[list[dict[str, float]], int | None]:
+    """Return the whole rows, and the number of the first line that is none (nor the cut last)."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.split("\n")[:-1]  # what no newline ends was cut short
+    table = list(csv.reader(lines))
+    rows: list[dict[str, float]] = []
+    damaged = None
+    columns = table[0] if table else ["step"]
+    if "step" not in columns:
+        return [], 1
+    for number, cells in enumerate(table[1:], start=2):
+        try:
+            rows.append({k: float(v) for k, v in zip(columns, cells, strict=True)})
+        except ValueError:
+            damaged = damaged or number
+    return rows, damaged

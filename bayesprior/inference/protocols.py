@@ -3,6 +3,7 @@
 Optimizer x prior x collector are orthogonal: whatever meets these protocols combines.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bayesprior.errors import ConfigError
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = [
@@ -19,8 +21,10 @@ __all__ = [
     "LossFn",
     "Phase",
     "Posterior",
+    "PriorShare",
     "Schedule",
     "StepEvent",
+    "TakesPrior",
     "WeightDistribution",
 ]
 
@@ -28,7 +32,12 @@ Batch = Any
 """Whatever the loader yields; usually ``(inputs, targets)``. Only the loss looks inside."""
 
 LossFn = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
-"""``loss_fn(module, batch) -> (mean loss per example, named extra scalars)``."""
+"""``loss_fn(module, batch) -> (mean loss per example, named extra scalars)``.
+
+It may be a module: `bayesprior.inference.engine.train` then trains, moves, saves and resumes what
+it owns (a projector, a queue) with the network, and calls its ``after_step(event)``, if it has
+one, with the `StepEvent` of every step.
+"""
 
 
 class Phase(NamedTuple):
@@ -71,7 +80,9 @@ class StepEvent:
     layout
         The layout of the weights.
     stats
-        Scalars of the step: loss, log_prior, lr, temperature and what the sampler adds.
+        Scalars of the last logged step: loss, log_prior, lr, temperature, what the sampler adds.
+    read
+        Reads the weights in ``layout`` off the module; None flattens its parameters of these names.
     """
 
     step: int
@@ -79,10 +90,13 @@ class StepEvent:
     module: nn.Module
     layout: ParameterLayout
     stats: Mapping[str, float] = field(default_factory=dict)
+    read: Callable[[], Tensor] | None = None
 
-    def weights(self) -> Float[Tensor, " D"]:
-        """Copy the current weights into a flat vector of shape (D,)."""
-        return self.layout.flatten(self.module)
+    def weights(self, *, out: Tensor | None = None) -> Float[Tensor, " D"]:
+        """Copy the current weights into a flat vector of shape (D,), a new one or ``out``."""
+        if self.read is None:
+            return self.layout.flatten(self.module, out=out)
+        return self.read() if out is None else out.copy_(self.read())
 
     def buffers(self) -> dict[str, Tensor]:
         """Copy the module's buffers (BatchNorm statistics) by name."""
@@ -121,6 +135,11 @@ class Draw:
         Share of the draw in an average, up to a common factor: 1 for draws that count alike.
     confidence
         Factor on the draw's logits, fitted on held-out data; 1 leaves them as they are.
+
+    Raises
+    ------
+    ConfigError
+        If weight or confidence is not positive and finite.
     """
 
     chain: int
@@ -130,6 +149,12 @@ class Draw:
     layout: ParameterLayout | None = None
     weight: float = 1.0
     confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "confidence"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ConfigError(f"the {name} of a draw must be positive and finite, got {value}")
 
 
 @runtime_checkable
@@ -147,7 +172,7 @@ class Posterior(Protocol):
         ----------
         num_draws
             How many; None means all that are stored (or a documented default where draws are
-            made on demand).
+            made on demand). A posterior that has fewer yields those it has.
         seed
             Decides which, where there is a choice.
         """
@@ -177,3 +202,33 @@ class WeightDistribution(Protocol):
 
     def max_precision(self) -> Float[Tensor, " D"]:
         """Return per weight an upper bound on the curvature of the potential: 1 / cov_diag."""
+
+
+@runtime_checkable
+class PriorShare(Protocol):
+    """A prior as one optimizer sees it: by its own parameters, in the order of their groups.
+
+    `bayesprior.inference.prior_term.PriorTerm` is it.
+    """
+
+    num_data: int
+
+    def curvature(self) -> dict[Tensor, Tensor]:
+        """Return by parameter an upper bound on the curvature of the prior's part of U / N."""
+
+    def covariance_product(self, vectors: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return Sigma v by parameter; parameters left out of ``vectors`` count as zero."""
+
+    def color(self, normals: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return R z by parameter, Sigma = R R^T: the square root, which makes N(0, Sigma)."""
+
+
+@runtime_checkable
+class TakesPrior(Protocol):
+    """An optimizer that uses what it knows of the prior in its own step.
+
+    The prior's gradient is in ``.grad`` all the same, and every step size is taken to be stable.
+    """
+
+    def take_prior(self, prior: PriorShare | None) -> None:
+        """Take the prior, in place of an earlier one; None takes it away."""

@@ -90,6 +90,7 @@ def cyclical(
     num_steps: int,
     num_cycles: int,
     exploration: float = 0.5,
+    burn_in: int | None = None,
     draws_per_cycle: int = 3,
     final_factor: float = 0.0,
 ) -> Schedule:
@@ -103,7 +104,9 @@ def cyclical(
     num_cycles
         Number of cycles M; each has ``num_steps // num_cycles`` steps.
     exploration
-        Share of each cycle spent at temperature 0 (no noise, nothing collected).
+        Share of each cycle spent at temperature 0 (no noise, nothing collected), in whole steps.
+    burn_in
+        The same as a number of steps, in place of ``exploration``.
     draws_per_cycle
         Collected steps, evenly spread over the sampling phase, the last one at the cycle's end.
     final_factor
@@ -124,12 +127,14 @@ def cyclical(
     """
     _check("num_cycles", num_cycles, 1)
     _check("draws_per_cycle", draws_per_cycle, 1)
+    _check("burn_in", burn_in or 0, 0)
     if not 0.0 <= exploration < 1.0:
         raise ConfigError(f"exploration must be in [0, 1), got {exploration}")
     if not 0.0 <= final_factor <= 1.0:
         raise ConfigError(f"final_factor must be in [0, 1], got {final_factor}")
     length = num_steps // num_cycles
-    explore = math.floor(length * exploration)
+    # A share that was computed as steps / length must give these very steps again.
+    explore = math.floor(length * exploration + 1e-9) if burn_in is None else burn_in
     sampling = length - explore
     if sampling < draws_per_cycle:
         raise ConfigError(

@@ -7,9 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.errors import DataError
+from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.protocols import Draw
-from bayesprior.tasks.likelihoods import Categorical, Likelihood, Moments, PixelCategorical
+from bayesprior.tasks.likelihoods import (
+    ClassProbabilities,
+    Likelihood,
+    Moments,
+    PixelCategorical,
+    inherits,
+)
+from bayesprior.tasks.protocols import Batch, holds_nan
 
 __all__ = ["DrawAverage", "add_softmax"]
 
@@ -17,89 +24,134 @@ _STRIP = 2**20  # numbers of a map that are worked on at a time
 
 
 class DrawAverage:
-    """What the draws say about one batch, averaged as they come.
+    """What the draws say about one batch, averaged with their weights as they come.
 
     Parameters
     ----------
     likelihood
         Turns outputs into laws.
     targets
-        The batch's, shape (B, ...).
+        The batch's, shape (B, ...); None if it has none.
     """
 
-    def __init__(self, likelihood: Likelihood, targets: Tensor) -> None:
+    def __init__(self, likelihood: Likelihood, targets: Tensor | None) -> None:
         self.likelihood, self.targets = likelihood, targets
-        self.has_logits = isinstance(likelihood, Categorical | PixelCategorical)
+        self.has_logits = isinstance(likelihood, ClassProbabilities)
+        # One sweep gives softmax, entropy and energy, where all three are what it computes.
+        self._is_softmax = inherits(
+            likelihood, ClassProbabilities, "predictive", "average", "entropy"
+        )
+        self._is_picked = self._is_softmax and inherits(likelihood, PixelCategorical, "log_prob")
         self.count = 0
-        self.total: Any = None  # of logits the summed probabilities, else the averaged law
+        self.weight = 0.0  # of all draws so far
+        self.total: Any = None  # of a softmax the weighted sum, else the averaged law
         self.sums: dict[str, Tensor] = {}  # of each draw's entropy, and of its energy
 
     def update(
-        self, outputs: Iterable[Tensor], targets: Tensor, draws: list[Draw], number: int
-    ) -> Tensor:
+        self,
+        outputs: Iterable[Tensor],
+        targets: Tensor | None,
+        draws: list[Draw],
+        number: int,
+        batch: Batch = None,
+    ) -> Tensor | None:
         """Take in the outputs of some draws; return their log likelihoods (s, B) on the CPU.
+
+        Parameters
+        ----------
+        outputs
+            One for each draw, shape (B, ...).
+        targets
+            On the outputs' device; None gives no log likelihoods.
+        draws
+            Whose they are.
+        number, batch
+            The batch and its number, for messages.
 
         Raises
         ------
         DataError
-            If targets do not fit, or a draw gives NaN (batch ``number`` and draw are named).
+            If targets do not fit, the batch holds NaN, or a draw gives NaN (batch ``number`` and
+            draw are named).
+        ConfigError
+            If a draw has a confidence where the outputs are no logits.
         """
         scores: list[Tensor] = []
         broken: list[Tensor] = []
-        for output in outputs:
-            # Apple's devices have no float64, and maps would need twice the time and memory.
-            is_double = output.dim() <= 2 and output.device.type != "mps"
-            output = output.to(torch.float64 if is_double else torch.float32)
-            if not scores:
+        for draw, output in zip(draws, outputs, strict=True):
+            # Maps would need twice the time and memory in float64.
+            output = output.to(torch.float64 if output.dim() <= 2 else torch.float32)
+            if not broken and targets is not None:
                 self.likelihood.validate(output, targets)
-            entropy, energy = self._add(output)
-            scores.append(self._log_prob(output, targets, energy))
-            broken.append(entropy.isnan().any() | scores[-1].isnan().any())
+            if draw.confidence != 1:
+                output = self._at_confidence(output, draw)
+            entropy, energy = self._add(output, draw.weight)
+            flag = entropy.isnan().any()
+            if targets is not None:
+                scores.append(self._log_prob(output, targets, energy))
+                flag |= scores[-1].isnan().any()
+            broken.append(flag)
         flags = torch.stack(broken).tolist()  # once a batch, because a GPU has to wait for it
         if any(flags):
+            if holds_nan(batch, besides=targets):
+                raise DataError(f"batch {number} of the inputs holds NaN; clean or impute the data")
             draw = draws[flags.index(True)]
             raise DataError(
                 f"draw {draw.index} of chain {draw.chain} gives NaN in batch {number}: its "
                 "weights or the inputs are not finite; a smaller lr keeps samplers from diverging"
             )
-        return torch.stack(scores).cpu()
+        return torch.stack(scores).cpu() if scores else None
+
+    def _at_confidence(self, output: Tensor, draw: Draw) -> Tensor:
+        if not self.has_logits:
+            raise ConfigError(
+                f"draw {draw.index} of chain {draw.chain} has confidence {draw.confidence}, a "
+                f"factor on logits, and {type(self.likelihood).__name__} has none"
+            )
+        return output * draw.confidence
 
     def _log_prob(self, output: Tensor, targets: Tensor, energy: Tensor | None) -> Tensor:
         """Log likelihoods (B,); of maps without another softmax, summed in float64."""
-        if type(self.likelihood) is not PixelCategorical or energy is None:
+        if (
+            not self._is_picked
+            or energy is None
+            or not isinstance(self.likelihood, PixelCategorical)
+        ):
             return self.likelihood.log_prob(output, targets)
         labeled = targets != self.likelihood.ignore_index
         picked = output.gather(1, targets.where(labeled, 0).long()[:, None]).squeeze(1)
-        is_double = output.device.type != "mps"
-        dtype = torch.float64 if is_double else torch.float32
-        return (picked + energy).where(labeled, 0).sum((1, 2), dtype=dtype)
+        return (picked + energy).where(labeled, 0).sum((1, 2), dtype=torch.float64)
 
-    def _add(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _add(self, output: Tensor, weight: float) -> tuple[Tensor, Tensor | None]:
         """Add one draw's law; return its entropy, and its energy if there are logits."""
         if self.count:
             self.move(output.device)
         parts: dict[str, Tensor] = {}
-        if self.has_logits:
+        if self._is_softmax:
             self.total = self.total if self.count else torch.zeros_like(output)
-            parts["expected_entropy"], parts["energy"] = add_softmax(self.total, output)
+            parts["expected_entropy"], parts["energy"] = add_softmax(self.total, output, weight)
         else:
             law = self.likelihood.predictive(output)
             parts["expected_entropy"] = self.likelihood.entropy(law)
-            laws, counts = ([self.total, law], [self.count, 1]) if self.count else ([law], [1])
-            self.total = self.likelihood.average(laws, counts)
+            if self.has_logits:
+                parts["energy"] = -output.logsumexp(1)
+            known = [(self.total, self.weight)] if self.count else []
+            laws, weights = zip(*known, (law, weight), strict=True)
+            self.total = self.likelihood.average(laws, weights)
         for name, part in parts.items():
-            self.sums[name] = self.sums[name] + part if self.count else part
+            self.sums[name] = self.sums[name] + weight * part if self.count else weight * part
         self.count += 1
+        self.weight += weight
         return parts["expected_entropy"], parts.get("energy")
 
     def average(self) -> tuple[Any, dict[str, Tensor]]:
         """Return the averaged law, and the averages of the draws' entropies and energies."""
-        law = self.total / self.count if self.has_logits else self.total
-        return law, {name: total / self.count for name, total in self.sums.items()}
+        law = self.total / self.weight if self._is_softmax else self.total
+        return law, {name: total / self.weight for name, total in self.sums.items()}
 
     def release(self) -> None:
         """Forget what the results have taken over."""
-        self.total, self.sums, self.targets = None, {}, self.targets[:0]
+        self.total, self.sums, self.targets = None, {}, None
 
     def move(self, device: torch.device | str) -> None:
         """Hold the averages on another device."""
@@ -111,7 +163,7 @@ class DrawAverage:
 
 
 def add_softmax(
-    total: Float[Tensor, "B C *grid"], logits: Float[Tensor, "B C *grid"]
+    total: Float[Tensor, "B C *grid"], logits: Float[Tensor, "B C *grid"], weight: float = 1.0
 ) -> tuple[Float[Tensor, "B *grid"], Float[Tensor, "B *grid"]]:
     """Add the softmax of logits to a sum; return its entropy and the energy -logsumexp, in nats.
 
@@ -121,6 +173,8 @@ def add_softmax(
         Sum of probabilities, shape (B, C, ...); changed in place.
     logits
         Of the same shape; -inf rules a class out.
+    weight
+        Of the summand.
 
     Notes
     -----
@@ -144,7 +198,7 @@ def add_softmax(
         shifted = (part - top).clamp_min_(torch.finfo(part.dtype).min)  # 0 * -inf is no number
         probs = shifted.exp()
         norm = probs.sum(1, keepdim=True)
-        whole += probs.div_(norm)
+        whole.add_(probs.div_(norm), alpha=weight)
         log_norm = norm.log_().squeeze(1)
         entropies.append(log_norm - shifted.mul_(probs).sum(1))
         energies.append(-(log_norm + top.squeeze(1)))

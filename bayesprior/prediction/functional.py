@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprior.errors import ConfigError, DataError, nearest_name
-from bayesprior.inference.protocols import Batch, Draw
+from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.inference.batch_norm import reestimate_
+from bayesprior.inference.protocols import Draw
+from bayesprior.inference.wrappers import plain_module
+from bayesprior.tasks.protocols import Batch, Forward, inputs_forward, pair_forward
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["FunctionalNetwork"]
 
-_POLICIES = ("frozen", "stored", "reestimate")
+_POLICIES = ("draw", "module", "reestimate")
+_OLD_NAMES = {"frozen": "module", "stored": "draw"}  # of the first edition
 
 
 class FunctionalNetwork:
@@ -25,22 +29,26 @@ class FunctionalNetwork:
     Parameters
     ----------
     model
-        The module. Parameters that the layout lacks are its own.
+        The module; a compiled or data-parallel one is taken out of its wrapper. Parameters that
+        the layout lacks are its own.
     layout
-        Names of the drawn weights.
+        Names of the drawn weights, for draws without a layout of their own.
+    forward
+        Calls the module on a batch. It is given the module itself, whose parameters and buffers
+        are the draw's for the time of the call.
     batch_norm
-        Which BatchNorm statistics go with a draw: ``"frozen"``, the module's own; ``"stored"``,
-        those stored with the draw; ``"reestimate"``, the averages over ``bn_loader`` under the
-        draw's weights.
+        Which BatchNorm statistics go with a draw: ``"draw"``, its own where it carries them, else
+        the module's; ``"module"``, the module's; ``"reestimate"``, the averages over
+        ``bn_loader`` under the draw's weights, weighted by examples.
     bn_loader
-        Batches for ``"reestimate"``: inputs, or a tuple that begins with them.
+        Batches for ``"reestimate"``, as ``forward`` takes them, or tensors of inputs.
     device
         Where to compute; None is where the module is.
 
     Attributes
     ----------
     device
-        Where inputs must be.
+        Where batches must be.
 
     Raises
     ------
@@ -51,11 +59,13 @@ class FunctionalNetwork:
 
     Examples
     --------
+    >>> from bayesprior.tasks.protocols import inputs_forward
     >>> model = nn.Linear(2, 1)
-    >>> network = FunctionalNetwork(model, ParameterLayout.from_module(model))
+    >>> layout = ParameterLayout.from_module(model)
+    >>> network = FunctionalNetwork(model, layout, forward=inputs_forward)
     >>> state = network.state(Draw(0, 0, torch.tensor([1.0, 2.0, 3.0])))
     >>> network(state, torch.tensor([[10.0, 1.0]]))
-    tensor([[15.]])
+    (tensor([[15.]]), None)
     """
 
     def __init__(
@@ -63,10 +73,12 @@ class FunctionalNetwork:
         model: nn.Module,
         layout: ParameterLayout,
         *,
-        batch_norm: str = "frozen",
+        forward: Forward = pair_forward,
+        batch_norm: str = "draw",
         bn_loader: Iterable[Batch] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        batch_norm = _OLD_NAMES.get(batch_norm, batch_norm)
         if batch_norm not in _POLICIES:
             raise ConfigError(
                 f"batch_norm must be one of {', '.join(_POLICIES)}, got {batch_norm!r}"
@@ -74,14 +86,14 @@ class FunctionalNetwork:
             )
         if (batch_norm == "reestimate") != (bn_loader is not None):
             raise ConfigError('batch_norm="reestimate" and bn_loader= go together')
-        params = layout.parameters(model)
-        self.device = next(model.parameters()).device if device is None else torch.device(device)
-        self._model, self._layout = model, layout
+        model = plain_module(model)
+        layout.parameters(model)  # a network of another kind is refused here
+        first = next(model.parameters())
+        self.device = first.device if device is None else torch.device(device)
+        self._model, self._layout, self._forward = model, layout, forward
         self._batch_norm, self._bn_loader = batch_norm, bn_loader
-        self._dtypes = [param.dtype for param in params]
-        drawn = {id(param) for param in params}
-        fixed = [(n, p) for n, p in model.named_parameters() if id(p) not in drawn]
-        self._fixed = {name: p.detach().to(self.device) for name, p in fixed}
+        self._call = _Call(model, forward)
+        self._fixed: dict[ParameterLayout, dict[str, Tensor]] = {}
         self._buffers = {name: b.to(self.device) for name, b in model.named_buffers()}
 
     def state(self, draw: Draw) -> dict[str, Tensor]:
@@ -89,60 +101,76 @@ class FunctionalNetwork:
 
         Raises
         ------
+        LayoutMismatchError
+            If the module lacks a parameter of the draw's own layout.
         ConfigError
-            If the draw's stored statistics are not those that the module has.
+            If the draw carries statistics that the module does not have.
         DataError
             If ``bn_loader`` is empty.
         """
-        views = self._layout.unflatten(draw.weights.to(self.device))
+        layout = draw.layout or self._layout
+        params = layout.parameters(self._model)
+        views = layout.unflatten(draw.weights.to(self.device))
         drawn = {
-            name: view.to(dtype)
-            for (name, view), dtype in zip(views.items(), self._dtypes, strict=True)
+            name: view.to(param.dtype)
+            for (name, view), param in zip(views.items(), params, strict=True)
         }
-        return {**self._fixed, **drawn, **self._statistics(draw)}
+        if layout not in self._fixed:
+            ids = {id(param) for param in params}
+            others = [(n, p) for n, p in self._model.named_parameters() if id(p) not in ids]
+            self._fixed[layout] = {name: p.detach().to(self.device) for name, p in others}
+        return {**self._fixed[layout], **drawn, **self._statistics(draw, layout)}
 
-    def __call__(self, state: Mapping[str, Tensor], inputs: Any) -> Tensor:
-        """Return the module's outputs under a state.
+    def __call__(self, state: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Any]:
+        """Return the outputs under a state, and the batch's targets or None.
 
         Raises
         ------
-        ConfigError
-            If they are not a tensor.
+        DataError
+            If the forward does not take such a batch or such outputs; the message names one
+            that does.
         """
-        outputs = functional_call(self._model, dict(state), (inputs,))
-        if not isinstance(outputs, Tensor):
-            raise ConfigError(
-                f"the model returned {type(outputs).__name__}, expected a tensor; wrap the model "
-                "so that it returns the logits or means"
-            )
-        return outputs
+        named = {_Call.PREFIX + name: tensor for name, tensor in state.items()}
+        outputs, targets = functional_call(self._call, named, (batch,))
+        return outputs, targets
 
-    def _statistics(self, draw: Draw) -> Mapping[str, Tensor]:
-        if self._batch_norm == "frozen":
-            return self._buffers
+    def _run(self, module: nn.Module, batch: Batch) -> Any:
+        call = inputs_forward if isinstance(batch, Tensor) else self._forward
+        return call(module, batch)
+
+    def _statistics(self, draw: Draw, layout: ParameterLayout) -> Mapping[str, Tensor]:
         if self._batch_norm == "reestimate":
-            return self._reestimated(draw)
-        if differing := draw.buffers.keys() ^ self._buffers.keys():
-            raise ConfigError(
-                f"the buffers of draw {draw.index} of chain {draw.chain} are not the model's "
-                f"({min(differing)} is on one side only); use batch_norm='frozen' or 'reestimate'"
-            )
-        return {name: buffer.to(self.device) for name, buffer in draw.buffers.items()}
+            scratch = copy.deepcopy(self._model).to(self.device).eval()
+            layout.load_(scratch, draw.weights.to(self.device))
+            reestimate_(scratch, self._bn_loader or (), self._run)
+            return dict(scratch.named_buffers())
+        if self._batch_norm == "module":
+            return self._buffers
+        carried = draw.buffers
+        if self._buffers.keys() <= carried.keys():  # the rest is of parts that were left behind
+            carried = {name: carried[name] for name in self._buffers}
+        for name, buffer in carried.items():
+            own = self._buffers.get(name)
+            if own is None or own.shape != buffer.shape:
+                hint = nearest_name(name, self._buffers)
+                what = f"lacks{hint}" if own is None else f"has in shape {tuple(own.shape)}"
+                raise ConfigError(
+                    f"draw {draw.index} of chain {draw.chain} carries the buffer {name!r} of shape "
+                    f"{tuple(buffer.shape)}, which the model {what}; use batch_norm='module' or "
+                    "'reestimate'"
+                )
+        return self._buffers | {name: b.to(self.device) for name, b in carried.items()}
 
-    def _reestimated(self, draw: Draw) -> dict[str, Tensor]:
-        """Averages over ``bn_loader``; like `torch.optim.swa_utils.update_bn` without dropout."""
-        scratch = copy.deepcopy(self._model).to(self.device).eval()
-        self._layout.load_(scratch, draw.weights.to(self.device))
-        for layer in scratch.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.reset_running_stats()
-                layer.momentum = None  # a cumulative average
-                layer.train()
-        empty = True
-        for batch in self._bn_loader or ():
-            inputs = batch[0] if isinstance(batch, tuple | list) else batch
-            scratch(inputs.to(self.device))
-            empty = False
-        if empty:
-            raise DataError("bn_loader gave no batches to estimate BatchNorm statistics from")
-        return dict(scratch.named_buffers())
+
+class _Call(nn.Module):
+    """Gives a forward the module itself, under the parameters of a functional call."""
+
+    PREFIX = "network."
+
+    def __init__(self, network: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.network, self.function = network, forward
+        self.training = network.training
+
+    def forward(self, batch: Batch) -> tuple[Any, Any]:
+        return self.function(self.network, batch)

@@ -1,22 +1,32 @@
-"""Metrics of averaged predictions, one collection for each likelihood, on torchmetrics.
+"""The one table of metrics, and how averaged predictions stream through it.
 
-All take the model average: probabilities with the classes on axis 1 and integer targets, or mean
-and targets in regression. All stream in constant memory: torchmetrics' own calibration error
-keeps every confidence, which no set of images fits. Collections have no compute groups: these
-merge metrics whose states happen to be equal after the first batch.
+A row of `METRICS` says what a metric is called, what it means, which direction is better and by
+how much two methods must differ to matter. `predict` streams the rows, the diagnostics and the
+report score, compare and explain by them: a row added at run time appears in all of them.
 """
 
 import functools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from bayesprior.errors import ConfigError
+from bayesprior.prediction.points import (
+    NUM_BINS,
+    Points,
+    bin_sums,
+    calibration_error,
+    mean_overlap,
+    nll,
+    risk_curve,
+)
 from bayesprior.tasks.likelihoods import (
     Categorical,
     HeteroscedasticNormal,
@@ -25,47 +35,88 @@ from bayesprior.tasks.likelihoods import (
 )
 
 __all__ = [
-    "BrierScore",
+    "METRICS",
     "CalibrationError",
-    "LogLoss",
-    "classification_metrics",
+    "MeanMetric",
+    "MetricRow",
     "default_metrics",
     "nll",
-    "pixel_metrics",
-    "regression_metrics",
 ]
 
 
-def nll(log_likelihood: Float[Tensor, "S N"]) -> float:
-    """Return the negative log likelihood of the model average, in nats per point.
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric, everywhere.
 
-    -(1 / N) sum_n log[(1 / S) sum_s p(y_n | x_n, w_s)], in float64 and free of underflow.
+    Attributes
+    ----------
+    label, meaning
+        Its name in tables and figures, and a line for those who do not know it.
+    points
+        Its values at each of the N `Points`: (N,), or (N, k) for what `summary` needs of each.
+    larger_is_better
+        The direction; None for a number that is neither good nor bad.
+    margin
+        Differences up to this are equivalent in practice; None where methods are not compared.
+    format
+        Of a number in a table.
+    summary
+        Of the points' values; None for their mean.
+    streamed
+        Its metric of torchmetrics, made from the number of classes and the label that does not
+        count; None for the mean over all batches (and for no streaming where it is no mean).
+    tasks
+        Of ``classes``, ``pixels`` and ``numbers``.
+    """
+
+    label: str
+    meaning: str
+    points: Callable[[Points], Tensor]
+    larger_is_better: bool | None = None
+    margin: float | None = None
+    format: str = ".3f"
+    summary: Callable[[Tensor], Tensor] | None = None
+    streamed: Callable[[int, int | None], Metric] | None = None
+    tasks: tuple[str, ...] = ("classes", "pixels")
+
+    def summarize(self, values: Float[Tensor, "N *k"]) -> float:
+        """Return the metric of the points' values."""
+        return float(values.mean() if self.summary is None else self.summary(values))
+
+    def metric(self, num_classes: int, ignore_index: int | None = None) -> Metric | None:
+        """Return the metric that streams; None if none does or there is no direction."""
+        if self.larger_is_better is None or (self.summary is not None and self.streamed is None):
+            return None
+        if self.streamed is not None:
+            return self.streamed(num_classes, ignore_index)
+        return MeanMetric(self, ignore_index)
+
+
+class MeanMetric(Metric):
+    """Mean of a row's values over all labeled points, in float64.
 
     Parameters
     ----------
-    log_likelihood
-        log p(y_n | x_n, w_s) of S draws and N points.
+    row
+        Of `METRICS`, without a summary of its own.
+    ignore_index
+        Label of points that do not count.
 
     Examples
     --------
-    >>> f"{nll(torch.tensor([[0.2], [0.6]]).log()):.4f}"  # -log 0.4
-    '0.9163'
+    >>> metric = MeanMetric(METRICS["brier"])
+    >>> metric.update(torch.tensor([[0.8, 0.2]]), torch.tensor([1]))
+    >>> f"{metric.compute():.2f}"
+    '1.28'
     """
-    log_mean = log_likelihood.double().logsumexp(0) - math.log(len(log_likelihood))
-    return -log_mean.mean().item()
-
-
-class _MeanScore(Metric):
-    """Mean over (labeled) points of a score of the probabilities."""
 
     full_state_update = False
-    higher_is_better = False
     total: Tensor
     count: Tensor
 
-    def __init__(self, ignore_index: int | None = None) -> None:
+    def __init__(self, row: MetricRow, ignore_index: int | None = None) -> None:
         super().__init__()
-        self.ignore_index = ignore_index
+        self.row, self.ignore_index = row, ignore_index
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -73,64 +124,21 @@ class _MeanScore(Metric):
         self, probs: Float[Tensor, "B C *grid"], targets: Integer[Tensor, "B *grid"]
     ) -> None:
         """Take in one batch."""
-        counts, safe = _labeled(targets, self.ignore_index)
-        picked = probs.gather(1, safe[:, None]).squeeze(1)
-        scores = self._score(probs, picked)[counts]
-        self.total += scores.sum(dtype=self.total.dtype)
-        self.count += scores.numel()
+        values = self.row.points(Points.labeled(probs, targets, self.ignore_index))
+        self.total += values.sum(dtype=self.total.dtype)
+        self.count += values.numel()
 
     def compute(self) -> Float[Tensor, ""]:
         """Return the mean; NaN without points."""
         return self.total / self.count
-
-    def _score(self, probs: Tensor, picked: Tensor) -> Tensor:
-        """Score of each point, from all probabilities and that of its label."""
-        raise NotImplementedError
-
-
-class BrierScore(_MeanScore):
-    """Mean squared distance of the probabilities from the one-hot label, between 0 and 2.
-
-    sum_c (p_c - 1[c = y])^2, a proper score.
-
-    Parameters
-    ----------
-    ignore_index
-        Label of points that do not count.
-
-    Examples
-    --------
-    >>> metric = BrierScore()
-    >>> metric.update(torch.tensor([[0.8, 0.2]]), torch.tensor([1]))
-    >>> f"{metric.compute():.2f}"
-    '1.28'
-    """
-
-    def _score(self, probs: Tensor, picked: Tensor) -> Tensor:
-        return probs.square().sum(1) - 2 * picked + 1
-
-
-class LogLoss(_MeanScore):
-    """Mean of -log p_y in nats, point by point; infinite if a true label has probability 0.
-
-    For pixels, where the draws are averaged pixel by pixel. Elsewhere `nll` is the same number
-    without underflow.
-
-    Parameters
-    ----------
-    ignore_index
-        Label of points that do not count.
-    """
-
-    def _score(self, probs: Tensor, picked: Tensor) -> Tensor:
-        return -picked.log()
 
 
 class CalibrationError(Metric):
     """Expected calibration error of the predicted class, from ``num_bins`` bins of equal width.
 
     sum_m (n_m / n) |accuracy_m - confidence_m| over bins ((m - 1) / M, m / M] of the largest
-    probability. The state is three sums a bin, whatever the number of points.
+    probability. The state is three sums a bin, whatever the number of points: torchmetrics' own
+    keeps every confidence, which no set of images fits.
 
     Parameters
     ----------
@@ -158,82 +166,136 @@ class CalibrationError(Metric):
 
     full_state_update = False
     higher_is_better = False
-    num_points: Tensor
-    confidence: Tensor
-    correct: Tensor
+    binned: Tensor
 
-    def __init__(self, num_bins: int = 15, ignore_index: int | None = None) -> None:
+    def __init__(self, num_bins: int = NUM_BINS, ignore_index: int | None = None) -> None:
         super().__init__()
         if num_bins < 1:
             raise ConfigError(f"num_bins must be at least 1, got {num_bins}")
         self.num_bins, self.ignore_index = num_bins, ignore_index
-        for name in ("num_points", "confidence", "correct"):
-            self.add_state(name, torch.zeros(num_bins, dtype=torch.float64), dist_reduce_fx="sum")
+        zeros = torch.zeros(3, num_bins, dtype=torch.float64)
+        self.add_state("binned", zeros, dist_reduce_fx="sum")
 
     def update(
         self, probs: Float[Tensor, "B C *grid"], targets: Integer[Tensor, "B *grid"]
     ) -> None:
         """Take in one batch."""
-        counts, safe = _labeled(targets, self.ignore_index)
-        top, label = probs.max(1)
-        confidence, is_right = top[counts].double(), (label == safe)[counts]
-        edges = torch.arange(1, self.num_bins, device=probs.device).double() / self.num_bins
-        where = torch.bucketize(confidence, edges)
-        self.num_points.index_add_(0, where, torch.ones_like(confidence))
-        self.confidence.index_add_(0, where, confidence)
-        self.correct.index_add_(0, where, is_right.double())
+        points = Points.labeled(probs, targets, self.ignore_index)
+        self.binned += bin_sums(points.confidence, points.is_right, self.num_bins)
 
     def sums(self) -> Float[Tensor, "3 M"]:
         """Return each bin's number of points, sum of confidences and number of right answers."""
-        return torch.stack([self.num_points, self.confidence, self.correct])
+        return self.binned
 
     def compute(self) -> Float[Tensor, ""]:
         """Return the error, between 0 and 1; NaN without points."""
-        return (self.correct - self.confidence).abs().sum() / self.num_points.sum()
+        return calibration_error(self.binned)
 
 
-def classification_metrics(num_classes: int) -> MetricCollection:
-    """Return ``accuracy``, ``brier`` and ``ece`` for probabilities (B, C) and labels (B,)."""
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-            "brier": BrierScore(),
-            "ece": CalibrationError(),
-        },
-        compute_groups=False,
-    )
+class _JaccardIndex(MulticlassJaccardIndex):
+    """torchmetrics' own, told the most probable classes, which it takes far longer to find."""
+
+    def update(self, probs: Tensor, targets: Tensor) -> None:
+        super().update(probs.max(1).indices, targets)
 
 
-def pixel_metrics(num_classes: int, ignore_index: int | None = None) -> MetricCollection:
-    """Return metrics over the labeled pixels of probabilities (B, C, H, W) and labels (B, H, W).
-
-    ``accuracy``, ``mean_iou`` (classes that occur in neither labels nor predictions are left
-    out), ``nll``, ``brier`` and ``ece``.
-    """
-    common: dict[str, Any] = {"ignore_index": ignore_index, "validate_args": False}
-    return MetricCollection(
-        {
-            "accuracy": _PixelAccuracy(num_classes, average="micro", **common),
-            "mean_iou": _PixelJaccardIndex(num_classes, average="macro", **common),
-            "nll": LogLoss(ignore_index),
-            "brier": BrierScore(ignore_index),
-            "ece": CalibrationError(ignore_index=ignore_index),
-        },
-        compute_groups=False,
-    )
+def _confidence_and_right(points: Points) -> Tensor:
+    return torch.stack([points.confidence, points.is_right], 1)
 
 
-def regression_metrics() -> MetricCollection:
-    """Return ``rmse`` of the predictive mean (B, P), over all targets together."""
-    return MetricCollection({"rmse": MeanSquaredError(squared=False)})
+def _sharpness(points: Points) -> Tensor:
+    num_classes = 0 if points.probs is None else points.probs.shape[1]
+    return 1 - points.entropy / math.log(max(num_classes, 2))
+
+
+METRICS: dict[str, MetricRow] = {
+    "accuracy": MetricRow("accuracy", "share of right answers", lambda p: p.is_right, True, 0.005),
+    "mean_iou": MetricRow(
+        "mean IoU",
+        "overlap of predicted and true regions, averaged over the classes that occur",
+        lambda p: torch.stack([p.top[1], p.targets], 1).float(),
+        True,
+        summary=lambda values: mean_overlap(*values.T),
+        streamed=lambda num_classes, ignore: _JaccardIndex(
+            num_classes, average="macro", ignore_index=ignore, validate_args=False
+        ),
+        tasks=("pixels",),
+    ),
+    "nll": MetricRow(
+        "NLL",
+        "loss per point in nats; smaller is better, being sure and wrong costs most",
+        lambda p: -p.log_score,
+        False,
+        0.005,
+        tasks=("classes", "pixels", "numbers"),
+    ),
+    "brier": MetricRow(
+        "Brier score",
+        "squared error of the probabilities, between 0 and 2; 0 is perfect",
+        lambda p: p.probs.square().sum(1) - 2 * p.log_score.exp() + 1,  # type: ignore[union-attr]
+        False,
+        0.005,
+    ),
+    "ece": MetricRow(
+        "ECE",
+        "average gap between confidence and accuracy; 0 is honest",
+        _confidence_and_right,
+        False,
+        0.005,
+        summary=lambda values: calibration_error(bin_sums(*values.T)),
+        streamed=lambda num_classes, ignore: CalibrationError(ignore_index=ignore),
+    ),
+    "aurc": MetricRow(
+        "AURC",
+        "error left when the least certain points are rejected, averaged; smaller is better",
+        _confidence_and_right,
+        False,
+        0.005,
+        summary=lambda values: risk_curve(-values[:, 0], 1 - values[:, 1]).mean(),
+        tasks=("classes",),
+    ),
+    "confidence": MetricRow(
+        "mean confidence", "largest probability, averaged", lambda p: p.confidence
+    ),
+    "sharpness": MetricRow(
+        "sharpness",
+        "1 is always certain, 0 knows nothing; worth having only when honest",
+        _sharpness,
+    ),
+    "aleatoric": MetricRow(
+        "aleatoric",
+        "the draws' own mean entropy (nats)",
+        lambda p: p.aleatoric,  # type: ignore
+    ),
+    "epistemic": MetricRow(
+        "epistemic",
+        "uncertainty about the weights (nats): what the draws disagree about",
+        lambda p: p.epistemic,  # type: ignore[return-value, arg-type]
+    ),
+    "rmse": MetricRow(
+        "RMSE",
+        "typical error, in the targets' unit",
+        lambda p: (p.mean - p.targets).square().mean(1),  # type: ignore[operator]
+        False,
+        summary=lambda values: values.mean().sqrt(),
+        streamed=lambda num_classes, ignore: MeanSquaredError(squared=False),
+        tasks=("numbers",),
+    ),
+}
+"""``name -> row``, in the order of the tables.
+
+A difference of half a percentage point, or of 0.005 nats, is called none. Half a point is less
+than another seed of the same fit moves either. For numbers the unit decides, so RMSE has no margin.
+"""
 
 
 @functools.singledispatch
 def default_metrics(likelihood: Any, num_classes: int) -> MetricCollection:
-    """Return the metrics that `predict` computes when told nothing.
+    """Return the metrics that `predict` computes when told nothing: `METRICS` of the task.
 
-    Those of our likelihoods are listed above. For a likelihood from outside there are none (but
-    `predict` always gives the ``nll``) until its author registers some.
+    For a likelihood from outside there are none (but `predict` always gives the ``nll``) until
+    its author registers some. No compute groups: these merge metrics whose states happen to be
+    equal after the first batch.
 
     Parameters
     ----------
@@ -248,7 +310,7 @@ def default_metrics(likelihood: Any, num_classes: int) -> MetricCollection:
     ['accuracy', 'brier', 'ece']
     >>> class Poisson:
     ...     '''A likelihood from outside.'''
-    >>> default_metrics.register(Poisson, lambda likelihood, num_classes: regression_metrics())
+    >>> default_metrics.register(Poisson, lambda likelihood, num_classes: MetricCollection({}))
     ... # doctest: +ELLIPSIS
     <function <lambda> at ...>
     """
@@ -257,38 +319,26 @@ def default_metrics(likelihood: Any, num_classes: int) -> MetricCollection:
 
 @default_metrics.register
 def _(likelihood: Categorical, num_classes: int) -> MetricCollection:
-    return classification_metrics(num_classes)
+    return _collection("classes", num_classes)
 
 
 @default_metrics.register
 def _(likelihood: PixelCategorical, num_classes: int) -> MetricCollection:
-    return pixel_metrics(num_classes, likelihood.ignore_index)
+    return _collection("pixels", num_classes, likelihood.ignore_index)
 
 
 @default_metrics.register(Normal)
 @default_metrics.register(HeteroscedasticNormal)
 def _(likelihood: Normal | HeteroscedasticNormal, num_classes: int) -> MetricCollection:
-    return regression_metrics()
+    return _collection("numbers", num_classes)
 
 
-def _labeled(targets: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """Which points count, and labels with a class also where none is given."""
-    targets = targets.long()
-    if ignore_index is None:
-        return torch.ones_like(targets, dtype=torch.bool), targets
-    counts = targets != ignore_index
-    return counts, targets.where(counts, 0)
-
-
-class _PixelAccuracy(MulticlassAccuracy):
-    """torchmetrics' own, told the most probable classes, which it takes far longer to find."""
-
-    def update(self, probs: Tensor, targets: Tensor) -> None:
-        super().update(probs.max(1).indices, targets)
-
-
-class _PixelJaccardIndex(MulticlassJaccardIndex):
-    """Likewise."""
-
-    def update(self, probs: Tensor, targets: Tensor) -> None:
-        super().update(probs.max(1).indices, targets)
+def _collection(task: str, num_classes: int, ignore_index: int | None = None) -> MetricCollection:
+    found = {
+        name: row.metric(num_classes, ignore_index)
+        for name, row in METRICS.items()
+        # elsewhere `predict` has it from the draws' log likelihoods, which do not underflow
+        if task in row.tasks and (name != "nll" or task == "pixels")
+    }
+    kept: dict[str, Metric | MetricCollection] = {n: m for n, m in found.items() if m is not None}
+    return MetricCollection(kept, compute_groups=False)

@@ -1,6 +1,8 @@
 """Prediction with the model average over draws of the weights, in bounded memory."""
 
 import contextlib
+import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +13,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.inference.protocols import Batch, Draw, Posterior
+from bayesprior.inference.protocols import Draw, Posterior
 from bayesprior.prediction.averaging import DrawAverage
 from bayesprior.prediction.functional import FunctionalNetwork
 from bayesprior.prediction.metrics import CalibrationError, default_metrics, nll
 from bayesprior.tasks.likelihoods import Likelihood, Moments
+from bayesprior.tasks.protocols import Batch, Forward, pair_forward, tensors_of, to_device
 
 __all__ = ["Prediction", "predict"]
 
@@ -30,7 +33,7 @@ class Prediction:
         (N, C), the average of the class probabilities over draws; for pixels (N, C, H, W) if
         maps were kept, else None; None in regression.
     log_likelihood
-        (S, N), log p(y_n | x_n, w_s) in nats.
+        (S, N), log p(y_n | x_n, w_s) in nats; None without targets.
     predictive_entropy
         (N,), entropy of the average in nats: the total uncertainty. For pixels the mean over the
         image, or (N, H, W) if maps were kept.
@@ -40,20 +43,23 @@ class Prediction:
         (N,), their difference, at least 0: the epistemic part. In regression, entropies are
         those of normal laws with the same mean and variance.
     targets
-        (N,) labels or (N, P) numbers; for pixels (N, H, W) if maps were kept, else None.
+        (N,) labels or (N, P) numbers; for pixels (N, H, W) if maps were kept; None otherwise, and
+        where the loader has none.
     chain, draw
         (S,), ArviZ's coordinates of the draws.
     metrics
-        Of the average: ``nll`` and what was asked for.
+        Of the average: ``nll`` and what was asked for; empty without targets.
     mean, variance
         (N, P), moments of the average; None for classes.
     energy
-        (N,), -(1 / S) sum_s logsumexp_c f_c(x_n, w_s) of the logits f: larger for inputs that no
-        class claims (Liu et al., arXiv:2010.03759). For pixels as the entropies; None where the
-        outputs are no logits.
+        (N,), minus the average of logsumexp_c f_c(x_n, w_s) of the logits f: larger for inputs
+        that no class claims (Liu et al., arXiv:2010.03759). For pixels as the entropies; None
+        where the outputs are no logits.
     calibration
         (3, M), sums over M equal bins of the largest probability: points, confidences, right
         answers. Of every pixel without its map; None if no metric has bins.
+    weight
+        (S,), shares of the draws in all averages; they sum to 1.
 
     Notes
     -----
@@ -63,7 +69,7 @@ class Prediction:
     """
 
     mean_probs: Float[Tensor, "N C *grid"] | None
-    log_likelihood: Float[Tensor, "S N"]
+    log_likelihood: Float[Tensor, "S N"] | None
     predictive_entropy: Float[Tensor, "N *grid"]
     expected_entropy: Float[Tensor, "N *grid"]
     mutual_information: Float[Tensor, "N *grid"]
@@ -75,6 +81,21 @@ class Prediction:
     variance: Float[Tensor, "N P"] | None = None
     energy: Float[Tensor, "N *grid"] | None = None
     calibration: Float[Tensor, "3 M"] | None = None
+    weight: Float[Tensor, " S"] | None = None
+
+    @property
+    def num_points(self) -> int:
+        """How many points were predicted."""
+        return len(self.predictive_entropy)
+
+    @property
+    def average_log_likelihood(self) -> Float[Tensor, " N"] | None:
+        """Log sum_s a_s p(y_n | x_n, w_s) of each point in nats; None without targets."""
+        if self.log_likelihood is None:
+            return None
+        num_draws = len(self.log_likelihood)
+        weight = torch.full((num_draws,), 1 / num_draws) if self.weight is None else self.weight
+        return (self.log_likelihood.double() + weight.double().log()[:, None]).logsumexp(0)
 
 
 @torch.no_grad()
@@ -84,9 +105,10 @@ def predict(
     loader: Iterable[Batch],
     likelihood: Likelihood,
     *,
+    forward: Forward = pair_forward,
     num_draws: int | None = None,
     metrics: MetricCollection | Mapping[str, Metric] | None = None,
-    batch_norm: str = "frozen",
+    batch_norm: str = "draw",
     bn_loader: Iterable[Batch] | None = None,
     keep_maps: bool = False,
     max_draw_bytes: int = 2**30,
@@ -94,29 +116,36 @@ def predict(
     progress: bool = False,
     seed: int = 0,
 ) -> Prediction:
-    """Predict with the average over draws: p(y | x) = (1 / S) sum_s p(y | x, w_s).
+    """Predict with the average over draws: p(y | x) = sum_s a_s p(y | x, w_s).
+
+    The shares a_s are 1 / S unless draws carry a mixture ``weight``; a draw's ``confidence``
+    multiplies its logits.
 
     Parameters
     ----------
     model
         The network. Its weights, statistics and training flags are left as they are.
     posterior
-        Whatever yields draws: `GaussianWeights`, `StoredDraws`, `PointPosterior`. Parameters
-        that its layout lacks are the model's own.
+        Whatever yields draws: `GaussianWeights`, `StoredDraws`, `DrawsInMemory`,
+        `PointPosterior`. Parameters that its layout lacks are the model's own.
     loader
-        Batches ``(inputs, targets)``, in the same order at every pass (no shuffling).
+        Batches ``(inputs, targets)``, in the same order at every pass (no shuffling). Others, and
+        batches without targets, need a ``forward`` that knows them.
     likelihood
         Turns outputs into predictive laws and scores targets.
+    forward
+        Calls the module on a batch, as of `bayesprior.tasks.objectives.supervised`:
+        `bayesprior.tasks.protocols.inputs_forward` for new data without targets.
     num_draws
-        How many draws; None leaves it to the posterior.
+        How many draws; None leaves it to the posterior, and one that has fewer uses all.
     metrics
         Of the averaged probabilities (or means) against targets; None for
         `bayesprior.prediction.metrics.default_metrics`. ``nll`` is always among the results.
     batch_norm
-        Which BatchNorm statistics go with a draw: ``"frozen"``, the model's own; ``"stored"``,
-        those stored with the draw; ``"reestimate"``, the averages over ``bn_loader``.
+        Which BatchNorm statistics go with a draw: ``"draw"``, its own where it carries them, else
+        the model's; ``"module"``, the model's; ``"reestimate"``, the averages over ``bn_loader``.
     bn_loader
-        Training batches for ``"reestimate"``; only the inputs are used.
+        Training batches for ``"reestimate"``; targets are not used.
     keep_maps
         For pixels: also keep mean probabilities, entropies and targets of every pixel.
     max_draw_bytes
@@ -141,7 +170,8 @@ def predict(
     ConfigError
         If there are no draws, or the statistics asked for do not exist.
     DataError
-        If there is no data, targets do not fit, a draw gives NaN, or the batches change order.
+        If there is no data, a batch or its targets do not fit, the inputs hold NaN, a draw gives
+        NaN, or the batches change order.
 
     Notes
     -----
@@ -165,36 +195,49 @@ def predict(
     if max_draw_bytes < 1:
         raise ConfigError(f"max_draw_bytes must be positive, got {max_draw_bytes}")
     network = FunctionalNetwork(
-        model, posterior.layout, batch_norm=batch_norm, bn_loader=bn_loader, device=device
+        model,
+        posterior.layout,
+        forward=forward,
+        batch_norm=batch_norm,
+        bn_loader=bn_loader,
+        device=device,
     )
     results = _Results(likelihood, metrics, keep_maps)
     averages: list[DrawAverage] = []  # one for each batch
-    rows: list[Tensor] = []  # of the log likelihood, one block for each chunk
-    coordinates: list[tuple[int, int]] = []
+    marks: list[Tensor] = []  # by which a batch is known again
+    rows: list[Tensor | None] = []  # of the log likelihood, one block for each chunk
+    used: list[tuple[int, int, float]] = []  # chain, index and weight of each draw
     with _evaluating(model):
         for chunk, is_last in _chunks(posterior.draws(num_draws, seed), max_draw_bytes):
             states = [network.state(draw) for draw in chunk]
-            columns = []
+            columns: list[Tensor | None] = []
             for number, batch in enumerate(_shown(loader, len(chunk), progress)):
-                inputs, targets = _split(batch, network.device)
+                batch = to_device(batch, network.device)
+                found = (network(state, batch) for state in states)
+                output, targets = next(found)
+                mark = _mark(batch, targets)
                 if not rows:
-                    averages.append(DrawAverage(likelihood, targets.cpu()))
-                average = _same_batch(averages, number, targets)
-                outputs = (network(state, inputs) for state in states)
-                columns.append(average.update(outputs, targets, chunk, number))
+                    averages.append(DrawAverage(likelihood, None if targets is None else mark))
+                    marks.append(mark)
+                else:
+                    _check_same(marks, number, mark)
+                average = averages[number]
+                outputs = itertools.chain([output], (output for output, _ in found))
+                columns.append(average.update(outputs, targets, chunk, number, batch))
                 if is_last:
                     results.add(average)
                     average.release()
+                    marks[number] = mark[:0]  # targets of maps are large
                 else:
                     average.move("cpu")
             if not columns:
                 raise DataError("the loader gave no batches")
             if len(columns) < len(averages):
                 raise _order_error(f"ends after {len(columns)} of {len(averages)} batches")
-            rows.append(torch.cat(columns, 1))
-            coordinates += [(draw.chain, draw.index) for draw in chunk]
-            del chunk, states  # before the next ones are read
-    return results.prediction(rows, coordinates)
+            rows.append(_row(columns))
+            used += [(draw.chain, draw.index, draw.weight) for draw in chunk]
+            del chunk, states, found, outputs  # before the next ones are read
+    return results.prediction(rows, used)
 
 
 class _Results:
@@ -208,6 +251,7 @@ class _Results:
     ) -> None:
         self._likelihood, self._keep_maps = likelihood, keep_maps
         self._metrics: MetricCollection | None = None
+        self._is_labeled = False
         if metrics is not None:  # copies, because metrics have a state
             copies: dict[str, Metric | MetricCollection] = {
                 name: metric.clone() for name, metric in metrics.items()
@@ -222,7 +266,9 @@ class _Results:
         point = prediction.mean if isinstance(prediction, Moments) else prediction
         if self._metrics is None:
             self._metrics = default_metrics(self._likelihood, point.shape[1])
-        self._metrics.to(point.device).update(point, average.targets.to(point.device))
+        if average.targets is not None:
+            self._is_labeled = True
+            self._metrics.to(point.device).update(point, average.targets.to(point.device))
         total = self._likelihood.entropy(prediction)
         if average.count == 1:  # nothing to disagree about, not even by rounding
             means["expected_entropy"] = total
@@ -233,30 +279,40 @@ class _Results:
         }
         if total.dim() > 1 and not self._keep_maps:
             kept = {k: v.flatten(1).mean(1, dtype=torch.float64) for k, v in kept.items()}
-        elif isinstance(prediction, Moments):
-            kept |= {**prediction._asdict(), "targets": average.targets}
         else:
-            kept |= {"mean_probs": prediction, "targets": average.targets}
+            moments = isinstance(prediction, Moments)
+            kept |= prediction._asdict() if moments else {"mean_probs": prediction}
+            if average.targets is not None:
+                kept["targets"] = average.targets
         for name, tensor in kept.items():
             self._kept.setdefault(name, []).append(tensor.cpu())
 
-    def prediction(self, rows: list[Tensor], coordinates: list[tuple[int, int]]) -> Prediction:
+    def prediction(
+        self, rows: list[Tensor | None], used: list[tuple[int, int, float]]
+    ) -> Prediction:
         """Put everything together."""
         if not rows or self._metrics is None:
             raise ConfigError("the posterior gave no draws")
-        log_likelihood = torch.cat(rows).double()
-        computed = {name: float(value) for name, value in self._metrics.compute().items()}
-        chain, draw = torch.tensor(coordinates).T
-        binned = [m for m in self._metrics.values() if isinstance(m, CalibrationError)]
-        calibration = binned[0].sums().cpu() if binned else None
+        chains, indices, weights = zip(*used, strict=True)
+        # Relative to equal shares, so that these are exactly 1 where nothing is weighted.
+        weight = torch.tensor(weights, dtype=torch.float64) * (len(weights) / math.fsum(weights))
+        scored = [row for row in rows if row is not None]
+        log_likelihood, computed, calibration = None, {}, None
+        if scored and self._is_labeled:
+            log_likelihood = torch.cat(scored).double()
+            computed = {"nll": nll(log_likelihood + weight.log()[:, None])}  # its shares are 1 / S
+            computed |= {name: float(value) for name, value in self._metrics.compute().items()}
+            binned = [m for m in self._metrics.values() if isinstance(m, CalibrationError)]
+            calibration = binned[0].sums().cpu() if binned else None
         kept: dict[str, Any] = {name: torch.cat(parts) for name, parts in self._kept.items()}
         return Prediction(
             **{"mean_probs": None, "targets": None, **kept},
             log_likelihood=log_likelihood,
-            chain=chain,
-            draw=draw,
-            metrics={"nll": nll(log_likelihood), **computed},
+            chain=torch.tensor(chains),
+            draw=torch.tensor(indices),
+            metrics=computed,
             calibration=calibration,
+            weight=weight / len(weight),
         )
 
 
@@ -287,19 +343,29 @@ def _chunks(draws: Iterable[Draw], max_bytes: int) -> Iterator[tuple[list[Draw],
         yield chunk, True
 
 
-def _split(batch: Batch, device: torch.device) -> tuple[Any, Tensor]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise DataError(f"a batch must be (inputs, targets), got {type(batch).__name__}")
-    inputs, targets = batch
-    return inputs.to(device), targets.to(device)
+def _mark(batch: Batch, targets: Tensor | None) -> Tensor:
+    """By what a batch is known at the next pass: its targets, else a sum of each of its tensors."""
+    if targets is not None:
+        return targets.cpu()
+    return torch.stack([tensor.double().sum() for tensor in tensors_of(batch)]).cpu()
 
 
-def _same_batch(averages: list[DrawAverage], number: int, targets: Tensor) -> DrawAverage:
-    if number >= len(averages):
-        raise _order_error(f"has more than the {len(averages)} batches of the first")
-    if not torch.equal(averages[number].targets, targets.cpu()):
-        raise _order_error(f"has other targets in batch {number} than the first")
-    return averages[number]
+def _check_same(marks: list[Tensor], number: int, mark: Tensor) -> None:
+    if number >= len(marks):
+        raise _order_error(f"has more than the {len(marks)} batches of the first")
+    if not torch.equal(marks[number], mark):
+        raise _order_error(f"has other examples in batch {number} than the first")
+
+
+def _row(columns: list[Tensor | None]) -> Tensor | None:
+    """Log likelihoods of all batches; None if there are no targets."""
+    scored = [column for column in columns if column is not None]
+    if scored and len(scored) < len(columns):
+        raise DataError(
+            f"{len(columns) - len(scored)} of {len(columns)} batches have no targets, the others "
+            "have; give all of them or none"
+        )
+    return torch.cat(scored, 1) if scored else None
 
 
 def _order_error(what: str) -> DataError:

@@ -2,23 +2,22 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from bayesprior.errors import ConfigError
-from bayesprior.inference.protocols import Batch
 from bayesprior.probabilistic.log_joint import call_model
-from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.probabilistic.sites import is_latent, is_observed, is_weight_distribution
+from bayesprior.tasks.protocols import Batch, to_device
 
-__all__ = ["samples_to_datatree"]
+__all__ = ["draws_to_datatree", "samples_to_datatree"]
 
-Groups = dict[str, dict[str, np.ndarray]]
+Found = dict[str, dict[str, list[np.ndarray]]]
 
 
 def samples_to_datatree(
@@ -26,7 +25,7 @@ def samples_to_datatree(
     *,
     model: Callable[..., Any] | None = None,
     data: Batch | None = None,
-    networks: Mapping[str, GaussianWeights] | None = None,
+    networks: Mapping[str, Any] | None = None,
     max_size: int = 1000,
 ) -> Any:
     """Collect draws, by site and grouped by chain, in ArviZ's groups.
@@ -43,11 +42,12 @@ def samples_to_datatree(
         joint density), and deterministic sites to ``posterior``. Costs one run of the model a
         draw.
     networks
-        Laws of `GaussianWeights` sites, which make large ones presentable.
+        Constant weight distributions of sites, which make large ones presentable. With a model
+        every draw's own distribution is used, as wide as it is there.
     max_size
-        Sites with more values are left out of ``posterior``; of those in ``networks`` the
-        positions along the prior's directions (``<site>_coordinate``) and the Mahalanobis
-        distance (``<site>_mahalanobis``) stay.
+        Sites with more values are left out of ``posterior``; of weights the positions along the
+        prior's directions (``<site>_coordinate``, if it has some) and the Mahalanobis distance
+        (``<site>_mahalanobis``) stay.
 
     Returns
     -------
@@ -64,62 +64,107 @@ def samples_to_datatree(
     >>> dict(tree["posterior"].sizes)
     {'chain': 4, 'draw': 100}
     """
-    from arviz_base import from_dict
-
     shapes = {name: tuple(value.shape) for name, value in samples.items()}
     leads = {shape[:2] for shape in shapes.values()}
-    if len(leads) != 1 or len(leads.pop()) != 2:
+    if len(leads) != 1 or len(lead := leads.pop()) != 2:
         raise ConfigError(
             "samples must have shapes (num_chains, num_samples, ...), as from "
             f"get_samples(group_by_chain=True), got {shapes}"
         )
-    groups: Groups = defaultdict(dict)
-    networks = networks or {}
-    for name, value in samples.items():
-        if value[0, 0].numel() <= max_size:
-            groups["posterior"][name] = value.numpy(force=True)
-        elif name in networks:
-            law = networks[name]
-            coordinates, distance = law.coordinates(value), law.mahalanobis(value)
-            groups["posterior"][f"{name}_coordinate"] = coordinates.numpy(force=True)
-            groups["posterior"][f"{name}_mahalanobis"] = distance.numpy(force=True)
-    if model is not None and data is not None:
-        _add_densities(groups, samples, model, data)
+    draws = (
+        {name: value[chain, draw] for name, value in samples.items()}
+        for chain in range(lead[0])
+        for draw in range(lead[1])
+    )
+    return draws_to_datatree(
+        draws, (lead[0], lead[1]), model=model, data=data, networks=networks, max_size=max_size
+    )
+
+
+def draws_to_datatree(
+    draws: Iterable[Mapping[str, Tensor]],
+    shape: tuple[int, int],
+    *,
+    model: Callable[..., Any] | None = None,
+    data: Batch | None = None,
+    networks: Mapping[str, Any] | None = None,
+    max_size: int = 1000,
+    device: torch.device | None = None,
+) -> Any:
+    """Do what `samples_to_datatree` does for draws that come one by one, chain after chain.
+
+    Parameters
+    ----------
+    draws
+        Values by site.
+    shape
+        (num_chains, num_samples).
+    model, data, networks, max_size
+        See `samples_to_datatree`.
+    device
+        Where the model is.
+    """
+    from arviz_base import from_dict
+
+    found: Found = defaultdict(lambda: defaultdict(list))
+    observed: dict[str, np.ndarray] = {}
+    has_model = model is not None and data is not None
+    if device is not None:
+        data = to_device(data, device)
+    for values in draws:
+        laws = dict(networks or {})
+        if has_model:
+            here = to_device(dict(values), device) if device is not None else values
+            trace = _trace(model, here, data)
+            _add_densities(found, observed, trace, values)
+            nodes = {name: trace.nodes[name]["fn"] for name in values if name in trace.nodes}
+            laws |= {name: law for name, law in nodes.items() if is_weight_distribution(law)}
+        for name, value in values.items():
+            if value.numel() <= max_size:
+                found["posterior"][name].append(value.numpy(force=True))
+            elif name in laws:
+                _add_position(found["posterior"], name, value, laws[name])
+    groups: dict[str, dict[str, np.ndarray]] = {
+        group: {name: np.stack(v).reshape(*shape, *v[0].shape) for name, v in variables.items()}
+        for group, variables in found.items()
+    }
+    if observed:
+        groups["observed_data"] = observed
     with warnings.catch_warnings():
         # Many short chains are meant: the axes are named by us.
         warnings.filterwarnings("ignore", "Found chain dimension to be longer")
-        return from_dict(dict(groups))
+        return from_dict(groups)
+
+
+def _add_position(found: dict[str, list[np.ndarray]], name: str, value: Tensor, law: Any) -> None:
+    value = value.to(law.loc.device)
+    coordinates = law.coordinates(value)
+    if coordinates.shape[-1]:
+        found[f"{name}_coordinate"].append(coordinates.numpy(force=True))
+    found[f"{name}_mahalanobis"].append(law.mahalanobis(value).numpy(force=True))
 
 
 def _add_densities(
-    groups: Groups, samples: Mapping[str, Tensor], model: Callable[..., Any], data: Batch
+    found: Found, observed: dict[str, np.ndarray], trace: Any, values: Mapping[str, Tensor]
 ) -> None:
-    num_chains, num_samples = next(iter(samples.values())).shape[:2]
-    found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-    for chain in range(num_chains):
-        for draw in range(num_samples):
-            values = {name: value[chain, draw] for name, value in samples.items()}
-            trace = _trace(model, values, data)
-            found["sample_stats"]["lp"].append(trace.log_prob_sum().double())
-            for name, site in trace.nodes.items():
-                if site["type"] != "sample" or site_is_subsample(site):
-                    continue
-                if site["infer"].get("_deterministic"):
-                    found["posterior"][name].append(site["value"])
-                elif name in samples:
-                    found["log_prior"][name].append(site["log_prob_sum"])
-                else:
-                    found["log_likelihood"][name].append(site["unscaled_log_prob"])
-                    groups["observed_data"][name] = site["value"].numpy(force=True)
-    for group, variables in found.items():
-        for name, drawn in variables.items():
-            stacked = torch.stack(drawn).unflatten(0, (num_chains, num_samples))
-            groups[group][name] = stacked.numpy(force=True)
+    found["sample_stats"]["lp"].append(trace.log_prob_sum().double().numpy(force=True))
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        if name in values:
+            found["log_prior"][name].append(site["log_prob_sum"].numpy(force=True))
+        elif is_observed(site):
+            found["log_likelihood"][name].append(site["unscaled_log_prob"].numpy(force=True))
+            observed[name] = site["value"].numpy(force=True)
+        elif site["infer"].get("_deterministic"):
+            found["posterior"][name].append(site["value"].numpy(force=True))
+        elif is_latent(site):
+            raise ConfigError(f"the model has the latent site {name!r}, which the samples lack")
 
 
 @torch.no_grad()
-def _trace(model: Callable[..., Any], values: Mapping[str, Tensor], data: Batch) -> Any:
-    conditioned = poutine.condition(model, data=values)
+def _trace(model: Any, values: Mapping[str, Tensor], data: Batch) -> Any:
+    conditioned = poutine.condition(model, data=dict(values))
     with poutine.block():
         trace = poutine.trace(lambda: call_model(conditioned, data)).get_trace()
     trace.compute_log_prob()

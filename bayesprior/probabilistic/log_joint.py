@@ -1,5 +1,6 @@
 """The log joint density of a Pyro model at given unconstrained latents, in one run of it."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,9 +13,8 @@ from torch.distributions import Transform
 from torch.distributions.transforms import identity_transform
 
 from bayesprior.errors import ConfigError, nearest_name
-from bayesprior.inference.protocols import Batch
-from bayesprior.probabilistic.sites import Site, is_latent
-from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.probabilistic.sites import Site, count_of, is_latent, is_observed
+from bayesprior.tasks.protocols import Batch
 
 __all__ = ["LogJoint", "PlateGuard", "call_model"]
 
@@ -51,36 +51,50 @@ class LogJoint(PlateGuard):
         Unconstrained values by site name.
     transforms
         From the reals to each site's support.
-    laws
-        Sites whose log density is left out, with the constant law each must have.
-    plates
-        The full size that each plate must have; None leaves it open.
+    constants
+        Sites whose log density is left out, with the distribution that each must have.
+    counts
+        How many data each observed site stands for; it must stay so.
+    subsamples
+        What plates choose, by name; others choose anew.
 
     Attributes
     ----------
-    total
-        The log joint density, a scalar.
+    log_prior, log_likelihood
+        The log density of the latent sites (less the constants, and with the Jacobian) and of
+        the observed ones, scalars.
     latent_sites
         The latent sites that were met, by name.
+    subsamples
+        What every plate chose.
     """
 
     def __init__(
         self,
         latents: Mapping[str, Tensor],
         transforms: Mapping[str, Transform],
-        laws: Mapping[str, GaussianWeights],
-        plates: Mapping[str, int] | None = None,
+        constants: Mapping[str, Any],
+        counts: Mapping[str, float] | None = None,
+        subsamples: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.latents, self.transforms, self.laws, self.plates = latents, transforms, laws, plates
-        self.total = torch.zeros(())
+        self.latents, self.transforms, self.constants = latents, transforms, constants
+        self.counts, self.subsamples = counts or {}, dict(subsamples or {})
+        self.log_prior = self.log_likelihood = torch.zeros(())
         self.latent_sites: dict[str, Site] = {}
 
+    @property
+    def total(self) -> Tensor:
+        """The log joint density, a scalar."""
+        return self.log_prior + self.log_likelihood
+
     def _pyro_sample(self, msg: Site) -> None:
+        name = msg["name"]
+        if site_is_subsample(msg) and msg["value"] is None and name in self.subsamples:
+            msg["value"], msg["done"] = self.subsamples[name], True
         super()._pyro_sample(msg)
         if not is_latent(msg):
             return
-        name = msg["name"]
         if name not in self.latents:
             raise ConfigError(
                 f"the latent sites change between calls: {name!r} is new"
@@ -94,26 +108,34 @@ class LogJoint(PlateGuard):
                 f"{tuple(msg['fn'].shape())} now and had {tuple(value.shape)}"
             )
         if transform is not identity_transform:
-            self.total = self.total + transform.log_abs_det_jacobian(unconstrained, value).sum()
+            jacobian = transform.log_abs_det_jacobian(unconstrained, value)
+            self.log_prior = self.log_prior + jacobian.sum()
         msg["value"], msg["done"] = value, True
 
     def _pyro_post_sample(self, msg: Site) -> None:
+        name, distribution = msg["name"], msg["fn"]
         if site_is_subsample(msg):
+            self.subsamples[name] = msg["value"]
             return
-        name, law = msg["name"], msg["fn"]
-        self._check_plates(msg)
-        if not msg["is_observed"]:
+        latent = not msg["is_observed"]
+        if latent:
             self.latent_sites[name] = msg
-            if name in self.laws:
-                if law is not self.laws[name]:
+            if name in self.constants:
+                if distribution is not self.constants[name]:
                     raise ConfigError(
-                        f"the prior of {name!r} changed between calls; make a new potential"
+                        f"the prior of {name!r} is another object than before; make it once, "
+                        "outside the model, or make a new potential after changing it"
                     )
                 return
-        elif msg["infer"].get("_deterministic"):
+        elif not is_observed(msg):
             return
-        log_prob = law.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-        self.total = self.total + scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()
+        self._check_count(msg)
+        log_prob = distribution.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+        scaled = scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()
+        if latent:
+            self.log_prior = self.log_prior + scaled
+        else:
+            self.log_likelihood = self.log_likelihood + scaled
 
     def _pyro_post_param(self, msg: Site) -> None:
         msg["value"] = msg["value"].detach()  # points are constants here
@@ -127,11 +149,13 @@ class LogJoint(PlateGuard):
                     f"{nearest_name(name, self.latent_sites)}; every call must have the same ones"
                 )
 
-    def _check_plates(self, msg: Site) -> None:
-        for frame in msg["cond_indep_stack"]:
-            if self.plates is not None and self.plates.get(frame.name) != frame.full_size:
-                raise ConfigError(
-                    f"the plate {frame.name!r} of site {msg['name']!r} has size "
-                    f"{frame.full_size} now and had {self.plates.get(frame.name)}; give it the "
-                    f"whole size: pyro.plate({frame.name!r}, N, subsample_size=len(batch))"
-                )
+    def _check_count(self, msg: Site) -> None:
+        now, before = count_of(msg), self.counts.get(msg["name"])
+        if now is None or before is None or math.isclose(now, before, rel_tol=1e-6):
+            return
+        plate = next(f.name for f in msg["cond_indep_stack"] if f.size > 0)
+        raise ConfigError(
+            f"the plate {plate!r} of site {msg['name']!r} stands for {now:g} data now and for "
+            f"{before:g} before; give it the whole size: pyro.plate({plate!r}, N, "
+            "subsample_size=len(batch))"
+        )

@@ -1,30 +1,25 @@
-"""`StochasticGradientMCMC`: minibatch sampling of any Pyro model, used like `pyro.infer.MCMC`."""
+"""`StochasticGradientMCMC`: minibatch sampling of any Pyro model."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
 from bayesprior.errors import ConfigError, nearest_name
-from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.engine import train
-from bayesprior.inference.posteriors import StoredDraws
-from bayesprior.inference.protocols import Batch, Collector, Schedule
-from bayesprior.inference.schedules import constant
-from bayesprior.probabilistic.datatree import samples_to_datatree
-from bayesprior.probabilistic.potential import (
-    InitStrategy,
-    PyroPotential,
-    init_to_finite_mean,
-    potential_loss,
-)
-from bayesprior.probabilistic.site_draws import DrawKeeper, SiteDraws
+from bayesprior.inference.generators import fold_seed
+from bayesprior.inference.protocols import Posterior, Schedule
+from bayesprior.probabilistic.datatree import draws_to_datatree
+from bayesprior.probabilistic.draws import SiteDraws, SiteFiles
+from bayesprior.probabilistic.plan import check_loader, device_of, first_batch, plan_chain
+from bayesprior.probabilistic.potential import PyroPotential, potential_loss
+from bayesprior.probabilistic.structure import InitStrategy, init_to_finite_mean
 from bayesprior.storage import CHECKPOINT, chain_dir
+from bayesprior.tasks.protocols import Batch, to_device
 
 __all__ = ["StochasticGradientMCMC"]
 
@@ -33,10 +28,14 @@ _METHODS = ("sequential", "vectorized")
 
 
 class StochasticGradientMCMC:
-    """Stochastic-gradient MCMC of a Pyro model, in the manner of `pyro.infer.MCMC`.
+    """Stochastic-gradient MCMC of a Pyro model.
 
     Every step is one of `bayesprior.inference.engine.train` on a `PyroPotential`; what the
     engine does for networks (accumulation, checkpoints, devices, exact priors) it does here.
+    Words are those of `pyro.infer.MCMC` (``num_samples``, ``warmup_steps``, ``num_chains``,
+    ``get_samples``), but the kernel is an optimizer: model, data and the chains' lengths go to
+    `run`, warm-up adapts nothing, no step is rejected, and there is no ``diagnostics()``; see
+    `summary`.
 
     Parameters
     ----------
@@ -79,8 +78,8 @@ class StochasticGradientMCMC:
         self.options = options
         self.site_options = dict(site_options or {})
         self._potential: PyroPotential | None = None
-        self._kept: list[DrawKeeper | StoredDraws] = []
-        self._num_chains = 0
+        self._draws: SiteDraws | SiteFiles | None = None
+        self._num_samples = 0
 
     def run(
         self,
@@ -99,6 +98,7 @@ class StochasticGradientMCMC:
         seed: int = 0,
         run_dir: str | Path | None = None,
         resume: bool = False,
+        device: str | torch.device | None = None,
         progress: bool = True,
         **engine_options: Any,
     ) -> None:
@@ -108,6 +108,7 @@ class StochasticGradientMCMC:
         ----------
         model
             A Pyro model, such as a `BayesianNetwork`. Plates over data need the whole size N.
+            It runs once before the first step.
         data_loader
             Yields batches: tuples of positional arguments, mappings of keyword arguments or
             single arguments of the model. ``[(x, y)]`` is the full batch.
@@ -116,13 +117,14 @@ class StochasticGradientMCMC:
         warmup_steps
             Steps before the first kept one. The step size is not adapted.
         num_chains
-            Number of chains; they differ in their seeds (and in their starts if the init
-            strategy is random).
+            Number of chains; they differ in their noise, and in their starts if the init strategy
+            is random. By default all start at one point, where R-hat cannot notice a part of the
+            posterior that none of them reaches: see ``init_to_sample``.
 
         Other Parameters
         ----------------
         thin
-            Steps for each kept draw.
+            Steps from one kept draw to the next.
         chain_method
             "sequential", or "vectorized": all chains in one pass of `torch.func.vmap`, much
             faster for small models. Vectorized chains see the same batches, so their minibatch
@@ -133,11 +135,17 @@ class StochasticGradientMCMC:
             A schedule (`bayesprior.inference.schedules`) and the chain's length in steps, in place
             of ``num_samples``, ``warmup_steps`` and ``thin``; the schedule says what is kept.
         seed
-            Chain c's noise has seed ``seed + c``.
+            Chain c's noise and start have the seed ``fold_seed(seed, c)``.
         run_dir
-            Keeps draws, checkpoints and traces on disk, and nothing in memory.
+            Keeps draws, checkpoints and traces on disk, and nothing in memory. The network's
+            weights, under their own names and with its buffers, are read by
+            ``bayesprior.StoredDraws(run_dir)``, in any session; sites beside it by
+            ``StoredDraws(run_dir / "sites")``.
         resume
             Continue what lies in ``run_dir``: finished chains stay, an interrupted one goes on.
+        device
+            Where the model computes; batches are moved there. By default where its parameters
+            are, and for a function the CPU.
         progress
             Whether to show a progress bar.
         **engine_options
@@ -150,87 +158,77 @@ class StochasticGradientMCMC:
             them, and see `PyroPotential`.
         DivergenceError
             If a chain diverges.
+        KeyboardInterrupt
+            After the step at hand. Draws so far stay: those of complete chains, and those of the
+            interrupted one in ``get_samples()`` without grouping.
 
         Warns
         -----
         UserWarning
-            If the potential is random at a fixed point, as with dropout in train mode.
+            If the likelihood is random at a fixed point, as with dropout in train mode.
         """
         if chain_method not in _METHODS:
             hint = nearest_name(chain_method, _METHODS)
             raise ConfigError(f"chain_method must be one of {_METHODS}, not {chain_method!r}{hint}")
         if num_chains < 1:
             raise ConfigError(f"num_chains must be at least 1, got {num_chains}")
-        schedule, num_steps, num_samples = _plan(
+        schedule, num_steps, num_samples = plan_chain(
             schedule, num_steps, num_samples, warmup_steps, thin
         )
         vectorized = chain_method == "vectorized"
-        batch = _first_batch(data_loader)
-        if isinstance(model, nn.Module):
-            batch = _moved(batch, model)
+        runs = 1 if vectorized else num_chains
+        device = device_of(model, device)
+        batch = to_device(first_batch(data_loader), device)
         potential = PyroPotential(
             model,
             batch,
             num_data=num_data,
             num_chains=num_chains if vectorized else None,
             init_strategy=init_strategy,
-            seed=seed,
+            seed=seed if vectorized else fold_seed(seed, 0),
         )
-        _check_loader(data_loader, potential)
-        if potential.is_random:
-            warnings.warn(
-                "two evaluations of the potential at one point differ: the model is random beyond "
-                "its sites, so the chain has no fixed target; is dropout in train mode? (call "
-                ".eval())",
-                stacklevel=2,
-            )
-        runs = 1 if vectorized else num_chains
-        self._potential, self._num_chains = potential, num_chains
-        self._kept = []
-        size = 4 * potential.layout.dim * num_samples * runs
+        check_loader(data_loader, potential)
+        size = potential.layout.dim * num_samples * runs
+        size *= next(potential.parameters()).element_size()
         if run_dir is None and size > _MEMORY:
             raise ConfigError(
                 f"the draws would take {size / 2**30:.1f} GiB of memory; keep them on disk with "
                 "run_dir="
             )
+        draws = SiteDraws(potential) if run_dir is None else SiteFiles(run_dir, potential)
+        self._potential, self._num_samples, self._draws = potential, num_samples, draws
         for chain in range(runs):
+            chain_seed = fold_seed(seed, chain)
             if chain:
-                potential.initialize(batch, seed=seed + chain)
-            keeper: Collector = (
-                DrawKeeper(potential.layout, num_samples, chain)
-                if run_dir is None
-                else DrawWriter(run_dir, chain)
-            )
+                potential.initialize(batch, seed=chain_seed)
             folder = None if run_dir is None else chain_dir(run_dir, chain)
+            draws.begin(chain)
             train(
                 potential,
-                potential_loss,
+                _watched_loss(potential, device),
                 data_loader,
-                self._sampler(potential, seed + chain),
+                self._sampler(potential, chain_seed),
                 schedule,
                 num_steps,
                 prior=potential.prior,
                 num_data=potential.num_data,
-                collectors=(keeper,),
+                collectors=(draws,),
                 run_dir=folder,
                 resume=resume and folder is not None and (folder / CHECKPOINT).exists(),
                 progress=progress,
                 description=f"chain {chain + 1} of {runs}" if runs > 1 else "sampling",
                 **engine_options,
             )
-            if isinstance(keeper, DrawKeeper):
-                self._kept.append(keeper)
-        if run_dir is not None:
-            self._kept = [StoredDraws(run_dir)]
 
     def _sampler(self, potential: PyroPotential, seed: int) -> Optimizer:
-        sites = dict(potential.named_parameters())
         for name in self.site_options:
-            if name not in sites:
-                raise ConfigError(f"no latent site {name!r}{nearest_name(name, sites)}")
-        rest = [p for name, p in sites.items() if name not in self.site_options]
-        groups = [{"params": rest}] if rest else []
-        groups += [{"params": [sites[n]], **o} for n, o in self.site_options.items()]
+            if name not in potential.sites:
+                raise ConfigError(f"no latent site {name!r}{nearest_name(name, potential.sites)}")
+        own = dict(potential.named_parameters())
+        sites = {name: [own[n] for n in s.names] for name, s in potential.sites.items()}
+        rest = [p for name, of in sites.items() if name not in self.site_options for p in of]
+        groups: list[dict[str, Any]] = [{"params": rest}] if rest else []
+        groups += [{"params": sites[n], **o} for n, o in self.site_options.items()]
         sampler = self.kernel(groups, num_data=potential.num_data, seed=seed, **self.options)
         for name, options in self.site_options.items():
             for option in options:
@@ -263,36 +261,47 @@ class StochasticGradientMCMC:
         ----------
         group_by_chain
             Shapes (num_chains, num_samples, ...) instead of (num_chains * num_samples, ...).
-        """
-        potential = self.potential
-        device = next(potential.parameters()).device
-        flat = torch.stack([draw.weights for kept in self._kept for draw in kept.draws()])
-        out = {}
-        for name, value in potential.constrain(flat.to(device)).items():
-            if potential.num_chains is None:
-                grouped = value.cpu().unflatten(0, (self._num_chains, -1))
-            else:
-                grouped = value.cpu().transpose(0, 1)
-            out[name] = grouped if group_by_chain else grouped.flatten(0, 1)
-        return out
-
-    def posterior(self, site: str = "weights") -> SiteDraws:
-        """Return the draws of a `GaussianWeights` site as a `Posterior`, for `predict`.
+            Complete chains only; after an interruption what else there is comes without grouping.
 
         Raises
         ------
         ConfigError
-            If there is no such site, or its law is no `GaussianWeights`.
+            If there are no draws.
         """
-        networks = self.potential.networks
-        if site not in networks:
+        chains = self._complete() if group_by_chain else self._nonempty()
+        values = [list(self._stored.read(chain)) for chain in chains]
+        out = {}
+        for name in values[0][0]:
+            stacked = [torch.stack([draw[name] for draw in own]) for own in values]
+            out[name] = torch.stack(stacked) if group_by_chain else torch.cat(stacked)
+        return out
+
+    def posterior(self, site: str | None = None) -> Posterior:
+        """Return the draws of a network as a `Posterior` of it, for `bayesprior.predict`.
+
+        It holds the complete chains, in the order of ``get_samples(group_by_chain=True)``, where
+        the widths and noise levels are that belong to its draws.
+
+        Parameters
+        ----------
+        site
+            Of the network; None if there is only one.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such site, or its distribution is none of named weights.
+        """
+        networks = {n: s for n, s in self.potential.sites.items() if s.layout is not None}
+        name = site or (next(iter(networks)) if len(networks) == 1 else "weights")
+        if name not in networks:
             raise ConfigError(
-                f"no latent site {site!r} with a GaussianWeights{nearest_name(site, networks)}"
+                f"no latent site {name!r} with a GaussianWeights{nearest_name(name, networks)}"
             )
-        return SiteDraws(self.potential, site, self._kept)
+        return self._stored.posterior(networks[name], self._complete())
 
     def to_datatree(self, data: Batch | None = None, *, max_size: int = 1000) -> Any:
-        """Return the draws as an ArviZ DataTree.
+        """Return the draws of the complete chains as an ArviZ DataTree.
 
         Parameters
         ----------
@@ -306,17 +315,23 @@ class StochasticGradientMCMC:
         xarray.DataTree
             For figures and reports of a network's predictions see `bayesprior.diagnostics`.
         """
-        potential = self.potential
-        return samples_to_datatree(
-            _moved(self.get_samples(group_by_chain=True), potential),
+        potential, chains = self.potential, self._complete()
+        laws = {name: site.distribution for name, site in potential.sites.items()}
+        return draws_to_datatree(
+            (values for chain in chains for values in self._stored.read(chain)),
+            (len(chains), self._stored.lengths[chains[0]]),
             model=potential.model,
-            data=_moved(data, potential),
-            networks=potential.networks,
+            data=data,
+            networks={name: law for name, law in laws.items() if law is not None},
             max_size=max_size,
+            device=next(potential.parameters()).device,
         )
 
     def summary(self, **options: Any) -> Any:
         """Return ArviZ's table of moments, intervals, R-hat and ESS (a DataFrame).
+
+        R-hat compares chains with each other: if all start at one point, as by default, it is too
+        good by what none of them has reached.
 
         Parameters
         ----------
@@ -327,64 +342,49 @@ class StochasticGradientMCMC:
 
         return arviz_stats.summary(self.to_datatree(), **{"round_to": "none", **options})
 
+    @property
+    def _stored(self) -> SiteDraws | SiteFiles:
+        if self._draws is None:
+            raise ConfigError("there are no draws yet: call run() first")
+        return self._draws
 
-def _first_batch(loader: Iterable[Batch]) -> Batch:
-    """Return a loader's first batch; refuse what is one batch itself, or none."""
-    tensors = isinstance(loader, tuple) and any(isinstance(part, Tensor) for part in loader)
-    if tensors or isinstance(loader, Tensor | Mapping) or not isinstance(loader, Iterable):
-        raise ConfigError(
-            "data_loader must yield batches, such as a DataLoader, or [(x, y)] for all data at "
-            f"once, got {type(loader).__name__}"
-        )
-    batch = next(iter(loader), None)
-    if batch is None:
-        raise ConfigError("the data loader yields no batch; [()] is one without arguments")
-    return batch
+    def _nonempty(self) -> list[int]:
+        found = [chain for chain, length in enumerate(self._stored.lengths) if length]
+        if not found:
+            raise ConfigError("the run was interrupted before its first draw; there are none")
+        return found
 
-
-def _moved(data: Any, module: nn.Module) -> Any:
-    """Return a structure of tensors on a module's device."""
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, data)
-
-
-def _plan(
-    schedule: Schedule | None,
-    num_steps: int | None,
-    num_samples: int | None,
-    warmup_steps: int,
-    thin: int,
-) -> tuple[Schedule, int, int]:
-    """Return schedule, steps and draws of a chain."""
-    if schedule is None:
-        if not isinstance(num_samples, int) or num_samples < 1 or num_steps is not None:
-            raise ConfigError(
-                "run() needs num_samples (at least 1), or a schedule with its num_steps"
+    def _complete(self) -> list[int]:
+        """Return the complete chains; before there is one, those that are on their way."""
+        found, lengths = self._nonempty(), self._stored.lengths
+        complete = [chain for chain in found if lengths[chain] == self._num_samples]
+        if complete and len(complete) < len(found):
+            warnings.warn(
+                f"the run was interrupted: its {len(complete)} complete chains are used, and the "
+                f"{lengths[found[-1]]} draws of the next one are not; get_samples() without "
+                "grouping has them",
+                stacklevel=3,
             )
-        steps = warmup_steps + num_samples * thin
-        return constant(burn_in=warmup_steps, thin=thin), steps, num_samples
-    if num_steps is None or num_samples is not None or warmup_steps or thin != 1:
-        raise ConfigError(
-            "a schedule says itself which draws are kept: give it with num_steps, and without "
-            "num_samples, warmup_steps and thin"
-        )
-    found = sum(schedule(step).collect for step in range(num_steps))
-    if not found:
-        raise ConfigError(f"the schedule keeps no draw in {num_steps} steps")
-    return schedule, num_steps, found
+        return complete or found
 
 
-def _check_loader(loader: Iterable[Batch], potential: PyroPotential) -> None:
-    """Refuse a loader that does not fit what the model's plates say of the data."""
-    if not potential.is_subsampled and isinstance(loader, Sized) and len(loader) > 1:
-        raise ConfigError(
-            f"the loader has {len(loader)} batches but the model takes each one for all data; "
-            "give its plate the whole size: pyro.plate(name, N, subsample_size=len(batch))"
-        )
-    dataset = getattr(loader, "dataset", None)
-    batched = getattr(loader, "batch_size", None) is not None
-    if batched and isinstance(dataset, Sized) and len(dataset) != potential.num_data:
-        raise ConfigError(
-            f"the loader's data set has {len(dataset)} examples but the model's plates say "
-            f"num_data = {potential.num_data}"
-        )
+def _watched_loss(
+    potential: PyroPotential, device: torch.device
+) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    """Return `potential_loss`, which at its first step warns of a likelihood that is random."""
+    looked = False
+
+    def loss(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        nonlocal looked
+        batch = to_device(batch, device)
+        if not looked and potential.is_random(batch):
+            warnings.warn(
+                "two evaluations of the likelihood at one point differ: the model is random beyond "
+                "its sites, so the chain has no fixed target; is dropout in train mode? (call "
+                ".eval())",
+                stacklevel=2,
+            )
+        looked = True
+        return potential_loss(module, batch)
+
+    return loss

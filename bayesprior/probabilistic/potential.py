@@ -1,45 +1,29 @@
 """Any Pyro model as a torch module whose parameters are its unconstrained latents."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
 import torch
 from jaxtyping import Float
-from pyro import poutine
-from pyro.infer.autoguide.initialization import InitMessenger, init_to_mean, init_to_median
 from torch import Tensor, nn
 
-from bayesprior.errors import BayesPriorError, ConfigError
-from bayesprior.inference.protocols import Batch
-from bayesprior.probabilistic.log_joint import LogJoint, PlateGuard, call_model
+from bayesprior.errors import ConfigError
+from bayesprior.inference.generators import fold_seed, seeded
+from bayesprior.probabilistic.log_joint import LogJoint, call_model
 from bayesprior.probabilistic.site_prior import SitePrior
-from bayesprior.probabilistic.sites import (
-    Site,
-    check_latent,
-    depends_on_latents,
-    is_constant_law,
-    is_latent,
-    num_data_of,
-    sample_sites,
-    transform_of,
+from bayesprior.probabilistic.structure import (
+    InitStrategy,
+    gpus,
+    init_to_finite_mean,
+    initial_trace,
+    starts,
+    trace_model,
 )
-from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.tasks.protocols import Batch
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["InitStrategy", "PyroPotential", "init_to_finite_mean", "potential_loss"]
-
-InitStrategy = Callable[[Site], Tensor]
-"""One of `pyro.infer.autoguide.initialization`: from a site to its initial value."""
-
-
-def init_to_finite_mean(site: Site | None = None) -> Any:
-    """Start at the prior mean, or at the median where the mean is infinite."""
-    if site is None:  # Pyro's convention for a strategy without options
-        return init_to_finite_mean
-    value = init_to_mean(site)
-    return value if bool(value.isfinite().all()) else init_to_median(site)
+__all__ = ["PyroPotential", "potential_loss"]
 
 
 def potential_loss(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -56,43 +40,46 @@ class PyroPotential(nn.Module):
     .. math:: U(u) = -\sum_{\mathrm{observed}} \log p - \sum_{\mathrm{latent}} \log p(t(u))
         - \log |\det t'(u)|,
 
-    estimated without bias from a batch where plates subsample. Results come back by site name
-    through `constrain`.
+    estimated without bias from a batch where plates subsample. A site with a weight distribution
+    (`GaussianWeights`) is not one vector but the parameters and buffers of its network, under
+    their own names: stored draws and SWAG of a potential belong to the network. Every other
+    site is a parameter of its own name. Sites come back through `constrain`.
 
     Parameters
     ----------
     model
-        A Pyro model, already on its device. Its points (``pyro.param``) are constants here.
+        A Pyro model, already on its device; it is run once. Its points (``pyro.param``) are
+        constants here.
     batch
         One batch as the loader yields it: a tuple of positional arguments, a mapping of keyword
         arguments, or a single argument. It is not kept.
     num_data
-        N. By default the size of the plates around the observed sites; must agree with them.
-        Give the optimizer the same number, ``potential.num_data``.
+        N. By default the size of the subsampled plates around the observed sites (of the largest
+        plate where none is); must agree with them. Needed where no plate tells it. Give the
+        optimizer the same number, ``potential.num_data``.
     num_chains
         None for one chain. C gives every parameter a leading axis of C independent chains that
         are run in one pass of `torch.func.vmap` and see the same batches.
     init_strategy
         From `pyro.infer.autoguide.initialization`, such as ``init_to_value(values={...})``.
     seed
-        Of random starts.
+        Of random starts; chain c of several has the seed ``fold_seed(seed, c)``. Several chains
+        with random starts run the model once each.
 
     Attributes
     ----------
     num_data
         N.
     prior
-        The sites whose law is one constant `GaussianWeights`, for the ``prior`` of
-        `engine.train`; None if there are none. Their log density is *not* in `forward`: the
-        engine adds its closed-form gradient, so autograd never sees the D x K factor.
+        The sites with a constant weight distribution, for the ``prior`` of `engine.train`; None
+        if there are none. Their log density is *not* in `forward`: the engine adds its
+        closed-form gradient, so autograd never sees the D x K factor.
     layout
-        Names and shapes of the unconstrained latents.
-    networks
-        The laws of all `GaussianWeights` sites, at the initial values.
-    is_random
-        Whether two evaluations at one point on one batch differ, as with dropout in train mode.
+        Names and shapes of the parameters.
+    sites
+        The latent sites by name, see `bayesprior.probabilistic.structure.LatentSite`.
     is_subsampled
-        Whether a plate around an observed site sees a part of its data in each call.
+        Whether the model takes a batch for a part of the data.
 
     Raises
     ------
@@ -100,6 +87,11 @@ class PyroPotential(nn.Module):
         If a latent is discrete, lies in a subsampled plate or has a support that depends on
         another latent; if latents or plates change between calls; if N is unknown, contradicts
         the plates or is smaller than a batch.
+
+    Notes
+    -----
+    If two sites would share a parameter's name, as two networks do, networks' parameters are
+    prefixed by their site: ``encoder.0.weight``.
 
     Examples
     --------
@@ -132,184 +124,140 @@ class PyroPotential(nn.Module):
         super().__init__()
         if num_chains is not None and num_chains < 1:
             raise ConfigError(f"num_chains must be at least 1, got {num_chains}")
+        first = seed if num_chains is None else fold_seed(seed, 0)
+        structure = trace_model(
+            model, batch, num_data=num_data, init_strategy=init_strategy, seed=first
+        )
         # In a tuple: as a submodule its own parameters would count as latents.
-        self._model = (model,)
+        self._model, self._structure = (model,), structure
         self._init_strategy = init_strategy
-        self.num_chains = num_chains
-        with _seeded(seed):
-            trace = self._initial_trace(batch)
-        sites = {name: site for name, site in trace.nodes.items() if is_latent(site)}
-        if not sites:
-            raise ConfigError("the model has no latent site; there is nothing to infer")
-        self._transforms = {name: transform_of(site) for name, site in sites.items()}
-        frames = [f for site in sample_sites(trace) for f in site["cond_indep_stack"]]
-        self._plates = {frame.name: frame.full_size for frame in frames}
-        self.is_subsampled = any(0 < frame.size < frame.full_size for frame in frames)
-        self.num_data = num_data_of(trace, num_data)
-        self.networks = {
-            name: site["fn"]
-            for name, site in sites.items()
-            if isinstance(site["fn"], GaussianWeights)
+        self.num_chains, self.num_data = num_chains, structure.num_data
+        self.is_subsampled = structure.is_subsampled
+        self.sites = structure.sites
+        self._transforms = {name: site.transform for name, site in self.sites.items()}
+        constant = [site for site in self.sites.values() if site.distribution is not None]
+        self._constants = {site.name: site.distribution for site in constant}
+        start = {
+            key: value
+            for name, values in self._starts(batch, seed).items()
+            for key, value in self.sites[name].split(values).items()
         }
-        laws = self._examine(batch, trace)
-        start = self._start(batch, seed)
         # Scalars beside a network's weights are often made on the CPU.
         device = next((v.device for v in start.values() if v.device.type != "cpu"), None)
         for name, value in start.items():
-            self._register(name, value.to(device))
-        # Not by attribute assignment: a latent may be called "prior".
+            self._put(name, nn.Parameter(value.to(device).clone()))
+        for site in self.sites.values():
+            for name, buffer in site.buffers_by_name().items():
+                self._put(name, buffer)
         layout = ParameterLayout.from_module(self)
-        self.__dict__.update(layout=layout, prior=SitePrior(layout, laws) if laws else None)
-        self._laws = laws
+        parts = [(site.distribution, site.names) for site in constant]
+        # Not by attribute assignment: a latent may be called "prior".
+        self.__dict__.update(layout=layout, prior=SitePrior(layout, parts) if parts else None)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return U / N without the part of ``prior``: what autograd is for.
 
         With several chains the value is their mean, the gradient each chain's own.
+
+        Raises
+        ------
+        ConfigError
+            If the model cannot be vectorized, or is not the one it was.
         """
-        latents = dict(self.named_parameters())
-        with pyro.validation_enabled(False):  # the run in the constructor was validated
-            if self.num_chains is None:
-                return self._run(latents, batch).total / -self.num_data
-            each = torch.func.vmap(lambda u: self._run(u, batch).total, randomness="same")(latents)
-        energy = each / -self.num_data
-        return energy.sum() - (energy.sum() - energy.mean()).detach()
+        parameters = dict(self.named_parameters())
+        if self.num_chains is None:
+            return self._run(parameters, batch).total / -self.num_data
+        try:
+            run = torch.func.vmap(lambda p: self._run(p, batch).total, randomness="same")
+            each = run(parameters) / -self.num_data
+        except (RuntimeError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            if not any(word in str(error) for word in ("vmap", "functorch", "setup_context")):
+                raise
+            raise ConfigError(
+                "the model cannot be run for all chains at once, as its distributions do what "
+                f"torch.func.vmap cannot ({reason[:100]}); use chain_method='sequential'"
+            ) from error
+        return each.sum() - (each.sum() - each.mean()).detach()
 
     @torch.no_grad()
-    def potential_energy(self, batch: Batch) -> Float[Tensor, ""]:
-        """Return U in nats, ``prior`` included, in float64 (the mean over chains)."""
-        energy = self(batch).double() * self.num_data
-        if self.prior is None:
-            return energy
-        weights = self.layout.flatten(self)
-        return energy - self.prior.log_prob(weights) / (self.num_chains or 1)
+    def is_random(self, batch: Batch) -> bool:
+        """Whether two evaluations of the likelihood at one point on one batch differ.
+
+        They do with dropout in train mode; such a model has no fixed target. Only likelihoods are
+        compared, since a prior's log density over many weights would hide the difference.
+        """
+        one = {n: p if self.num_chains is None else p[0] for n, p in self.named_parameters()}
+        first = self._run(one, batch)
+        second = self._run(one, batch, first.subsamples)
+        return not torch.isclose(first.log_likelihood, second.log_likelihood, rtol=1e-5)
 
     def initialize(self, batch: Batch, *, seed: int = 0) -> None:
         """Put the latents back to where the init strategy says; ``seed`` is for random ones."""
         own = dict(self.named_parameters())
         with torch.no_grad():
-            for name, value in self._start(batch, seed).items():
-                own[name].copy_(value)
+            for name, values in self._starts(batch, seed, again=True).items():
+                for key, value in self.sites[name].split(values).items():
+                    own[key].copy_(value)
 
     def constrain(self, weights: Float[Tensor, "*batch D"]) -> dict[str, Tensor]:
-        """Turn flat unconstrained draws (..., D) into constrained values by site name.
+        """Turn flat parameters (..., D) into constrained values by site name.
 
         Each has shape (..., *site shape), with the axis of chains before the site's own.
         """
-        views = self.layout.unflatten(weights)
-        return {name: self._transforms[name](views[name]) for name in self._transforms}
+        parameters = self.layout.unflatten(weights)
+        return {name: s.transform(s.join(parameters)) for name, s in self.sites.items()}
 
-    def unconstrain(self, values: Mapping[str, Tensor]) -> Float[Tensor, "*batch D"]:
-        """Inverse of `constrain`."""
-        parts = []
-        for name, shape in zip(self.layout.names, self.layout.shapes, strict=True):
-            value = self._transforms[name].inv(values[name])
-            parts.append(value.reshape(*value.shape[: value.dim() - len(shape)], -1))
-        return torch.cat(parts, -1)
+    @torch.no_grad()
+    def values(self) -> dict[str, Tensor]:
+        """Return the present constrained values by site name, as copies."""
+        return self.constrain(self.layout.flatten(self))
 
     @property
     def model(self) -> Callable[..., Any]:
         """The Pyro model."""
         return self._model[0]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PyroPotential":
-        for parameter in self.parameters():
-            now = parameter.detach().flatten()[:0]
-            then = fn(now)
-            if (then.device, then.dtype) != (now.device, now.dtype):
-                raise ConfigError(
-                    f"a potential stays where its model is ({now.device}, {now.dtype}): move the "
-                    "model and the data, and make the potential from them"
-                )
-        super()._apply(fn, recurse)
-        return self
-
-    def _run(self, latents: Mapping[str, Tensor], batch: Batch) -> LogJoint:
-        with LogJoint(latents, self._transforms, self._laws, self._plates) as log_joint:
+    def _run(
+        self,
+        parameters: Mapping[str, Tensor],
+        batch: Batch,
+        subsamples: Mapping[str, Any] | None = None,
+    ) -> LogJoint:
+        latents = {name: site.join(parameters) for name, site in self.sites.items()}
+        counts = self._structure.counts
+        joint = LogJoint(latents, self._transforms, self._constants, counts, subsamples)
+        with pyro.validation_enabled(False), joint:  # the run in the constructor was validated
             call_model(self._model[0], batch)
-        log_joint.check_complete()
-        return log_joint
+        joint.check_complete()
+        return joint
 
-    # ------------------------------------------------------------------ construction
+    def _starts(self, batch: Batch, seed: int, again: bool = False) -> dict[str, Tensor]:
+        """Return initial unconstrained values by site name, stacked over chains.
 
-    def _initial_trace(self, batch: Batch) -> Any:
-        def strategy(site: Site) -> Tensor:
-            check_latent(site)
-            return self._init_strategy(site)
-
-        started = InitMessenger(strategy)(self._model[0])
-        try:
-            with poutine.block(), PlateGuard(), torch.no_grad():
-                return poutine.trace(lambda: call_model(started, batch)).get_trace()
-        except BayesPriorError as error:
-            # Pyro appends a table of all shapes; one line says it.
-            raise type(error)(str(error).split("\nTrace Shapes")[0]) from error
+        The run of the constructor gave those of the first chain; random ones come ``again``.
+        """
+        own = {name: site.start for name, site in self.sites.items()}
+        count = self.num_chains
+        if count is None:
+            fixed = self._structure.has_fixed_start or not again
+            return own if fixed else self._start(batch, seed)
+        if self._structure.has_fixed_start:
+            return {name: value.expand(count, *value.shape) for name, value in own.items()}
+        runs = [self._start(batch, fold_seed(seed, 0)) if again else own]
+        runs += [self._start(batch, fold_seed(seed, chain)) for chain in range(1, count)]
+        return {name: torch.stack([run[name] for run in runs]) for name in own}
 
     def _start(self, batch: Batch, seed: int) -> dict[str, Tensor]:
-        """Return initial unconstrained values by name, stacked over chains."""
+        with seeded(seed, gpus()):
+            trace = initial_trace(self._model[0], batch, self._init_strategy)
+        return starts(trace, self.sites.values())
 
-        def start() -> dict[str, Tensor]:
-            nodes = self._initial_trace(batch).nodes
-            return {n: t.inv(nodes[n]["value"]) for n, t in self._transforms.items()}
-
-        count = self.num_chains
-        with _seeded(seed):
-            if count is None:
-                return start()
-            runs = [start() for _ in range(min(count, 2))]
-            if all(torch.equal(value, runs[-1][name]) for name, value in runs[0].items()):
-                return {n: v.expand(count, *v.shape) for n, v in runs[0].items()}  # not random
-            runs += [start() for _ in range(count - 2)]
-        return {name: torch.stack([run[name] for run in runs]) for name in self._transforms}
-
-    def _register(self, name: str, value: Tensor) -> None:
+    def _put(self, name: str, tensor: Tensor) -> None:
         # Past register_parameter, which refuses names with dots and names of attributes.
         *path, last = name.split(".")
         module: nn.Module = self
         for part in path:
             module = module._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
-        module._parameters[last] = nn.Parameter(value.clone())
-
-    def _examine(self, batch: Batch, trace: Any) -> dict[str, GaussianWeights]:
-        """Run the model twice at one point; return the laws that were the same object."""
-        chosen = poutine.Trace()
-        for site in sample_sites(trace, subsamples=True):
-            chosen.add_node(site["name"], **site)
-        runs = []
-        for _ in range(2):
-            latents = {
-                name: transform.inv(trace.nodes[name]["value"]).requires_grad_()
-                for name, transform in self._transforms.items()
-            }
-            with poutine.block(), LogJoint(latents, self._transforms, {}, self._plates) as run:
-                call_model(poutine.replay(self._model[0], trace=chosen), batch)
-            run.check_complete()
-            runs.append(run)
-        first, second = runs
-        for name, site in first.latent_sites.items():
-            if depends_on_latents(site["fn"].support):
-                raise ConfigError(
-                    f"the support of the latent site {name!r} depends on another latent; write it "
-                    "as a function of a site with a constant support"
-                )
-        energies = torch.stack([run.total.detach() for run in runs])
-        if not bool(energies.isfinite().all()):
-            raise ConfigError(
-                f"the log joint density is {energies[0].item()} at the initial values; choose "
-                "others with init_strategy=init_to_value(values={...})"
-            )
-        self.is_random = not torch.isclose(energies[0], energies[1], rtol=1e-5)
-        return {
-            name: site["fn"]
-            for name, site in first.latent_sites.items()
-            if site["fn"] is second.latent_sites[name]["fn"] and is_constant_law(site)
-        }
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generators, which Pyro draws from, and put them back afterwards."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=list(devices)):
-        torch.manual_seed(seed)
-        yield
+        target = module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
+        target[last] = tensor  # type: ignore[assignment]

@@ -4,20 +4,45 @@ Each reads values and files, writes one run folder if ``out`` is given, and retu
 again with the same arguments and folder, it continues where it was stopped.
 """
 
-from bayesprior.recipes.prior import make_prior, shaped
-from bayesprior.recipes.reporting import report
-from bayesprior.recipes.source import fit_source
-from bayesprior.recipes.target import fit_map, fit_swag, sample
-from bayesprior.recipes.training import initialize_, pick_device
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayesprior.recipes.prior import make_prior, shaped
+    from bayesprior.recipes.reporting import report
+    from bayesprior.recipes.saved import FitRun, load_posterior, load_run
+    from bayesprior.recipes.source import fit_source
+    from bayesprior.recipes.target import fit_map, fit_swag, sample
+    from bayesprior.recipes.training import initialize_, pick_device
 
 __all__ = [
+    "FitRun",
     "fit_map",
     "fit_source",
     "fit_swag",
     "initialize_",
+    "load_posterior",
+    "load_run",
     "make_prior",
     "pick_device",
     "report",
     "sample",
     "shaped",
 ]
+
+# The options beside these are read by ``--help``, which must not wait for torch.
+_HOMES = {
+    "prior": ("make_prior", "shaped"),
+    "reporting": ("report",),
+    "saved": ("FitRun", "load_posterior", "load_run"),
+    "source": ("fit_source",),
+    "target": ("fit_map", "fit_swag", "sample"),
+    "training": ("initialize_", "pick_device"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

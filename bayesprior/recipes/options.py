@@ -1,63 +1,34 @@
 """Every option of the recipes, written once: keywords in Python, flags on the command line.
 
-Each class is a group of options; recipes and commands combine groups by inheritance. A value is
-brought to its type and checked when it is given, before any work. Nothing heavy is imported, so
-that ``--help`` answers at once.
+Each class is a group; recipes and commands combine groups by inheritance. A value is brought to
+its type and checked when it is given. Nothing heavy is imported: ``--help`` answers at once.
 """
 
 import dataclasses
-import math
-import operator
-import os
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.errors import ConfigError
+from bayesprior.recipes.fields import Options, option
 
 __all__ = [
+    "AverageOptions",
     "DataOptions",
+    "DemoOptions",
+    "MadeFrom",
     "MapOptions",
     "ModelOptions",
-    "Options",
+    "NewDataOptions",
+    "PageOptions",
     "PriorOptions",
     "RunOptions",
     "SampleOptions",
+    "SamplerOptions",
+    "SghmcOptions",
     "SourceOptions",
     "SwagOptions",
     "plain_values",
 ]
-
-T = TypeVar("T")
-
-_LARGEST_INT = 2**31 - 1
-_LARGEST_FLOAT = 1e12
-
-
-def option(
-    default: T,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    shown: str = "",
-    path: bool = False,
-) -> T:
-    """Return a field with bounds; ``shown`` says what a default of None stands for."""
-    metadata = {"least": least, "above": above, "most": most, "shown": shown, "path": path}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Options:
-    """A group of options: values brought to their types and checked."""
-
-    def __post_init__(self) -> None:
-        for spec in dataclasses.fields(self):
-            value = _typed(spec.name, spec.type, getattr(self, spec.name), spec.metadata)
-            object.__setattr__(self, spec.name, value)
 
 
 def plain_values(options: Options) -> dict[str, Any]:
@@ -79,85 +50,6 @@ def plain_values(options: Options) -> dict[str, Any]:
         for spec in dataclasses.fields(options)
         if spec.name in own
     }
-
-
-def _typed(name: str, kind: Any, value: Any, metadata: Mapping[str, Any]) -> Any:
-    """Bring a value to a field's type; types that are not plain are the call's own business."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        plain = [a for a in arguments if a is not type(None)]
-        return _typed(name, plain[0], value, metadata) if len(plain) == 1 else value
-    if origin is Literal:
-        if value not in arguments:
-            hint = nearest_name(str(value), map(str, arguments))
-            known = ", ".join(map(repr, arguments))
-            raise ConfigError(f"{name} must be one of {known}, got {value!r}{hint}")
-        return value
-    if kind is bool:
-        if type(value).__name__ not in ("bool", "bool_"):
-            raise ConfigError(f"{name} must be True or False, got {value!r}")
-        return bool(value)
-    if kind is int:
-        return _bounded(name, _whole(name, value), metadata, _LARGEST_INT)
-    if kind is float:
-        return _bounded(name, _real(name, value), metadata, _LARGEST_FLOAT)
-    if kind is str:
-        return _text(name, value, path=metadata.get("path", False))
-    if origin is tuple and isinstance(value, list):
-        return tuple(value)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} must map names to values, got {value!r}")
-        return dict(value)
-    return value
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool):
-        raise ConfigError(f"{name} must be a whole number, got {value!r}")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{name} must be a whole number, got {value!r}") from None
-
-
-def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool | str | bytes):
-        raise ConfigError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise ConfigError(f"{name} must be a number, got {value!r}") from None
-    if not math.isfinite(number):
-        raise ConfigError(f"{name} must be finite, got {value!r}")
-    return number
-
-
-def _text(name: str, value: Any, *, path: bool) -> str:
-    if path:
-        try:
-            return os.path.expanduser(os.fspath(value))
-        except TypeError:
-            raise ConfigError(f"{name} must be a path, got {type(value).__name__}") from None
-    if name == "device":  # torch.device("cuda:1") and 1 mean the same
-        return f"cuda:{value}" if isinstance(value, int) else str(value)
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} must be text, got {value!r}")
-    return value
-
-
-def _bounded(name: str, value: Any, metadata: Mapping[str, Any], largest: float) -> Any:
-    least, above, most = (metadata.get(k) for k in ("least", "above", "most"))
-    if least is not None and value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
-    if above is not None and value <= above:
-        raise ConfigError(f"{name} must be above {above}, got {value}")
-    most = largest if most is None else most
-    if value > most:
-        raise ConfigError(f"{name} must be at most {most:g}, got {value:g}")
-    return value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -240,6 +132,11 @@ class SourceOptions(RunOptions):
     diagonal_only: bool = False
     """Keep variances only."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.diagonal_only:
+            _check_rank(self.rank, self.num_snapshots)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PriorOptions(Options):
@@ -255,11 +152,20 @@ class PriorOptions(Options):
     jitter: float = option(0.1, least=0)
     """Share of the mean variance added to every transferred weight's before the width is set:
     SWAG's least variances, of weights that hardly moved, would bound a sampler's step."""
-    shape: Literal["low-rank", "diagonal", "isotropic"] = "low-rank"
+    shape: Literal["low-rank", "diagonal", "isotropic", "zero"] = "low-rank"
     """Shape of the covariance, around the same mean and with the same rms_std; isotropic is
-    L2-SP."""
+    L2-SP. zero is isotropic around zero: the run without the source."""
     rank: int | None = option(None, least=0, shown="all")
     """Keep fewer directions."""
+    out: str | None = option(None, path=True, shown="nothing is written")
+    """Folder to write."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rms_std is not None and self.cov_scale is not None:
+            raise ConfigError("give one of rms_std and cov_scale, not both")
+        if self.rank is not None and self.shape != "low-rank":
+            raise ConfigError(f"rank belongs to shape='low-rank'; {self.shape!r} has no directions")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -310,6 +216,10 @@ class SwagOptions(RunOptions):
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether BatchNorm statistics stay the source's or are updated."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_rank(self.rank, self.num_snapshots)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampleOptions(RunOptions):
@@ -337,3 +247,115 @@ class SampleOptions(RunOptions):
     """Temperature of the new weights."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether BatchNorm statistics stay the source's or are updated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        draws, cycles = self.num_draws, self.cycles
+        if cycles and draws % cycles:
+            raise ConfigError(f"num_draws = {draws} is no multiple of cycles = {cycles}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SghmcOptions(SampleOptions):
+    """Chains of SGHMC."""
+
+    friction: float = option(0.1, above=0, most=1)
+    """Share of the velocity that SGHMC loses a step."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SamplerOptions(SghmcOptions):
+    """Chains of either sampler."""
+
+    sampler: Literal["sgld", "sghmc"] = "sgld"
+    """Which sampler; friction belongs to sghmc."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MadeFrom(Options):
+    """The names and files that a run's objects were made from, so that its folder finds them."""
+
+    data: DataOptions | None = None
+    """What `bayesprior.recipes.named.load_data` made the data from."""
+    model: ModelOptions | None = None
+    """What `bayesprior.recipes.named.load_model` made the network from."""
+    prior: str | None = option(None, path=True)
+    """File of the prior."""
+    rms_std: float | None = option(None, above=0)
+    """Width that the prior of the file was brought to."""
+    source: str | None = option(None, path=True)
+    """File of the source posterior."""
+    weights: str | None = option(None, path=True)
+    """File of weights, or a name that the model knows."""
+
+
+def _check_rank(rank: int, num_snapshots: int) -> None:
+    if not 1 <= rank <= num_snapshots:
+        raise ConfigError(f"rank must be between 1 and num_snapshots = {num_snapshots}, got {rank}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AverageOptions(Options):
+    """Model average of a run."""
+
+    num_draws: int | None = option(None, least=1, shown="all stored, or 30 of a SWAG posterior")
+    """Draws averaged, at most those that a run stored."""
+    batch_size: int = option(256, least=1)
+    """Examples at a time."""
+    batch_norm: Literal["draw", "module", "reestimate"] = "draw"
+    """BatchNorm statistics: those stored with each draw, the network's own, or averages over the
+    training split."""
+    seed: int = option(0, least=0)
+    """Of what is drawn."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1."""
+    progress: bool = True
+    """Show progress bars."""
+    trust: bool = False
+    """Import what a run's folder names by an import path (its data, its network). That executes
+    code which whoever wrote the folder chose."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NewDataOptions(AverageOptions):
+    """New data."""
+
+    risk: float = option(0.05, least=0, most=1)
+    """Largest share of errors among the answers that are not abstained from; the threshold on the
+    largest probability that keeps it is fitted on the validation split."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PageOptions(AverageOptions):
+    """Report."""
+
+    shift: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Further test sets with the same classes, as NAME=FILE: an .npz file or a data set's name."""
+    ood: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Foreign sets, likewise; their labels are not used."""
+    corruptions: bool = False
+    """Also corrupt the test images: noise, blur, contrast and more, at severities 1, 3 and 5."""
+    mode: Literal["full", "summary"] = "full"
+    """summary keeps moments instead of sampled labels, for large sets."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DemoOptions(Options):
+    """Demo."""
+
+    out: str = option("demo", path=True)
+    """Folder to write; a run that was stopped continues, what is finished is not done again."""
+    num_data: int = option(20, least=1)
+    """Labeled handwritten images in all."""
+    seeds: int = option(5, least=1)
+    """Repetitions with fresh images, head and noise."""
+    num_steps: int = option(100, least=1)
+    """Steps of each fit; SGLD takes its burn-in from it and more for its draws."""
+    source_steps: int = option(800, least=1)
+    """Steps on the source."""
+    seed: int = option(0, least=0)
+    """First of the seeds."""
+    jobs: int = option(2, least=1)
+    """Fits at a time, each on one core."""
+    progress: bool = True
+    """Show progress bars."""

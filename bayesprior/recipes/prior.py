@@ -1,116 +1,160 @@
 """Turn a source posterior into a prior."""
 
+import math
+import os
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import KW_ONLY, dataclass
 
+import torch
 from torch import nn
 
 from bayesprior.errors import ConfigError, LayoutMismatchError
-from bayesprior.recipes.training import is_under
+from bayesprior.recipes.calls import recipe
+from bayesprior.recipes.checks import check_law, check_network, head_names
+from bayesprior.recipes.digests import described, prior_digest
+from bayesprior.recipes.fields import option
+from bayesprior.recipes.numbers import law_numbers
+from bayesprior.recipes.options import MadeFrom, PriorOptions, plain_values
+from bayesprior.recipes.places import recorded
+from bayesprior.recipes.runs import STAGES, add_results, is_finished, open_run
+from bayesprior.recipes.sessions import locked
+from bayesprior.storage import PRIOR
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.selection import Selection
 
 __all__ = ["make_prior", "shaped"]
 
 
-def make_prior(
-    source: GaussianWeights,
-    target: nn.Module,
-    *,
-    head: str | None = None,
-    rms_std: float | None = None,
-    cov_scale: float | None = None,
-    head_std: float = 1.0,
-    jitter: float = 0.1,
-    shape: str = "low-rank",
-    rank: int | None = None,
-    out: str | Path | None = None,
-) -> GaussianWeights:
-    """Turn a source posterior into a prior for another network: marginal, rescale, extend.
+@dataclass(frozen=True, eq=False)
+class PriorCall(PriorOptions):
+    """Arguments of `make_prior`."""
 
-    Parameters
-    ----------
-    source
-        The source posterior; `GaussianWeights.rename` it first if names differ.
-    target
-        The network to come.
-    head
-        Prefix of the target's new head: never taken from the source. Every other trainable
-        parameter of the target must be in the source with its shape.
-    rms_std
-        Root mean square standard deviation of the shared weights, in weight units; one grid
-        serves all shapes.
-    cov_scale
-        Or: factor on the source covariance. Neither given keeps it as it is.
-    head_std
-        Standard deviation of each new weight.
-    jitter
-        Share of the mean variance added to each shared weight's before the width is set: SWAG's
-        least variances, of weights that hardly moved, would bound a sampler's step. Recorded.
-    shape
-        "low-rank", "diagonal" or "isotropic" (L2-SP), around the same mean.
-    rank
-        Keep fewer directions.
-    out
-        Folder for ``prior.safetensors``.
+    source: GaussianWeights
+    """The source posterior; `GaussianWeights.rename` it first if names differ."""
+    target: nn.Module
+    """The network to come."""
+    _: KW_ONLY
+    out: str | os.PathLike[str] | None = option(  # type: ignore[assignment]
+        None, path=True, shown="nothing is written"
+    )
+    head: Selection | None = None
+    """The target's new head, never taken from the source: a prefix, glob patterns, several of
+    them, or a predicate of the name. Every other trainable parameter of the target must be in the
+    source with its shape."""
+    made_from: MadeFrom | None = None
+    """The names and files that source and target were made from, for the folder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_law(self.source, "source")
+        check_network(self.target, "target")
+
+
+@recipe(PriorCall)
+def make_prior(call: PriorCall) -> GaussianWeights:
+    """Turn a source posterior into a prior for another network: marginal, rescale, extend.
 
     Returns
     -------
     GaussianWeights
-        Its provenance lists what was transferred, what is new and what was left behind.
+        Its provenance lists what was transferred, what is new and what was left behind, the width
+        that was asked for and the one that it has. Also in ``out/prior.safetensors``.
 
     Raises
     ------
     LayoutMismatchError
         If a parameter outside the head is not in the source, with the nearest name.
+    ConfigError
+        If the width does not fit the type of the weights, or ``out`` is another run's; then
+        nothing is written.
     """
-    layout = ParameterLayout.from_module(target)
+    source = call.source
+    layout = ParameterLayout.from_module(call.target)
+    new = head_names(layout.names, call.head, "target")
+    kept = _covered(source, layout, new)
+    law = source.marginal(kept)
+    width = law.rms_std
+    law = shaped(law.jitter(call.jitter), call.shape, call.rank)
+    if call.rms_std is not None or call.cov_scale is not None or call.jitter:
+        asked = width * math.sqrt(call.cov_scale or 1.0) if call.rms_std is None else call.rms_std
+        law = law.rescale(rms_std=asked)
+    if new:
+        law = law.extend(layout, std=call.head_std)
+    law.provenance = source.provenance | {
+        "role": "prior",
+        "shape": call.shape,
+        "rms_std_asked": call.rms_std,
+        "cov_scale_asked": call.cov_scale,
+        "rms_std": law.rms_std,
+        "head_std": call.head_std if new else None,
+        "jitter_share": call.jitter / (1 + call.jitter),
+        "transferred": 0 if call.shape == "zero" else len(kept),
+        "new": sorted(new),
+        "left_behind": [n for n in source.layout.names if n not in set(kept)],
+    }
+    _check_width(law)
+    if call.out is not None:
+        _write(call, law)
+    return law
+
+
+def _covered(source: GaussianWeights, layout: ParameterLayout, new: set[str]) -> list[str]:
+    """Return the source's parameters that go on; every one outside the head must be there."""
     diff = source.layout.compare(layout)
-    new = {n for n in layout.names if head is not None and is_under(n, head)}
-    if head is not None and not new:
-        raise LayoutMismatchError(
-            f"the target has no trainable parameter under the head {head!r}; its parameters are "
-            f"{', '.join(layout.names[-4:])} (last four)"
-        )
     unknown = [n for n in (*diff.only_there, *diff.shape_conflicts) if n not in new]
     if unknown:
-        described = diff._replace(
-            only_here=tuple(n for n in diff.only_here),
+        differences = diff._replace(
             only_there=tuple(n for n in diff.only_there if n not in new),
             shape_conflicts={n: s for n, s in diff.shape_conflicts.items() if n not in new},
         ).describe()
         raise LayoutMismatchError(
             f"the source does not cover {len(unknown)} parameters of the target outside its head "
-            f"(source against target: {described}); rename() the source or name the head"
+            f"(source against target: {differences}); rename() the source or name the head"
         )
-    prior = source.marginal(n for n in diff.shared if n not in new)
-    prior = shaped(prior.jitter(jitter), shape, rank)
-    if rms_std is not None or cov_scale is not None:
-        prior = prior.rescale(rms_std=rms_std, cov_scale=cov_scale)
-    transferred = list(prior.layout.names)
-    if new:
-        prior = prior.extend(layout, std=head_std)
-    prior.provenance = prior.provenance | {
-        "role": "prior",
-        "shape": shape,
-        "rms_std": prior.rms_std,
-        "head_std": head_std if new else None,
-        "jitter_share": jitter / (1 + jitter),
-        "transferred": len(transferred),
-        "new": sorted(new),
-        "left_behind": [n for n in source.layout.names if n not in set(transferred)],
-    }
-    if out is not None:
-        prior.save(Path(out) / "prior.safetensors")
-    return prior
+    kept = [n for n in diff.shared if n not in new]
+    if not kept:
+        raise ConfigError("the head covers every parameter, so nothing comes from the source")
+    return kept
+
+
+def _check_width(law: GaussianWeights) -> None:
+    variance = law.variance
+    least, most = variance.min().item(), variance.max().item()
+    limits = torch.finfo(variance.dtype)
+    if not limits.tiny <= least <= most <= limits.max / 2 or most > 1 / limits.tiny:
+        raise ConfigError(
+            f"the variances run from {least:.3g} to {most:.3g}, beyond what {variance.dtype} "
+            "holds; choose rms_std and head_std nearer to 1"
+        )
+
+
+def _write(call: PriorCall, law: GaussianWeights) -> None:
+    folder = str(call.out)
+    with locked(folder):
+        options = {**plain_values(call), "head": described(call.head)}
+        digests = {"source": prior_digest(call.source)}
+        path = open_run(folder, "make_prior", options, digests, recorded(call.made_from, folder))
+        if not is_finished(path, "make_prior"):
+            law.save(path / PRIOR)
+            add_results(path, STAGES["make_prior"], law_numbers(law))
 
 
 def shaped(prior: GaussianWeights, shape: str, rank: int | None = None) -> GaussianWeights:
-    """Return the prior as "low-rank", "diagonal" or "isotropic", with equal mean and trace."""
+    """Return the prior as "low-rank", "diagonal", "isotropic" or "zero", with equal trace.
+
+    All but "zero", which is isotropic around zero, have the prior's mean.
+    """
+
+    def around_zero() -> GaussianWeights:
+        zero = torch.zeros_like(prior.loc)
+        return GaussianWeights.point(prior.layout, zero, prior.rms_std, buffers=prior.buffers)
+
     shapes: dict[str, Callable[[], GaussianWeights]] = {
         "low-rank": lambda: prior if rank is None else prior.truncate(rank),
         "diagonal": prior.diagonal,
         "isotropic": prior.isotropic,
+        "zero": around_zero,
     }
     if shape not in shapes:
         raise ConfigError(f"shape must be one of {', '.join(shapes)}, got {shape!r}")

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,28 @@ from torch import nn
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.corruptions import CORRUPTIONS, Corruption
-from bayesprior.diagnostics.compare import RunResult
+from bayesprior.diagnostics.compare import MethodResult, pick_baseline
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import BayesPriorError, ConfigError
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
-from bayesprior.inference.protocols import Posterior
+from bayesprior.inference.protocols import Draw, Posterior
 from bayesprior.prediction.predict import Prediction, predict
 from bayesprior.recipes.training import pick_device
 from bayesprior.report.build import build_report
+from bayesprior.report.sections.uncertainty import shown_points
 from bayesprior.storage import TRACE, chain_dir
 from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tree.build import to_datatree
-from bayesprior.tree.files import save_tree
+from bayesprior.tree.files import load_tree, save_tree
 from bayesprior.tree.trace import draw_statistics
 from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["corrupted", "report"]
+__all__ = ["corrupted", "rebuild", "report"]
 
-_NUM_IMAGES = 5000  # raw test images handed to the report; it shows a dozen
+REPORT = "report.nc"
+_HELD_BYTES = 2**31  # draws kept in memory, so that each file is read once
 
 
 def report(
@@ -50,9 +53,10 @@ def report(
     shifted: Mapping[str, DataBundle] | None = None,
     ood: Mapping[str, DataBundle] | None = None,
     corruptions: Sequence[int] = (),
-    runs: Sequence[RunResult] = (),
+    runs: Sequence[MethodResult] = (),
     method: str | None = None,
     baseline: str | None = None,
+    only_prior: bool = False,
     configuration: Mapping[str, Any] | None = None,
     num_draws: int | None = None,
     batch_size: int = 256,
@@ -85,7 +89,10 @@ def report(
     corruptions
         Severities (1 to 5) at which the test images are corrupted, all kinds each.
     runs, method, baseline
-        Results on the same test points to set side by side; this run's name and its reference.
+        Results on the same test points to set side by side; this run's name among them (the
+        first), and the one it is held against (the second of them).
+    only_prior
+        Whether these two differ in nothing but the prior; only then is it said what the prior did.
     configuration
         Shown at the page's end.
     num_draws
@@ -109,25 +116,17 @@ def report(
     likelihood = likelihood or Categorical()
     folder = Path(out)
     module = module.to(pick_device(device))
+    held = _held(posterior, num_draws, seed)
+    options: dict[str, Any] = {"num_draws": num_draws, "seed": seed, "progress": progress}
 
     def predicted(bundle: DataBundle, split: str) -> Prediction:
-        return predict(
-            module,
-            posterior,
-            bundle.loader(split, batch_size),
-            likelihood,
-            num_draws=num_draws,
-            progress=progress,
-            seed=seed,
-        )
+        return predict(module, held, bundle.loader(split, batch_size), likelihood, **options)
 
     plain = dataclasses.replace(data, train=data.train.without_augmentation())
     test = predicted(data, "test")
     validation = None
-    if data.validation is not None and data.class_names:
-        found = predicted(data, "validation")
-        if found.mean_probs is not None:
-            validation = Outcome.from_prediction("validation set", found)
+    if data.validation is not None and test.mean_probs is not None:
+        validation = predicted(data, "validation")
     changed = {name: bundle for s in corruptions for name, bundle in corrupted(data, s).items()}
     unusable: dict[str, str] = {}
 
@@ -157,39 +156,63 @@ def report(
     if run_dir is not None and isinstance(posterior, StoredDraws):
         which = test.chain.numpy(), test.draw.numpy()
         statistics = draw_statistics(run_dir, *which, traces)
+    names = sorted((r.name for r in runs), key=lambda name: name != method)
+    compared = pick_baseline(names, baseline) if names else (method, baseline)
+    said = {
+        "title": title,
+        "subtitle": subtitle,
+        "data": data.name,
+        "num_data": data.num_data,
+        "seed": seed,
+        "temperature": temperature,
+        "independent_draws": int(isinstance(posterior, GaussianWeights)),
+        "method": compared[0] or "",
+        "baseline": compared[1] or "",
+        "only_prior": int(only_prior),
+        "configuration": dict(configuration or {}),
+    }
     tree = to_datatree(
         prior=prior,
-        draws=posterior.draws(num_draws, seed),
+        draws=held.draws(num_draws, seed),
         train=predicted(plain, "train"),
         test=test,
+        validation=validation,
         shifted=sets,
         ood=foreign,
         traces=traces,
         sample_stats=statistics,
+        methods=runs,
+        images=_images(data, test),
         class_names=data.class_names or None,
         mode=mode,
-        attrs={"data": data.name, "num_data": data.num_data, "seed": seed},
+        attrs=said,
         seed=seed,
     )
     tree.attrs["missing"] = json.dumps(json.loads(tree.attrs["missing"]) | unusable)
-    save_tree(tree, folder / "report.nc")
-    page = build_report(
-        tree,
-        title=title,
-        subtitle=subtitle,
-        prior=prior,
-        num_data=data.num_data,
-        temperature=temperature,
-        independent_draws=isinstance(posterior, GaussianWeights),
-        validation=validation,
-        images=_images(data),
-        runs=runs,
-        method=method,
-        baseline=baseline,
-        configuration=configuration,
-    )
-    page.write(folder)
+    save_tree(tree, folder / REPORT)
+    build_report(tree).write(folder)
     return tree
+
+
+def rebuild(folder: str | Path) -> Path:
+    """Write a report's page anew from its ``report.nc`` alone; nothing is predicted again.
+
+    Parameters
+    ----------
+    folder
+        Of a report.
+
+    Returns
+    -------
+    Path
+        Of the page.
+
+    Raises
+    ------
+    DataError
+        If there is no ``report.nc``, or it is no tree.
+    """
+    return build_report(load_tree(Path(folder) / REPORT)).write(folder)
 
 
 def corrupted(data: DataBundle, severity: int) -> dict[str, DataBundle]:
@@ -231,14 +254,41 @@ def _traces(run_dir: str | Path | None, posterior: Posterior) -> list[list[dict[
     return [read_trace(f / TRACE) for f in folders if (f / TRACE).exists()]
 
 
-def _images(data: DataBundle) -> np.ndarray | None:
-    """Return the raw test images, channels last; None if they are not all of one shape."""
-    if len(data.test) > _NUM_IMAGES:
-        return None
-    images = [np.asarray(data.test.raw(i)) for i in range(len(data.test))]
-    if len({image.shape for image in images}) > 1 or images[0].ndim not in (2, 3):
-        return None
-    stacked = np.stack(images)
-    if stacked.ndim == 4 and stacked.shape[1] in (1, 3):
-        stacked = np.moveaxis(stacked, 1, -1)
-    return stacked[..., 0] if stacked.ndim == 4 and stacked.shape[-1] == 1 else stacked
+def _images(data: DataBundle, test: Prediction) -> dict[int, np.ndarray]:
+    """Return the raw test images that the page shows; none if they are not all of one shape."""
+    if not hasattr(data.test, "raw") or test.mean_probs is None or test.mean_probs.ndim > 2:
+        return {}
+    picks = np.concatenate(list(shown_points(Outcome.from_prediction("test", test)).values()))
+    images = {int(i): np.asarray(data.test.raw(int(i))) for i in picks}
+    if len({image.shape for image in images.values()}) > 1:
+        return {}
+    return {i: _shown(image) for i, image in images.items() if image.ndim in (2, 3)}
+
+
+def _shown(image: np.ndarray) -> np.ndarray:
+    """Channels last, and none of gray."""
+    if image.ndim == 3 and image.shape[0] in (1, 3):
+        image = np.moveaxis(image, 0, -1)
+    return image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+
+
+class _Held:
+    """Draws in memory."""
+
+    def __init__(self, layout: ParameterLayout, draws: Sequence[Draw]) -> None:
+        self.layout, self._draws = layout, draws
+
+    def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[Draw]:
+        """Yield all of them: as many as were asked for when they were read."""
+        yield from self._draws
+
+
+def _held(posterior: Posterior, num_draws: int | None, seed: int) -> Posterior:
+    """Read the draws once, for every set and for what they say of the prior, if memory allows."""
+    draws, size = [], 0
+    for draw in posterior.draws(num_draws, seed):
+        size += sum(tensor.nbytes for tensor in (draw.weights, *draw.buffers.values()))
+        if size > _HELD_BYTES:
+            return posterior
+        draws.append(draw)
+    return _Held(posterior.layout, draws)

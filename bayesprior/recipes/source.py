@@ -1,5 +1,6 @@
 """Fit a source posterior."""
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -11,64 +12,67 @@ from bayesprior.errors import ConfigError
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.protocols import LossFn
 from bayesprior.inference.schedules import chain, constant, cosine, scaled
-from bayesprior.recipes.training import Run, is_under
-from bayesprior.tasks.likelihoods import Categorical
-from bayesprior.tasks.objectives import supervised
+from bayesprior.recipes.arguments import TrainCall
+from bayesprior.recipes.calls import recipe
+from bayesprior.recipes.checks import as_data, check_function, check_network, head_names
+from bayesprior.recipes.digests import described
+from bayesprior.recipes.numbers import law_numbers
+from bayesprior.recipes.options import SourceOptions
+from bayesprior.recipes.training import Run
+from bayesprior.storage import SOURCE
+from bayesprior.tasks.protocols import pair_forward
 from bayesprior.version import __version__
 from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.selection import Selection
 
 __all__ = ["fit_source"]
 
 
-def fit_source(
-    module: nn.Module,
-    data: DataBundle,
-    *,
-    loss_fn: LossFn | None = None,
-    head: str | None = None,
-    rank: int = 20,
-    num_steps: int = 2000,
-    num_snapshots: int = 40,
-    collect_every: int = 10,
-    batch_size: int = 128,
-    lr: float = 0.05,
-    swag_lr_factor: float = 0.5,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    batch_norm: str = "train",
-    diagonal_only: bool = False,
-    **options: Any,
-) -> GaussianWeights:
-    """Train on the source task, go on at a constant rate, and fit SWAG to the trajectory.
+@dataclass(frozen=True, eq=False)
+class SourceCall(TrainCall, SourceOptions):
+    """Arguments of `fit_source`."""
 
-    Parameters
-    ----------
-    module
-        Backbone and source head; trained in place.
-    data
-        The source task.
-    loss_fn
-        Mean loss per example; the negative log likelihood of classes by default. With a
-        self-supervised loss (`bayesprior.tasks.objectives.two_view`) the result is a
-        pseudo-posterior, and the provenance says so.
-    head
-        Prefix of the source head's parameters, which do not transfer; left out of the result.
-    rank
-        K, the number of deviations kept; at most ``num_snapshots``.
-    num_steps
-        Steps of training before the snapshots (0 continues from a trained checkpoint).
-    num_snapshots, collect_every
-        Snapshots taken and steps between two of them.
-    batch_size, lr, momentum, weight_decay
-        Of SGD, with a cosine from ``lr`` to ``swag_lr_factor * lr`` after a short warm-up.
-    swag_lr_factor
-        Factor on ``lr`` while snapshots are taken.
-    batch_norm
-        "train" or "frozen".
-    diagonal_only
-        Keep no deviations.
-    **options
-        ``out``, ``seed``, ``device``, ``fabric``, ``progress``, ``checkpoint_every``.
+    module: nn.Module
+    """Backbone and source head; trained in place, from its own weights."""
+    data: DataBundle
+    """The source task."""
+    _: KW_ONLY
+    loss_fn: LossFn | None = None
+    """Mean loss per example instead of a likelihood: ``(module, batch) -> (loss, scalars)``. With
+    a self-supervised loss (`bayesprior.tasks.objectives.two_view`) the result is a
+    pseudo-posterior, and the provenance says so. What a loss that is a module owns is trained."""
+    head: Selection | None = None
+    """The source head's parameters, which do not transfer and are left out of the result: a
+    prefix, glob patterns, several of them, or a predicate of the name."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_network(self.module)
+        object.__setattr__(self, "data", as_data(self.data))
+        if self.loss_fn is not None:
+            check_function(self.loss_fn, "loss_fn", "module, batch")
+            if self.likelihood is not None or self.forward is not pair_forward:
+                raise ConfigError(
+                    "a loss_fn calls the network itself; give it, or likelihood and forward"
+                )
+        names = ParameterLayout.from_module(self.module).names
+        if len(head_names(names, self.head, "network")) == len(names):
+            raise ConfigError(f"head = {self.head!r} covers every parameter; nothing would remain")
+
+    def loss(self) -> LossFn:
+        """Return the mean loss per example."""
+        return super().loss() if self.loss_fn is None else self.loss_fn
+
+    def extras(self) -> dict[str, Any]:
+        """Return what decides the result beside the options, as JSON primitives."""
+        own = {"head": described(self.head), "loss_fn": described(self.loss_fn)}
+        return own if self.loss_fn is not None else {**super().extras(), **own}
+
+
+@recipe(SourceCall)
+def fit_source(call: SourceCall) -> GaussianWeights:
+    """Train on the source task, go on at a constant rate, and fit SWAG to the trajectory.
 
     Returns
     -------
@@ -78,62 +82,71 @@ def fit_source(
     Raises
     ------
     ConfigError
-        If ``rank`` is 0 or larger than the snapshots, among others.
+        If ``rank`` is 0 or larger than the snapshots, or ``out`` is another run's, among others.
     DivergenceError
         If the loss or a weight becomes NaN or infinite.
     """
-    if not diagonal_only and not 1 <= rank <= num_snapshots:
-        raise ConfigError(f"rank must be between 1 and num_snapshots = {num_snapshots}, got {rank}")
-    if lr <= 0 or swag_lr_factor <= 0:
-        raise ConfigError(f"lr and swag_lr_factor must be positive, got {lr} and {swag_lr_factor}")
-    run = Run(module, data, **options)
-    collector = SWAG(rank=rank, diagonal_only=diagonal_only)
-    total = num_steps + num_snapshots * collect_every
-    warm_up = min(50, num_steps // 10)
-    schedule = constant(thin=collect_every)
-    if num_steps:
-        descent = cosine(num_steps=num_steps, warm_up=warm_up, final_factor=swag_lr_factor)
-        schedule = chain(descent, num_steps, scaled(schedule, swag_lr_factor))
+    module = call.module
+    with Run("fit_source", call, module, call.data, keeps=True) as run:
+        if run.finished:
+            run.restore()
+            return GaussianWeights.load(run.folder / SOURCE)
+        collector = SWAG(rank=call.rank, diagonal_only=call.diagonal_only)
+        schedule = constant(thin=call.collect_every)
+        if call.num_steps:
+            descent = cosine(
+                num_steps=call.num_steps,
+                warm_up=min(50, call.num_steps // 10),
+                final_factor=call.swag_lr_factor,
+            )
+            schedule = chain(descent, call.num_steps, scaled(schedule, call.swag_lr_factor))
 
-    def optimizer(target: nn.Module) -> Optimizer:
-        trainable = [p for p in target.parameters() if p.requires_grad]
-        try:
-            return torch.optim.SGD(trainable, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        except ValueError as error:
-            raise ConfigError(f"SGD of the source fit: {error}") from error
+        def optimizer(target: nn.Module) -> Optimizer:
+            owned = call.loss_fn.parameters() if isinstance(call.loss_fn, nn.Module) else ()
+            trained = {id(p): p for p in (*target.parameters(), *owned) if p.requires_grad}
+            return torch.optim.SGD(
+                list(trained.values()),
+                lr=call.lr,
+                momentum=call.momentum,
+                weight_decay=call.weight_decay,
+            )
 
-    run.train(
-        module,
-        loss_fn or supervised(Categorical()),
-        optimizer,
-        schedule,
-        total,
-        batch_size=batch_size,
-        collectors=[collector],
-        batch_norm=batch_norm,
-        description="source fit",
-    )
-    provenance = {
+        run.train(
+            call.loss(),
+            optimizer,
+            schedule,
+            call.num_steps + call.num_snapshots * call.collect_every,
+            batch_size=call.batch_size,
+            collectors=[collector],
+            batch_norm=call.batch_norm,
+            description="source fit",
+        )
+        buffers = {n: b.detach().clone() for n, b in module.named_buffers()}
+        source = collector.posterior(buffers=buffers, provenance=_provenance(call))
+        head = head_names(source.layout.names, call.head, "network")
+        source = source.marginal(n for n in source.layout.names if n not in head)
+        run.finish(lambda folder: source.save(folder / SOURCE), law_numbers(source))
+    return source
+
+
+def _provenance(call: SourceCall) -> dict[str, Any]:
+    made_from = call.made_from
+    checkpoint = {"checkpoint": made_from.weights} if made_from and made_from.weights else {}
+    return {
         "role": "source posterior",
         "bayesprior": __version__,
-        "model": type(module).__name__,
-        "data": data.name,
-        "num_data": data.num_data,
-        "objective": "negative log likelihood" if loss_fn is None else _name(loss_fn),
-        "seed": run.seed,
-        "num_steps": num_steps,
-        "num_snapshots": num_snapshots,
-        "collect_every": collect_every,
-        "lr": lr,
-        "weight_decay": weight_decay,
+        "model": type(call.module).__name__,
+        **checkpoint,
+        "data": call.data.name,
+        "num_data": call.data.num_data,
+        "objective": "negative log likelihood" if call.loss_fn is None else _name(call.loss_fn),
+        "seed": call.seed,
+        "num_steps": call.num_steps,
+        "num_snapshots": call.num_snapshots,
+        "collect_every": call.collect_every,
+        "lr": call.lr,
+        "weight_decay": call.weight_decay,
     }
-    buffers = {n: b.detach().clone() for n, b in module.named_buffers()}
-    source = collector.posterior(buffers=buffers, provenance=provenance)
-    if head is not None:
-        source = source.marginal(n for n in source.layout.names if not is_under(n, head))
-    if run.out is not None and run.is_main:
-        source.save(run.out / "source.safetensors")
-    return source
 
 
 def _name(loss_fn: LossFn) -> str:

@@ -1,7 +1,6 @@
 """A report: verdicts on top, then sections of text, tables and figures; as HTML, Markdown, JSON."""
 
 import functools
-import html
 import json
 import math
 import re
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from bayesprior.diagnostics.intervals import Interval
-from bayesprior.diagnostics.verdicts import Verdict
-from bayesprior.report.page import PAGE, SCRIPT, STYLE_SHEET
 from bayesprior.report.style import themed_svg
+from bayesprior.report.verdicts import Verdict
 from bayesprior.storage import atomic_path
 
 __all__ = ["Column", "Item", "Picture", "Report", "Section", "Table", "Text"]
@@ -37,16 +37,21 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be sorted; cells are numbers, text, `Interval` or None."""
+    """A table that can be sorted; cells are numbers, text, `Interval` or None.
+
+    A row may hold its own number format under ``format``. Long tables are folded, and others
+    where ``is_folded`` says so.
+    """
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Any]]
     note: str = ""
+    is_folded: bool = False
 
     def shown_columns(self) -> list[Column]:
         """Return the columns that hold anything."""
-        return [c for c in self.columns if any(_key(row.get(c.key)) for row in self.rows)]
+        return [c for c in self.columns if any(_key(row, c) for row in self.rows)]
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph, or preformatted lines."""
+    """A paragraph, or preformatted lines, which are folded under a title."""
 
     text: str
     is_code: bool = False
+    title: str = ""
 
 
 Item = Table | Picture | Text
@@ -106,7 +112,6 @@ class Report:
     | NLL |
     | --- |
     | 0.12 |
-    <BLANKLINE>
     """
 
     title: str
@@ -132,68 +137,40 @@ class Report:
 
     def to_html(self) -> str:
         """Return one self-contained page: no file, font or script from elsewhere."""
-        drawings = iter([inline for inline, _ in self.drawings.values()])
-        sections = []
-        for section in self.sections:
-            items = [
-                _html_picture(item, next(drawings)) if isinstance(item, Picture) else _html(item)
-                for item in section.items
-            ]
-            heading = f'<h2 id="{_slug(section.title)}">{html.escape(section.title)}</h2>'
-            body = f'<div class="body">{"".join(items)}</div>'
-            sections.append(f"<section>{heading}{body}</section>")
-        return PAGE.format(
-            title=html.escape(self.title),
-            subtitle=html.escape(self.subtitle),
-            style=STYLE_SHEET,
-            script=SCRIPT,
-            verdicts="".join(map(_html_verdict, self.verdicts)),
-            links="".join(
-                f'<a href="#{_slug(s.title)}">{html.escape(s.title)}</a>' for s in self.sections
-            ),
-            sections="".join(sections),
-        )
+        drawings = {id(p): self.drawings[name][0] for name, p in self.pictures()}
+
+        def drawing(item: Picture) -> Markup:
+            label = Markup('<svg role="img" aria-label="{}"').format(item.title)
+            return Markup(drawings[id(item)].replace("<svg", label, 1))
+
+        return self._render("page.html.j2", _html_environment(), drawing=drawing)
 
     def to_markdown(self, figures: str = "figures") -> str:
         """Return the same content as Markdown, figures as files of the folder ``figures``."""
-        lines = [f"# {self.title}", ""]
-        if self.subtitle:
-            lines += [self.subtitle, ""]
-        for v in self.verdicts:
-            lines += [f"- {MARKS[v.level]} **{v.question} {v.headline}.** {v.reason}"]
-        lines += [""] if self.verdicts else []
-        names = iter([name for name, _ in self.pictures()])
-        for section in self.sections:
-            lines += [f"## {section.title}", ""]
-            for item in section.items:
-                if isinstance(item, Picture):
-                    path = f"{figures}/{next(names)}.svg"
-                    lines += [f"![{item.title}]({path})", "", f"*{item.title}.* {item.caption}", ""]
-                elif isinstance(item, Table):
-                    lines += _markdown_table(item)
-                else:
-                    lines += ["```", item.text, "```", ""] if item.is_code else [item.text, ""]
-        return "\n".join(lines)
+        names = {id(p): f"{figures}/{name}.svg" for name, p in self.pictures()}
+        text = self._render(
+            "report.md.j2", _markdown_environment(), file=lambda item: Markup(names[id(item)])
+        )
+        return re.sub(r"\n{3,}", "\n\n", text)
+
+    def _render(self, template: str, environment: Environment, **filters: Any) -> str:
+        environment.filters |= filters
+        return environment.get_template(template).render(report=self, marks=MARKS)
 
     def to_json(self) -> str:
         """Return the same content for machines; numbers unrounded, NaN and infinity as null."""
-        names = iter([name for name, _ in self.pictures()])
+        names = {id(picture): name for name, picture in self.pictures()}
 
         def item(value: Item) -> dict[str, Any]:
             if isinstance(value, Picture):
-                return {
-                    "figure": next(names),
-                    "title": value.title,
-                    "caption": value.caption,
-                }
+                named = {"figure": names[id(value)], "title": value.title}
+                return named | {"caption": value.caption}
             if isinstance(value, Table):
+                keys = [k for c in value.columns for k in (c.key, c.error) if k]
                 return {
                     "table": value.title,
                     "columns": {c.key: c.label for c in value.columns},
-                    "rows": [
-                        {k: row.get(k) for c in value.columns for k in (c.key, c.error) if k}
-                        for row in value.rows
-                    ],
+                    "rows": [{k: row.get(k) for k in keys} for row in value.rows],
                     "note": value.note,
                 }
             return {"text": value.text}
@@ -235,15 +212,41 @@ class Report:
         return folder / "report.html"
 
 
+def _environment(**options: Any) -> Environment:
+    loader = PackageLoader("bayesprior.report")
+    made = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, **options)
+    made.filters |= {"slug": _slug, "cell": _text, "key": _key, "kind": _kind}
+    return made
+
+
+def _html_environment() -> Environment:
+    return _environment(autoescape=True)
+
+
+def _markdown_environment() -> Environment:
+    made = _environment(finalize=_escaped)
+    made.filters["verbatim"] = lambda text: Markup(text.replace("```", "'''"))
+    return made
+
+
+def _escaped(value: Any) -> Any:
+    """Take the meaning that Markdown gives to them from characters that a user wrote."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    text = re.sub(r"([\\`*|]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(value.split()))
+    return text.replace("<", "&lt;").replace("](", "]\\(")
+
+
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _text(row: Mapping[str, Any], column: Column) -> str:
     """Text of a cell, with its standard error if it has one."""
-    text = _number(row.get(column.key), column.format)
+    spec = row.get("format", column.format) if column.format else ""
+    text = _number(row.get(column.key), spec)
     error = row.get(column.error) if column.error else None
-    return text if error is None else f"{text} ± {_number(error, column.format)}"
+    return text if error is None else f"{text} ± {_number(error, spec)}"
 
 
 def _number(value: Any, spec: str) -> str:
@@ -258,75 +261,22 @@ def _number(value: Any, spec: str) -> str:
     return format(value, spec) if spec else str(value)
 
 
-def _key(value: Any) -> str:
+def _key(row: Mapping[str, Any], column: Column) -> str:
     """Return what a cell is sorted by; missing values come last."""
+    value = row.get(column.key)
     value = value.estimate if isinstance(value, Interval) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return repr(float(value)).replace("inf", "1e999") if not isinstance(value, str) else value
 
 
-def _html_verdict(verdict: Verdict) -> str:
-    question, headline, reason = map(
-        html.escape, (verdict.question, verdict.headline, verdict.reason)
-    )
-    return (
-        f'<li class="verdict {verdict.level}"><div class="question">{question}</div>'
-        f'<div class="headline"><span class="mark" aria-hidden="true">{MARKS[verdict.level]}'
-        f'</span> {headline}</div><p class="reason">{reason}</p></li>'
-    )
-
-
-def _html(item: Table | Text) -> str:
-    if isinstance(item, Text):
-        tag = "pre" if item.is_code else "p"
-        return f"<{tag}>{html.escape(item.text)}</{tag}>"
-    columns = item.shown_columns()
-    kinds = {
-        c.key: max((len(v) for row in item.rows if isinstance(v := row.get(c.key), str)), default=0)
-        for c in columns
-    }
-    head = "".join(
-        f"<th{_class(kinds[c.key])}><button>{html.escape(c.label)}</button></th>" for c in columns
-    )
-    rows = [
-        "".join(
-            f'<td{_class(kinds[c.key])} data-value="{html.escape(_key(row.get(c.key)))}">'
-            f"{html.escape(_text(row, c))}</td>"
-            for c in columns
-        )
-        for row in item.rows
-    ]
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    note = f'<p class="note">{html.escape(item.note)}</p>' if item.note else ""
-    content = f'<div class="scroll">{table}</div>{note}'
-    title = html.escape(item.title)
-    if len(rows) > 16:
-        return f"<details><summary>{title} ({len(rows)} rows)</summary>{content}</details>"
-    return f"<div><h3>{title}</h3>{content}</div>"
-
-
-def _class(text_length: int) -> str:
+def _kind(table: Table, column: Column) -> Markup:
     """Class of a column by its longest text: numbers, short text or text that may wrap."""
-    return "" if not text_length else ' class="text"' if text_length < 40 else ' class="text long"'
-
-
-def _html_picture(picture: Picture, drawing: str) -> str:
-    title, caption = html.escape(picture.title), html.escape(picture.caption)
-    drawing = drawing.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-    return f"<figure>{drawing}<figcaption><b>{title}.</b> {caption}</figcaption></figure>"
-
-
-def _markdown_table(table: Table) -> list[str]:
-    def line(cells: list[str]) -> str:
-        return f"| {' | '.join(c.replace('|', chr(92) + '|') for c in cells)} |"
-
-    columns = table.shown_columns()
-    out = [f"### {table.title}", "", line([c.label for c in columns])]
-    out += [line(["---"] * len(columns))]
-    out += [line([_text(row, c) for c in columns]) for row in table.rows] + [""]
-    return out + ([table.note, ""] if table.note else [])
+    texts = [value for row in table.rows if isinstance(value := row.get(column.key), str)]
+    if not texts:
+        return Markup("")
+    is_long = max(map(len, texts)) >= 40
+    return Markup(' class="text long"' if is_long else ' class="text"')
 
 
 def _plain(value: Any) -> Any:

@@ -4,18 +4,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy.stats import binom
 
-from bayesprior.diagnostics.compare import METRICS, Difference
-from bayesprior.diagnostics.predictions import LABELS, Outcome
+from bayesprior.diagnostics.calibration import CalibrationBins
+from bayesprior.diagnostics.compare import Difference
+from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.diagnostics.prior import ChiSquareCheck
-from bayesprior.diagnostics.reliability import CalibrationBins
+from bayesprior.diagnostics.regression import coverage
 from bayesprior.diagnostics.shift import ShiftRow
 from bayesprior.diagnostics.uncertainty import RiskCoverage, entropy
 from bayesprior.errors import DataError
+from bayesprior.prediction.metrics import METRICS
 from bayesprior.report.style import (
     BLUE,
     COLORS,
@@ -28,6 +31,7 @@ from bayesprior.report.style import (
 
 __all__ = [
     "comparison_forest",
+    "coverage_plot",
     "image_grid",
     "mahalanobis_plot",
     "prior_coordinate_plot",
@@ -40,19 +44,17 @@ __all__ = [
 
 
 @styled
-def reliability_diagram(bins: CalibrationBins, *, level: float = 0.95) -> Figure:
+def reliability_diagram(bins: CalibrationBins) -> Figure:
     """Draw accuracy against confidence with consistency bands, and where the points are.
 
     Parameters
     ----------
     bins
         Top-label calibration bins.
-    level
-        Coverage of the band.
     """
     figure = Figure(figsize=(4.8, 4.4))
     top, bottom = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
-    curve = bins.curve(level)
+    curve = bins.curve()
     width = np.diff(bins.edges)[bins.count > 0]
     top.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="perfect")
     top.bar(
@@ -62,7 +64,7 @@ def reliability_diagram(bins: CalibrationBins, *, level: float = 0.95) -> Figure
         curve.low,
         color=GRAY,
         alpha=0.35,
-        label=f"{level:.0%} band if perfect",
+        label="95% band if perfect",
     )
     top.plot(curve.confidence, curve.accuracy, "o-", color=BLUE, markersize=4, label="model")
     top.set(ylabel="accuracy", ylim=(-0.02, 1.02), xlim=(0, 1))
@@ -75,17 +77,15 @@ def reliability_diagram(bins: CalibrationBins, *, level: float = 0.95) -> Figure
 
 
 @styled
-def prior_coordinate_plot(tree: xr.DataTree, *, max_directions: int = 20) -> Figure:
+def prior_coordinate_plot(tree: xr.DataTree) -> Figure:
     """Draw where the draws ended along the prior's directions, the prior's law behind.
 
     Parameters
     ----------
     tree
-        With ``posterior/prior_coordinate``.
-    max_directions
-        The widest directions of the prior are shown.
+        With ``posterior/prior_coordinate``; the twenty widest directions are shown.
     """
-    z = tree["posterior"].prior_coordinate[..., :max_directions]
+    z = tree["posterior"].prior_coordinate[..., :20]
     values = z.values.reshape(-1, z.shape[-1])
     figure = Figure()
     axes = figure.subplots()
@@ -106,17 +106,16 @@ def prior_coordinate_plot(tree: xr.DataTree, *, max_directions: int = 20) -> Fig
 
 
 @styled
-def mahalanobis_plot(checks: Sequence[ChiSquareCheck], *, max_blocks: int = 25) -> Figure:
+def mahalanobis_plot(checks: Sequence[ChiSquareCheck]) -> Figure:
     """Draw each layer's distance from the prior mean over that of a draw from the prior.
 
     Parameters
     ----------
     checks
-        From `bayesprior.diagnostics.prior.mahalanobis_checks`.
-    max_blocks
-        Those farthest from 1 are shown, all weights always.
+        From `bayesprior.diagnostics.prior.mahalanobis_checks`; shown are all weights and the 25
+        layers farthest from 1.
     """
-    far = sorted(checks[1:], key=lambda c: -abs(np.log(max(c.ratio, 1e-12))))[:max_blocks]
+    far = sorted(checks[1:], key=lambda c: -abs(np.log(max(c.ratio, 1e-12))))[:25]
     shown = [checks[0], *(c for c in checks[1:] if c in far)]
     figure = Figure(figsize=(4.8, 1.2 + 0.22 * len(shown)))
     axes = figure.subplots()
@@ -262,14 +261,14 @@ def shift_curves(rows: Sequence[ShiftRow]) -> Figure:
 
 @styled
 def comparison_forest(differences: Sequence[Difference], metric: str) -> Figure:
-    """Draw each method's paired difference to the reference with its intervals.
+    """Draw each method's paired difference to the baseline with its interval.
 
     Parameters
     ----------
     differences
         From `bayesprior.diagnostics.compare.paired_differences`.
     metric
-        One of `bayesprior.diagnostics.compare.METRICS`.
+        One of `bayesprior.prediction.metrics.METRICS`.
 
     Raises
     ------
@@ -282,31 +281,40 @@ def comparison_forest(differences: Sequence[Difference], metric: str) -> Figure:
     methods = list(dict.fromkeys(d.method for d in shown))
     figure = Figure(figsize=(4.8, 1.5 + 0.45 * len(methods)))
     axes = figure.subplots()
-    for over, color, lift in (("seeds", BLUE, 0.12), ("points", ORANGE, -0.12)):
-        mine = [d for d in shown if d.over == over]
-        if mine:
-            place = [lift - methods.index(d.method) for d in mine]
-            low, high = ([getattr(d.interval, end) for d in mine] for end in ("low", "high"))
-            axes.hlines(place, low, high, color=color, linewidth=2.5)
-            axes.plot(
-                [d.interval.estimate for d in mine], place, "o", color=color, label=f"over {over}"
-            )
+    place = [-methods.index(d.method) for d in shown]
+    low, high = ([getattr(d.interval, end) for d in shown] for end in ("low", "high"))
+    if margin := METRICS[metric].margin:
+        axes.axvspan(-margin, margin, color=GRAY, alpha=0.25, linewidth=0, label="no difference")
+    axes.hlines(place, low, high, color=BLUE, linewidth=2.5)
+    over = f"95% over {shown[0].over}"
+    axes.plot([d.interval.estimate for d in shown], place, "o", color=BLUE, label=over)
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks([-i for i in range(len(methods))], methods)
     axes.set_ylim(-len(methods) + 0.5, 0.5)
-    better = "right" if METRICS[metric][0] else "left"
-    axes.set(xlabel=f"difference in {LABELS.get(metric, metric)}\n({better} of the line is better)")
+    better = "right" if METRICS[metric].larger_is_better else "left"
+    label = METRICS[metric].label
+    axes.set(xlabel=f"difference in {label}\n({better} of the line is better)")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
 
 @styled
-def image_grid(
-    images: Shaped[np.ndarray, "n H W *channels"],
-    captions: Sequence[str],
-    *,
-    columns: int = 4,
-) -> Figure:
+def coverage_plot(pit: Float[np.ndarray, " N"]) -> Figure:
+    """Draw the share of targets inside the predictive intervals against the intervals' level."""
+    figure = Figure(figsize=(4.8, 4.0))
+    axes = figure.subplots()
+    levels = np.linspace(0, 1, 51)
+    low, high = (binom.ppf(q, len(pit), levels) / len(pit) for q in (0.025, 0.975))
+    axes.fill_between(levels, low, high, color=GRAY, alpha=0.35, label="95% band if perfect")
+    axes.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="perfect")
+    axes.plot(levels, [coverage(pit, level) for level in levels], color=BLUE, label="model")
+    axes.set(xlabel="level of the interval", ylabel="share of targets inside")
+    axes.legend(loc="upper left")
+    return figure
+
+
+@styled
+def image_grid(images: Shaped[np.ndarray, "n H W *channels"], captions: Sequence[str]) -> Figure:
     """Draw images with a few words under each.
 
     Parameters
@@ -315,9 +323,8 @@ def image_grid(
         uint8, or floats in [0, 1]; gray (n, H, W) or color (n, H, W, 3).
     captions
         One for each image.
-    columns
-        Images in a row.
     """
+    columns = 4
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(4.8, 1.75 * rows))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -1,7 +1,7 @@
 """Likelihoods: how a network's outputs speak about targets.
 
-A likelihood is a plain value with the methods of `Likelihood`; nothing else in the package
-branches on the task. Outputs are what the network returns for a batch of B examples.
+A likelihood is a plain value with the methods of `Likelihood`; what a subclass overrides is asked.
+Outputs are what the network returns for B examples, ``*B`` for any axes of vectorized weights too.
 
 ==========================  =========================  ======================
 likelihood                  outputs                    targets
@@ -16,7 +16,7 @@ likelihood                  outputs                    targets
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import pyro.distributions as dist
 import torch
@@ -28,12 +28,14 @@ from bayesprior.errors import ConfigError, DataError
 
 __all__ = [
     "Categorical",
+    "ClassProbabilities",
     "HeteroscedasticNormal",
     "Likelihood",
     "Moments",
     "Normal",
     "PixelCategorical",
     "Predictive",
+    "inherits",
 ]
 
 
@@ -65,7 +67,7 @@ class Likelihood(Protocol):
     def predictive(self, outputs: Tensor) -> Predictive:
         """Predictive law of each example under one draw of the weights."""
 
-    def average(self, predictions: Iterable[Any], counts: Sequence[int] | None = None) -> Any:
+    def average(self, predictions: Iterable[Any], counts: Sequence[float] | None = None) -> Any:
         """Average predictive laws over draws.
 
         Parameters
@@ -73,7 +75,7 @@ class Likelihood(Protocol):
         predictions
             One for each draw (a tensor stacked along a leading axis of draws will do).
         counts
-            How many draws each one stands for (1 by default), so that averages can be averaged.
+            Weight of each one (1 by default), so that averages can be averaged.
         """
 
     def entropy(self, prediction: Any) -> Tensor:
@@ -86,27 +88,48 @@ class Likelihood(Protocol):
         """Scalars worth watching while training, such as the accuracy; may be empty."""
 
 
-class _ClassProbabilities:
-    """What both categorical likelihoods share: classes on axis 1 of the outputs."""
+class ClassProbabilities:
+    """What likelihoods of class labels share: outputs that are logits, on one axis of classes.
 
-    def predictive(self, outputs: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B C *grid"]:
-        """Class probabilities: softmax over axis 1."""
-        return outputs.softmax(1)
+    A draw's ``confidence`` multiplies the outputs of such a likelihood, and they have an energy.
+
+    Attributes
+    ----------
+    class_axis
+        Axis of the classes, counted from the end; axis 1 of a batch.
+    """
+
+    class_axis: ClassVar[int] = -1
+
+    def predictive(self, outputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """Class probabilities: softmax over the classes."""
+        return outputs.softmax(self.class_axis)
 
     def average(
-        self, predictions: Iterable[Tensor], counts: Sequence[int] | None = None
-    ) -> Float[Tensor, "B C *grid"]:
+        self, predictions: Iterable[Tensor], counts: Sequence[float] | None = None
+    ) -> Float[Tensor, "*B"]:
         """Mean of the probabilities, the model average."""
         return _mean(list(predictions), counts)
 
-    def entropy(self, prediction: Float[Tensor, "B C *grid"]) -> Float[Tensor, "B *grid"]:
+    def entropy(self, prediction: Float[Tensor, "*B"]) -> Float[Tensor, "*rest"]:
         """-sum p log p in nats over the classes."""
-        logs = prediction.clamp_min(torch.finfo(prediction.dtype).tiny).log()  # 0 log 0 = 0
-        return -torch.einsum("bc...,bc...->b...", prediction, logs)  # twice as fast as entr
+        probs = prediction.movedim(self.class_axis, -1)
+        logs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()  # 0 log 0 = 0
+        return -torch.einsum("...c,...c->...", probs, logs)  # twice as fast as entr
+
+
+def inherits(likelihood: Any, base: type, *methods: str) -> bool:
+    """Whether a likelihood is of a class, and has these methods from it unchanged.
+
+    What a subclass overrides must be asked; only what it inherits may be computed another way.
+    """
+    return isinstance(likelihood, base) and all(
+        getattr(type(likelihood), name) is getattr(base, name) for name in methods
+    )
 
 
 @dataclass(frozen=True)
-class Categorical(_ClassProbabilities):
+class Categorical(ClassProbabilities):
     """One label among C classes; the outputs are logits of shape (B, C).
 
     log p(y | f) = f_y - logsumexp(f)
@@ -124,18 +147,19 @@ class Categorical(_ClassProbabilities):
 
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless logits are (B, C) and targets integers (B,) below C."""
-        if outputs.dim() != 2 or targets.shape != outputs.shape[:1]:
-            raise _shape_error("logits (B, C) and labels (B,)", outputs, targets)
+        fits = outputs.dim() == 2 and targets.shape == outputs.shape[:1]
+        _check_shapes("logits (B, C) and labels (B,)", outputs, targets, fits)
         _check_labels(targets, outputs.shape[1])
 
-    def log_prob(
-        self, outputs: Float[Tensor, "B C"], targets: Integer[Tensor, " B"]
-    ) -> Float[Tensor, " B"]:
-        """Log probability of each label."""
-        return -F.cross_entropy(outputs, targets.long(), reduction="none")
+    def log_prob(self, outputs: Float[Tensor, "*B C"], targets: Tensor) -> Float[Tensor, "*B"]:
+        """Log probability of each label; `DataError` if there is not one a row of logits."""
+        fits = targets.shape == outputs.shape[:-1]
+        _check_shapes("logits (B, C) and labels (B,)", outputs, targets, fits)
+        rows, labels = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1).long()
+        return -F.cross_entropy(rows, labels, reduction="none").view(targets.shape)
 
-    def distribution(self, outputs: Float[Tensor, "B C"]) -> dist.Distribution:
-        """``Categorical(logits)``, batch shape (B,)."""
+    def distribution(self, outputs: Float[Tensor, "*B C"]) -> dist.Distribution:
+        """``Categorical(logits)``, batch shape (*B,)."""
         return dist.Categorical(logits=outputs)
 
     def monitor(
@@ -146,7 +170,7 @@ class Categorical(_ClassProbabilities):
 
 
 @dataclass(frozen=True)
-class PixelCategorical(_ClassProbabilities):
+class PixelCategorical(ClassProbabilities):
     """One label for each pixel; the outputs are logits of shape (B, C, H, W).
 
     Pixels are independent given the weights, so an image's log likelihood is the sum over its
@@ -158,26 +182,27 @@ class PixelCategorical(_ClassProbabilities):
         The label of pixels that do not count (255 in most data sets).
     """
 
+    class_axis: ClassVar[int] = -3
     ignore_index: int = 255
 
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless targets are integers (B, H, W) below C or `ignore_index`."""
-        if outputs.dim() != 4 or targets.shape != outputs[:, 0].shape:
-            raise _shape_error("logits (B, C, H, W) and labels (B, H, W)", outputs, targets)
+        fits = outputs.dim() == 4 and targets.shape == outputs[:, 0].shape
+        _check_shapes("logits (B, C, H, W) and labels (B, H, W)", outputs, targets, fits)
         _check_labels(targets, outputs.shape[1], self.ignore_index)
 
-    def log_prob(
-        self, outputs: Float[Tensor, "B C H W"], targets: Integer[Tensor, "B H W"]
-    ) -> Float[Tensor, " B"]:
-        """Log probability of each image's labeled pixels."""
-        loss = F.cross_entropy(
-            outputs, targets.long(), ignore_index=self.ignore_index, reduction="none"
-        )
-        return -loss.sum((1, 2))
+    def log_prob(self, outputs: Float[Tensor, "*B C H W"], targets: Tensor) -> Float[Tensor, "*B"]:
+        """Log probability of each image's labeled pixels; `DataError` for other shapes."""
+        fits = targets.shape == outputs.shape[:-3] + outputs.shape[-2:]
+        _check_shapes("logits (B, C, H, W) and labels (B, H, W)", outputs, targets, fits)
+        images = outputs.reshape(-1, *outputs.shape[-3:])
+        labels = targets.reshape(-1, *targets.shape[-2:]).long()
+        loss = F.cross_entropy(images, labels, ignore_index=self.ignore_index, reduction="none")
+        return -loss.sum((1, 2)).view(targets.shape[:-2])
 
-    def distribution(self, outputs: Float[Tensor, "B C H W"]) -> dist.Distribution:
-        """Batch shape (B,), event shape (H, W); ignored pixels have log probability 0."""
-        return _IgnoringCategorical(outputs.movedim(1, -1), self.ignore_index).to_event(2)
+    def distribution(self, outputs: Float[Tensor, "*B C H W"]) -> dist.Distribution:
+        """Batch shape (*B,), event shape (H, W); ignored pixels have log probability 0."""
+        return _IgnoringCategorical(outputs.movedim(-3, -1), self.ignore_index).to_event(2)
 
     def monitor(
         self, outputs: Float[Tensor, "B C H W"], targets: Integer[Tensor, "B H W"]
@@ -195,15 +220,17 @@ class _IndependentNormal:
         raise NotImplementedError
 
     def log_prob(
-        self, outputs: Float[Tensor, "B outputs"], targets: Float[Tensor, "B P"]
-    ) -> Float[Tensor, " B"]:
-        """Log density of each example, summed over its P targets."""
+        self, outputs: Float[Tensor, "*B outputs"], targets: Tensor
+    ) -> Float[Tensor, "*B"]:
+        """Log density of each example, summed over its P targets; `DataError` for other shapes."""
         mean, variance = self.predictive(outputs)
+        fits = targets.shape == mean.shape
+        _check_shapes("one mean for each target (B, P)", outputs, targets, fits)
         terms = (targets - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi)
-        return -terms.sum(1) / 2
+        return -terms.sum(-1) / 2
 
     def average(
-        self, predictions: Iterable[Moments], counts: Sequence[int] | None = None
+        self, predictions: Iterable[Moments], counts: Sequence[float] | None = None
     ) -> Moments:
         """Moments of the mixture over draws, by the law of total variance."""
         predictions = list(predictions)
@@ -211,12 +238,12 @@ class _IndependentNormal:
         spread = [p.variance + (p.mean - mean) ** 2 for p in predictions]
         return Moments(mean, _mean(spread, counts))
 
-    def entropy(self, prediction: Moments) -> Float[Tensor, " B"]:
+    def entropy(self, prediction: Moments) -> Float[Tensor, "*B"]:
         """Entropy in nats of the normal law with these moments (an upper bound for mixtures)."""
-        return (prediction.variance.log() + math.log(2 * math.pi) + 1).sum(1) / 2
+        return (prediction.variance.log() + math.log(2 * math.pi) + 1).sum(-1) / 2
 
-    def distribution(self, outputs: Float[Tensor, "B outputs"]) -> dist.Distribution:
-        """``Normal(mean, std)``, batch shape (B,), event shape (P,)."""
+    def distribution(self, outputs: Float[Tensor, "*B outputs"]) -> dist.Distribution:
+        """``Normal(mean, std)``, batch shape (*B,), event shape (P,)."""
         mean, variance = self.predictive(outputs)
         return dist.Normal(mean, variance.sqrt()).to_event(1)
 
@@ -263,11 +290,11 @@ class Normal(_IndependentNormal):
 
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless outputs and targets are (B, P) and the targets finite."""
-        if outputs.dim() != 2 or targets.shape != outputs.shape:
-            raise _shape_error("means (B, P) and targets (B, P)", outputs, targets)
+        fits = outputs.dim() == 2 and targets.shape == outputs.shape
+        _check_shapes("means (B, P) and targets (B, P)", outputs, targets, fits)
         _check_real(targets)
 
-    def predictive(self, outputs: Float[Tensor, "B P"]) -> Moments:
+    def predictive(self, outputs: Float[Tensor, "*B P"]) -> Moments:
         """Mean and noise variance, both (B, P)."""
         std = torch.as_tensor(self.std, dtype=outputs.dtype, device=outputs.device)
         return Moments(outputs, (std**2).expand_as(outputs))
@@ -293,14 +320,30 @@ class HeteroscedasticNormal(_IndependentNormal):
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless outputs are (B, 2P) and targets finite (B, P)."""
         fits = targets.dim() == 2 and outputs.shape == (len(targets), 2 * targets.shape[1])
-        if not fits:
-            raise _shape_error("means, log variances (B, 2P) and targets (B, P)", outputs, targets)
+        _check_shapes(_TWO_HALVES, outputs, targets, fits)
         _check_real(targets)
 
-    def predictive(self, outputs: Float[Tensor, "B twoP"]) -> Moments:
+    def predictive(self, outputs: Float[Tensor, "*B twoP"]) -> Moments:
         """Mean and noise variance, both (B, P)."""
-        mean, log_variance = outputs.chunk(2, dim=1)
+        mean, log_variance = outputs.chunk(2, dim=-1)
         return Moments(mean, log_variance.exp())
+
+    def log_prob(self, outputs: Float[Tensor, "*B twoP"], targets: Tensor) -> Float[Tensor, "*B"]:
+        """Log density of each example; `DataError` for other shapes.
+
+        -sum_j [(y_j - m_j)^2 exp(-s_j) + s_j + log(2 pi)] / 2 of means m and log variances s:
+        exp(s) itself is 0 or infinite in float32 beyond 100, and its gradient no number.
+        """
+        if not inherits(self, HeteroscedasticNormal, "predictive"):
+            return super().log_prob(outputs, targets)
+        mean, log_variance = outputs.chunk(2, dim=-1)
+        fits = targets.shape == mean.shape == log_variance.shape
+        _check_shapes(_TWO_HALVES, outputs, targets, fits)
+        squares = ((targets - mean) * (-log_variance / 2).exp()) ** 2
+        return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
+
+
+_TWO_HALVES = "means, log variances (B, 2P) and targets (B, P)"
 
 
 class _IgnoringCategorical(dist.Categorical):
@@ -319,7 +362,7 @@ class _IgnoringCategorical(dist.Categorical):
         return _IgnoringCategorical(logits, self.ignore_index)
 
 
-def _mean(terms: Sequence[Tensor], counts: Sequence[int] | None) -> Tensor:
+def _mean(terms: Sequence[Tensor], counts: Sequence[float] | None) -> Tensor:
     if not terms:
         raise DataError("there is nothing to average: no predictions were given")
     counts = [1] * len(terms) if counts is None else counts
@@ -329,11 +372,10 @@ def _mean(terms: Sequence[Tensor], counts: Sequence[int] | None) -> Tensor:
     return total / sum(counts)
 
 
-def _shape_error(expected: str, outputs: Tensor, targets: Tensor) -> DataError:
-    return DataError(
-        f"expected {expected}, got outputs {tuple(outputs.shape)} and "
-        f"targets {tuple(targets.shape)}"
-    )
+def _check_shapes(expected: str, outputs: Tensor, targets: Tensor, fits: bool) -> None:
+    if not fits:
+        found = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
+        raise DataError(f"expected {expected}, got {found}")
 
 
 def _check_labels(targets: Tensor, num_classes: int, ignore_index: int | None = None) -> None:

@@ -1,6 +1,6 @@
 """What a batch is: the only code that takes one apart, moves it or asks its size."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,9 +13,13 @@ __all__ = [
     "Forward",
     "batch_size",
     "dictionary_forward",
+    "field_of",
+    "holds_nan",
     "inputs_forward",
+    "joined",
     "keyword_forward",
     "pair_forward",
+    "tensors_of",
     "to_device",
 ]
 
@@ -25,7 +29,8 @@ Batch = Any
 Forward = Callable[[nn.Module, Batch], tuple[Any, Any]]
 """``forward(module, batch) -> (outputs, targets)``: calls the module on what a batch holds.
 
-Outputs are a tensor that the likelihood reads; targets are None where there are none.
+Outputs are a tensor that the likelihood reads; targets are None where there are none. The module
+is the network itself, under a draw's weights where it predicts, so any of its methods may be used.
 """
 
 
@@ -37,7 +42,7 @@ def pair_forward(module: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
     DataError
         If the batch is no pair or the outputs are no tensor; names the forward that helps.
     """
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
+    if not _is_pair(batch):
         raise DataError(f"a batch must be (inputs, targets), got {_described(batch)}{_hint(batch)}")
     inputs, targets = batch
     return _tensor(module(inputs)), targets
@@ -64,11 +69,12 @@ def keyword_forward(labels: str = "labels", outputs: str = "logits") -> Forward:
 
     def forward(module: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         if not isinstance(batch, Mapping):
-            raise DataError(f"keyword_forward needs a dictionary, got {_described(batch)}")
+            hint = f"; pass forward=dictionary_forward({outputs!r})" if _is_pair(batch) else ""
+            raise DataError(f"keyword_forward needs a dictionary, got {_described(batch)}{hint}")
         found = module(**{name: value for name, value in batch.items() if name != labels})
-        if isinstance(found, Mapping) and outputs in found:
-            found = found[outputs]
-        return _tensor(getattr(found, outputs, found)), batch.get(labels)
+        if not isinstance(found, Tensor):
+            found = field_of(found, outputs)
+        return _tensor(found), batch.get(labels)
 
     return forward
 
@@ -79,24 +85,44 @@ def dictionary_forward(outputs: str = "out") -> Forward:
     Parameters
     ----------
     outputs
-        Key of the outputs that the likelihood reads. Auxiliary outputs are the loss's business:
-        see ``auxiliary=`` of `bayesprior.tasks.objectives.supervised`.
+        Key, or attribute, of the outputs that the likelihood reads: ``"logits"`` for the results
+        of transformers. Auxiliary outputs are the loss's business: see ``auxiliary=`` of
+        `bayesprior.tasks.objectives.supervised`.
     """
 
     def forward(module: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise DataError(f"a batch must be (inputs, targets), got {_described(batch)}")
-        found = module(batch[0])
-        if not isinstance(found, Mapping) or outputs not in found:
-            raise DataError(f"the module returned {_described(found)}, without {outputs!r}")
-        return _tensor(found[outputs]), batch[1]
+        if not _is_pair(batch):
+            raise DataError(
+                f"a batch must be (inputs, targets), got {_described(batch)}{_hint(batch)}"
+            )
+        return _tensor(field_of(module(batch[0]), outputs)), batch[1]
 
     return forward
 
 
 def inputs_forward(module: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
-    """Call the module on a batch that is its inputs alone: new data without targets."""
+    """Call the module on a batch that is its inputs alone: new data without targets.
+
+    A tuple or list of one, as a loader over ``TensorDataset(inputs)`` yields, is unpacked.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 1:
+        (batch,) = batch
     return _tensor(module(batch)), None
+
+
+def field_of(outputs: Any, name: str) -> Any:
+    """Return one entry of what a module returned: a key of a mapping, or an attribute.
+
+    Raises
+    ------
+    DataError
+        If there is none of this name.
+    """
+    if isinstance(outputs, Mapping) and name in outputs:
+        return outputs[name]
+    if isinstance(outputs, Mapping | Tensor) or not hasattr(outputs, name):
+        raise DataError(f"the module returned {_described(outputs)}, without {name!r}")
+    return getattr(outputs, name)
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
@@ -112,6 +138,18 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
     return batch
 
 
+def tensors_of(batch: Batch) -> Iterator[Tensor]:
+    """Yield every tensor inside a batch, in order."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from tensors_of(value)
+    elif isinstance(batch, tuple | list):
+        for value in batch:
+            yield from tensors_of(value)
+
+
 def batch_size(batch: Batch) -> int:
     """Return how many examples a batch holds: the length of its first tensor.
 
@@ -120,38 +158,66 @@ def batch_size(batch: Batch) -> int:
     DataError
         If there is no tensor in it.
     """
-    size = _first_length(batch)
+    size = next((len(tensor) for tensor in tensors_of(batch) if tensor.dim()), None)
     if size is None:
         raise DataError(f"a batch must hold a tensor, got {_described(batch)}")
     return size
 
 
-def _first_length(batch: Batch) -> int | None:
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.dim() else None
-    if isinstance(batch, Mapping):
-        batch = tuple(batch.values())
-    if isinstance(batch, tuple | list):
-        return next((n for part in batch if (n := _first_length(part)) is not None), None)
-    return None
+def joined(first: Batch, second: Batch) -> Batch:
+    """Return one batch of the examples of both: tensors one after the other, the rest as first.
+
+    Examples
+    --------
+    >>> joined((torch.zeros(2), ["a"]), (torch.ones(1), ["b"]))
+    (tensor([0., 0., 1.]), ['a'])
+    """
+    if isinstance(first, Tensor):
+        return torch.cat([first, second]) if first.dim() else first
+    if isinstance(first, Mapping):
+        return {name: joined(value, second[name]) for name, value in first.items()}
+    if isinstance(first, tuple | list):
+        parts = [joined(one, other) for one, other in zip(first, second, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    return first
+
+
+def holds_nan(batch: Batch, besides: Any = None) -> bool:
+    """Whether a tensor of a batch holds NaN, other than the targets given as ``besides``."""
+    return any(
+        bool(tensor.isnan().any())
+        for tensor in tensors_of(batch)
+        if tensor is not besides and (tensor.is_floating_point() or tensor.is_complex())
+    )
+
+
+def _is_pair(batch: Batch) -> bool:
+    return isinstance(batch, tuple | list) and len(batch) == 2
 
 
 def _tensor(outputs: Any) -> Tensor:
     if isinstance(outputs, Tensor):
         return outputs
-    raise DataError(f"the module returned {_described(outputs)}, not a tensor{_hint(outputs)}")
+    hint = _hint(outputs, is_output=True)
+    raise DataError(f"the module returned {_described(outputs)}, not a tensor{hint}")
 
 
 def _described(value: Any) -> str:
-    keys = f" with {', '.join(map(str, list(value)[:4]))}" if isinstance(value, Mapping) else ""
-    return f"{type(value).__name__}{keys}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} with {', '.join(map(str, list(value)[:4])) or 'no keys'}"
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of {len(value)}"
+    return type(value).__name__
 
 
-def _hint(value: Any) -> str:
-    if isinstance(value, Mapping) and "out" in value:
-        return "; pass forward=dictionary_forward()"
-    if isinstance(value, Mapping) or hasattr(value, "logits"):
+def _hint(value: Any, is_output: bool = False) -> str:
+    """Which ready-made forward takes such a batch, or such outputs."""
+    if is_output:
+        for name in ("out", "logits"):
+            if name in value if isinstance(value, Mapping) else hasattr(value, name):
+                return f"; pass forward=dictionary_forward({name!r})"
+    elif isinstance(value, Mapping):
         return "; pass forward=keyword_forward()"
-    if isinstance(value, Tensor):
-        return "; pass forward=inputs_forward"
+    elif isinstance(value, Tensor) or (isinstance(value, tuple | list) and len(value) == 1):
+        return "; pass forward=inputs_forward to predict without targets"
     return "; pass forward=, a function (module, batch) -> (outputs, targets)"

@@ -1,5 +1,7 @@
 """What every law of the weights promises, if it is to be a prior."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ def check_weight_distribution(
     Parameters
     ----------
     law
-        A Pyro distribution with ``layout``, ``loc``, ``score``, ``score_and_log_prob`` and
-        ``max_precision``, in float64, of at most a few hundred weights.
+        A Pyro distribution with ``layout``, ``loc``, ``buffers``, ``score``,
+        ``score_and_log_prob``, ``max_precision``, ``covariance_product``, ``color``, ``whiten``,
+        ``to`` and ``save``, in float64, of at most a few hundred weights.
     num_draws
         Draws whose score is averaged: its expectation under the law is zero.
     false_alarm_rate
@@ -69,6 +72,48 @@ def check_weight_distribution(
     names = {f"mean score of weight {i}": p.item() for i, p in enumerate(p_values)}
     assert_plausible(names, false_alarm_rate=false_alarm_rate)
 
+    _check_maps(law, value, curvature)
+    _check_ownership(law, value)
+
     wider = law.expand([2])
     assert wider.sample().shape == (2, dim)
     assert wider.log_prob(value[0]).shape == (2,)
+    try:
+        wider.expand([3])
+    except (ValueError, RuntimeError):
+        pass
+    else:
+        raise AssertionError("a batch of 2 must not expand to 3")
+
+
+def _check_maps(law: Any, value: torch.Tensor, precision: torch.Tensor) -> None:
+    """Products with the covariance and one root of it, all differentiable and mapped by vmap."""
+    close = torch.testing.assert_close
+    close(law.covariance_product(value) @ precision, value, msg="covariance_product is not Sigma v")
+    close(law.color(law.whiten(value)), value, msg="color does not undo whiten")
+    root = law.color(torch.eye(law.layout.dim).to(value)) - law.loc
+    product = law.covariance_product(torch.eye(law.layout.dim).to(value))
+    close(root.T @ root, product, msg="color(z) - loc is no root of the covariance")
+    for name in ("score", "covariance_product", "color", "whiten", "log_prob"):
+        method = getattr(law, name)
+        close(torch.vmap(method)(value), method(value), msg=f"{name} under vmap differs")
+    for name in ("covariance_product", "color", "whiten"):
+        leaf = value[0].clone().requires_grad_()
+        assert torch.autograd.gradcheck(getattr(law, name), (leaf,)), f"derivative of {name}"
+
+
+def _check_ownership(law: Any, value: torch.Tensor) -> None:
+    """Whoever asks may write into the answer; the law on another device is the same law."""
+    for name, given in (("max_precision", ()), ("score", (value,)), ("color", (value,))):
+        method = getattr(law, name)
+        kept = method(*given).clone()
+        method(*given).detach().fill_(torch.nan)
+        torch.testing.assert_close(method(*given), kept, msg=f"{name}() returns a tensor it keeps")
+    there: Any = law.to(law.loc.device)
+    complete = isinstance(there, WeightDistribution)
+    assert complete, "to() must return a law of the weights"
+    torch.testing.assert_close(there.log_prob(value), law.log_prob(value))
+    assert dict(there.buffers).keys() == dict(law.buffers).keys(), "to() loses buffers"
+    with tempfile.TemporaryDirectory() as folder:
+        law.save(Path(folder) / "law.safetensors")
+        assert any(Path(folder).iterdir()), "save() writes no file"

@@ -1,5 +1,8 @@
 """What every likelihood promises."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,12 +49,20 @@ def check_likelihood(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -
     for name, value in likelihood.monitor(outputs, targets).items():
         assert value.dim() == 0, f"monitor's {name} must be a scalar"
 
+    for wrong in (targets[:1], targets.unsqueeze(1)):
+        if wrong.shape != targets.shape:
+            refusal = _refusal(likelihood.log_prob, outputs, wrong)
+            assert refusal is not None, f"log_prob must not broadcast {tuple(wrong.shape)}"
+
     law = likelihood.distribution(outputs)
     assert law.batch_shape == (num,), "distribution must have batch shape (B,)"
     assert law.event_shape == targets.shape[1:], "distribution must have the targets' event shape"
     assert law.sample().shape == targets.shape
     torch.testing.assert_close(law.log_prob(targets), log_prob, msg="distribution disagrees")
     torch.testing.assert_close(law.expand([3, num]).log_prob(targets), log_prob.expand(3, num))
+    stacked = likelihood.distribution(torch.stack([outputs, outputs]))
+    assert stacked.batch_shape == (2, num), "distribution must take axes before the examples'"
+    torch.testing.assert_close(stacked.log_prob(targets), log_prob.expand(2, num))
 
     draws = [likelihood.predictive(outputs + torch.randn_like(outputs)) for _ in range(3)]
     everything = likelihood.average(draws)
@@ -59,6 +70,9 @@ def check_likelihood(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -
     nested = likelihood.average([likelihood.average(draws[:2]), draws[2]], counts=[2, 1])
     _assert_same(nested, everything, "an average of averages must be the average of all")
     _assert_same(likelihood.average([draws[0]] * 3), draws[0], "equal draws average to one")
+    weighted = likelihood.average(draws[:2], counts=[0.5, 1.5])
+    repeated = likelihood.average([draws[0], *[draws[1]] * 3])
+    _assert_same(weighted, repeated, "counts are weights: only their ratio matters")
 
     expected = torch.stack([likelihood.entropy(d) for d in draws]).mean(0)
     gap = likelihood.entropy(everything) - expected
@@ -66,14 +80,16 @@ def check_likelihood(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -
     assert gap.min() > -1e-12, "averaging must not lose entropy (mutual information >= 0)"
 
     for wrong in (targets[:-1], targets.unsqueeze(-1), targets.to(torch.complex64)):
-        refusal = _refusal(likelihood, outputs, wrong)
+        refusal = _refusal(likelihood.validate, outputs, wrong)
         assert refusal is not None, f"targets of shape {tuple(wrong.shape)} must be refused"
         assert "\n" not in refusal, "an error must be one line"
 
 
-def _refusal(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -> str | None:
+def _refusal(
+    check: Callable[[Tensor, Tensor], Any], outputs: Tensor, targets: Tensor
+) -> str | None:
     try:
-        likelihood.validate(outputs, targets)
+        check(outputs, targets)
     except DataError as error:
         return str(error)
     return None

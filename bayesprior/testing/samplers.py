@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bayesprior.inference.generators import seeded
+
 __all__ = ["MakeSampler", "assert_plausible", "check_sampler", "gaussian_p_values"]
 
 # --- Statistics ---------------------------------------------------------------------------------
@@ -202,12 +204,11 @@ def _check_resume(make: MakeSampler, seed: int) -> None:
 
 
 def _check_private_noise(make: MakeSampler, seed: int) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         before = torch.get_rng_state()
         one = _toy_result(make, seed)
         assert torch.equal(before, torch.get_rng_state()), "the sampler uses the global generator"
-        torch.manual_seed(seed + 1)
+        torch.default_generator.manual_seed(seed + 1)
         assert _equal(one, _toy_result(make, seed)), "equal seeds gave different noise"
         assert not _equal(one, _toy_result(make, seed + 1)), "two seeds gave the same noise"
 

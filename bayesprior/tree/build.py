@@ -10,9 +10,11 @@ import xarray as xr
 from arviz_base import make_attrs
 from jaxtyping import Shaped
 
+from bayesprior.diagnostics.compare import MethodResult
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.predict import Prediction
+from bayesprior.tree.beside import image_group, method_group
 from bayesprior.tree.chains import ChainGrid
 from bayesprior.tree.draws import WeightStatistics, weight_statistics
 from bayesprior.tree.trace import Row, stack_traces
@@ -30,11 +32,13 @@ def to_datatree(
     draws: Iterable[Draw] = (),
     train: Prediction | None = None,
     test: Prediction | None = None,
+    validation: Prediction | None = None,
     shifted: Mapping[str, Prediction] | None = None,
     ood: Mapping[str, Prediction] | None = None,
     traces: Sequence[Sequence[Row]] = (),
     sample_stats: Mapping[str, Shaped[np.ndarray, " S"]] | None = None,
-    samples: Mapping[str, Any] | None = None,
+    methods: Sequence[MethodResult] = (),
+    images: Mapping[int, Shaped[np.ndarray, "H W *channels"]] | None = None,
     class_names: Sequence[str] | None = None,
     mode: str = "full",
     num_prior_draws: int = 100,
@@ -53,6 +57,8 @@ def to_datatree(
         ``log_likelihood``, ``posterior_predictive`` and ``observed_data``, all of variable ``y``.
     test
         Predictions of held-out points: ``predictions``.
+    validation
+        Of points on which to fit the temperature of the probabilities: ``validation``.
     shifted, ood
         Named sets of shifted points (with labels of the task) and of foreign ones (whose labels
         mean nothing and are left out): ``predictions_<name>``, attribute ``kind``.
@@ -60,9 +66,11 @@ def to_datatree(
         Each chain's rows of ``trace.csv``: ``trace``, of dims (chain, step).
     sample_stats
         Further scalars of each draw, in the order of ``draws``.
-    samples
-        Other latent variables, such as a Pyro model's sites: tensors or arrays (chain, draw, ...)
-        as ``MCMC.get_samples(group_by_chain=True)`` gives them.
+    methods
+        Results on the same test points to set beside this run's, itself among them:
+        ``methods_0``, ``methods_1``, ...
+    images
+        Raw test images by their position in the test set, those that a page shows: ``images``.
     class_names
         Coordinates of the classes.
     mode
@@ -124,11 +132,9 @@ def to_datatree(
             prior, under_prior, ChainGrid.of(under_prior.chain, under_prior.draw)
         )
         groups["constant_data"] = _constants(prior)
-        stats["log_prior"] = found.log_prior
+        stats |= {"log_prior": found.log_prior, "mixture_weight": found.mixture}
     else:
         missing["posterior"] = "no prior or no draws were given"
-    if samples:
-        groups["posterior"] = _add_samples(groups.get("posterior"), samples)
     if train is not None:
         own = _prediction_grid(train)
         _check_same(grid, own, "the training set")
@@ -144,6 +150,11 @@ def to_datatree(
         groups["sample_stats"] = _dataset(variables, grid)
     for group, (kind, prediction) in sets.items():
         groups[group] = _predictions(prediction, kind, class_names, mode, rng)
+    if validation is not None:
+        groups["validation"] = _predictions(validation, "validation", class_names, "summary", rng)
+    groups |= {f"methods_{i}": method_group(result) for i, result in enumerate(methods)}
+    if images:
+        groups["images"] = image_group(images)
     if test is None:
         missing["predictions"] = "no predictions of held-out points"
     if traces:
@@ -177,7 +188,7 @@ def _dataset(variables: Variables, grid: ChainGrid | None, **coords: Any) -> xr.
 
 
 def _weights(prior: GaussianWeights, found: WeightStatistics, grid: ChainGrid) -> xr.Dataset:
-    dims = {
+    dims: dict[str, tuple[str, ...]] = {
         "prior_coordinate": ("prior_direction",),
         "mahalanobis": (),
         "block_mahalanobis": ("block",),
@@ -185,13 +196,15 @@ def _weights(prior: GaussianWeights, found: WeightStatistics, grid: ChainGrid) -
         "weight_norm": ("block",),
         "weight": ("tracked_weight",),
     }
-    return _dataset(
-        {name: _drawn(grid, found.values[name], *rest) for name, rest in dims.items()},
-        grid,
-        block=list(prior.layout.names),
-        prior_direction=np.arange(found.values["prior_coordinate"].shape[1]),
-        tracked_weight=list(found.tracked),
-    )
+    coords: dict[str, Any] = {
+        "block": list(prior.layout.names),
+        "tracked_weight": list(found.tracked),
+        "prior_direction": np.arange(prior.rank),
+    }
+    if not prior.rank:  # ArviZ summarizes no variable without values
+        del dims["prior_coordinate"], coords["prior_direction"]
+    variables = {name: _drawn(grid, found.values[name], *rest) for name, rest in dims.items()}
+    return _dataset(variables, grid, **coords)
 
 
 def _constants(prior: GaussianWeights) -> xr.Dataset:
@@ -201,23 +214,14 @@ def _constants(prior: GaussianWeights) -> xr.Dataset:
         "prior_rms_std": (("block",), list(widths.values())),
         "block_size": (("block",), [where.stop - where.start for where in sizes]),
     }
-    return _dataset(variables, None, block=list(prior.layout.names))
-
-
-def _add_samples(posterior: xr.Dataset | None, samples: Mapping[str, Any]) -> xr.Dataset:
-    variables: Variables = {
-        name: (("chain", "draw", *(f"{name}_dim_{i}" for i in range(value.ndim - 2))), value)
-        for name, value in ((name, np.asarray(value)) for name, value in samples.items())
+    shape = {
+        "rank": prior.rank,
+        "effective_rank": float(prior.effective_rank),
+        "drift_share": float(prior.drift_share),
     }
-    try:
-        own = xr.Dataset(variables)
-        own = own.assign_coords({d: np.arange(own.sizes[d]) for d in ("chain", "draw")})
-        if posterior is None:
-            return own.assign_attrs(_attrs())
-        own = own.assign_coords(chain=posterior.chain)
-        return posterior.merge(own, join="exact")
-    except (ValueError, xr.MergeError) as error:
-        raise DataError(f"the samples do not share one (chain, draw): {error}") from error
+    if (share := prior.provenance.get("jitter_share")) is not None:
+        shape["jitter_share"] = float(share)
+    return _dataset(variables, None, block=list(prior.layout.names)).assign_attrs(shape)
 
 
 def _prediction_grid(prediction: Prediction) -> ChainGrid:
@@ -251,13 +255,20 @@ def _sampled(prediction: Prediction, rng: np.random.Generator) -> np.ndarray:
     num_draws = len(prediction.chain)
     if prediction.mean_probs is None:
         mean, variance = np.asarray(prediction.mean), np.asarray(prediction.variance)
-        return mean + np.sqrt(variance) * rng.standard_normal((num_draws, *mean.shape))
+        drawn = mean + np.sqrt(variance) * rng.standard_normal((num_draws, *mean.shape))
+        return drawn[..., 0] if mean.shape[1] == 1 else drawn
     cumulative = np.asarray(prediction.mean_probs).cumsum(axis=1)
     cumulative /= cumulative[:, -1:]
     shape = (num_draws, len(cumulative), 1, *cumulative.shape[2:])
     # one draw at a time: all of them would need S x N x C numbers
     labels = [(u > cumulative).sum(axis=1) for u in map(rng.random, [shape[1:]] * num_draws)]
     return np.stack(labels).astype(np.int32)
+
+
+def _targets(prediction: Prediction) -> np.ndarray:
+    """Return what happened; of one output as numbers (N,), the shape of their log likelihood."""
+    targets = np.asarray(prediction.targets)
+    return targets[:, 0] if prediction.mean is not None and targets.shape[1:] == (1,) else targets
 
 
 def _point_dims(values: Any, point: str) -> tuple[str, ...]:
@@ -268,12 +279,12 @@ def _point_dims(values: Any, point: str) -> tuple[str, ...]:
 def _conditioned(
     train: Prediction, grid: ChainGrid, mode: str, rng: np.random.Generator
 ) -> dict[str, xr.Dataset]:
-    points = {"train_point": np.arange(train.log_likelihood.shape[1])}
+    points = {"train_point": np.arange(train.num_points)}
     drawn = _drawn(grid, _scores(train, mode), "train_point")
     groups = {"log_likelihood": _dataset({"y": drawn}, grid, **points)}
     if train.targets is None:
         return groups
-    targets = np.asarray(train.targets)
+    targets = _targets(train)
     dims = _point_dims(targets, "train_point")
     groups["observed_data"] = _dataset({"y": (dims, targets)}, None, **points)
     if mode == "full":
@@ -295,7 +306,7 @@ def _predictions(
 ) -> xr.Dataset:
     grid = _prediction_grid(prediction)
     variables: Variables = {}
-    coords: dict[str, Any] = {"point": np.arange(prediction.log_likelihood.shape[1])}
+    coords: dict[str, Any] = {"point": np.arange(prediction.num_points)}
     for name in ("predictive_entropy", "expected_entropy", "mutual_information"):
         values = np.asarray(getattr(prediction, name))
         variables[name] = (_point_dims(values, "point"), values)
@@ -321,7 +332,7 @@ def _predictions(
     if kind != "ood":
         variables["log_likelihood"] = _drawn(grid, _scores(prediction, mode), "point")
         if prediction.targets is not None:
-            targets = np.asarray(prediction.targets)
+            targets = _targets(prediction)
             variables["target"] = (_point_dims(targets, "point"), targets)
     if mode == "full" and (prediction.mean_probs is not None or prediction.mean is not None):
         labels = _sampled(prediction, rng)

@@ -29,6 +29,8 @@ class WeightStatistics:
         ``block_distance`` (S, B), ``weight_norm`` (S, B), ``weight`` (S, T).
     log_prior
         Log density in nats, shape (S,).
+    mixture
+        Each draw's share of the average, shape (S,); they sum to 1.
     tracked
         Names of the T tracked weights.
     """
@@ -37,6 +39,7 @@ class WeightStatistics:
     draw: Int[np.ndarray, " S"]
     values: dict[str, np.ndarray]
     log_prior: Float[np.ndarray, " S"]
+    mixture: Float[np.ndarray, " S"]
     tracked: tuple[str, ...]
 
 
@@ -70,7 +73,7 @@ def weight_statistics(
     blocks = {name: prior.marginal([name]) for name in layout.names}
     variance, normalizer = prior.variance.double(), float(prior.log_normalizer())
     where = torch.linspace(0, layout.dim - 1, min(num_tracked, layout.dim)).long()
-    labels: list[tuple[int, int]] = []
+    labels: list[tuple[int, int, float]] = []
     parts: list[dict[str, Tensor]] = []
     for chunk in _chunks(draws, layout.dim):
         weights = torch.stack([draw.weights.to(prior.loc) for draw in chunk])
@@ -80,7 +83,7 @@ def weight_statistics(
                     f"draw {draw.index} of chain {draw.chain} holds NaN or infinite weights; the "
                     "sampler diverged, lower its learning rate"
                 )
-        labels += [(draw.chain, draw.index) for draw in chunk]
+        labels += [(draw.chain, draw.index, draw.weight) for draw in chunk]
         squares = layout.unflatten((weights - prior.loc).double().square() / variance)
         views = {name: v.flatten(1) for name, v in layout.unflatten(weights).items()}
         parts.append(
@@ -98,12 +101,13 @@ def weight_statistics(
     values = {
         name: torch.cat([part[name].double().cpu() for part in parts]).numpy() for name in parts[0]
     }
-    chain, index = np.array(labels).T
+    chain, index, mixture = np.array(labels).T
     return WeightStatistics(
-        chain,
-        index,
+        chain.astype(int),
+        index.astype(int),
         values,
         -0.5 * (values["mahalanobis"] + normalizer),
+        mixture / mixture.sum(),
         tuple(_place(prior, int(position)) for position in where),
     )
 
@@ -121,9 +125,8 @@ def _chunks(draws: Iterable[Draw], dim: int) -> Iterator[list[Draw]]:
 
 def _place(prior: GaussianWeights, position: int) -> str:
     """``conv.weight[0,2,1]`` of a position in the flat vector."""
-    for name, shape in zip(prior.layout.names, prior.layout.shapes, strict=True):
-        where = prior.layout.slice(name)
-        if where.start <= position < where.stop:
-            index = np.unravel_index(position - where.start, shape) if shape else ()
-            return f"{name}[{','.join(str(i) for i in index)}]"
-    raise DataError(f"position {position} is outside the layout")
+    layout = prior.layout
+    name = next(name for name in layout.names if position < layout.slice(name).stop)
+    shape = dict(zip(layout.names, layout.shapes, strict=True))[name]
+    index = np.unravel_index(position - layout.slice(name).start, shape) if shape else ()
+    return f"{name}[{','.join(str(i) for i in index)}]"

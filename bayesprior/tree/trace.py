@@ -16,7 +16,8 @@ __all__ = ["draw_statistics", "stack_traces", "trace_at"]
 Row = Mapping[str, float]
 
 PER_DRAW = ("lr", "temperature", "kinetic_temperature", "configurational_temperature")
-"""Columns of the trace that speak of the sampler at one draw, rather than of one batch."""
+"""Columns of the trace that speak of the sampler at one draw, rather than of one batch; also of a
+parameter group, as ``temperature.0``."""
 
 
 def stack_traces(traces: Iterable[Sequence[Row]]) -> xr.Dataset:
@@ -112,7 +113,11 @@ def draw_statistics(
     out = {"step": np.array(found, float)}
     if len(traces) <= chain.max() or not all(traces):
         return out
-    recorded = [name for name in PER_DRAW if all(name in rows[0] for rows in traces)]
+    recorded = [
+        name
+        for name in traces[0][0]
+        if name.split(".")[0] in PER_DRAW and all(name in rows[0] for rows in traces)
+    ]
     out |= {name: np.empty(len(chain)) for name in recorded}
     for number in np.unique(chain):
         mine = chain == number

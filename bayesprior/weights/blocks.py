@@ -1,151 +1,317 @@
-"""The covariance of `GaussianWeights` without names: a shared block and an independent tail."""
+"""The covariance of `GaussianWeights`: independent blocks over named parameters."""
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.errors import ConfigError, LayoutMismatchError
-from bayesprior.weights.lowrank import LowRankCovariance
+from bayesprior.errors import LayoutMismatchError
+from bayesprior.weights.checks import check_positive
+from bayesprior.weights.covariance import Covariance, linear, quadratic
+from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.lowrank import LowRankCovariance, take, tiles
 
-__all__ = ["BlockCovariance", "check_positive", "check_vector", "take"]
-
-
-def check_positive(name: str, value: float | Tensor | None) -> None:
-    """Raise `ConfigError` unless the value is a finite positive number."""
-    if isinstance(value, Tensor):
-        value = value.detach().item() if value.numel() == 1 else None
-    if value is None or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a positive number, got {value}")
-
-
-def check_vector(name: str, tensor: Tensor, dim: int) -> None:
-    """Raise unless the tensor holds ``dim`` finite floating-point numbers in one axis."""
-    if tensor.shape != (dim,):
-        raise LayoutMismatchError(
-            f"{name} must have shape ({dim},), a number for each weight of the layout, "
-            f"got {tuple(tensor.shape)}"
-        )
-    check_finite(name, tensor)
-
-
-def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise `ConfigError` on NaN, infinite values or integers (no temporary is made)."""
-    if not tensor.is_floating_point():
-        raise ConfigError(f"{name} must be floating-point, got {tensor.dtype}")
-    if tensor.numel():
-        low, high = torch.aminmax(tensor.detach())
-        if not torch.isfinite(low) & torch.isfinite(high):
-            raise ConfigError(f"{name} holds NaN or infinite values")
+__all__ = [
+    "Block",
+    "BlockCovariance",
+    "Placed",
+    "low_rank_blocks",
+    "merged",
+]
 
 
 @dataclass(frozen=True, eq=False)
-class BlockCovariance:
-    """s (diag(d) + W W^T) on the first F of D positions, independent variances on the others.
+class Block:
+    """Some parameters and their joint covariance A M A, independent of all other blocks.
 
     Attributes
     ----------
-    shared
-        diag(d) + W W^T, F x F, constant.
-    tail
-        Variances of the other D - F positions, shape (D - F,).
+    names
+        The parameters, in the order in which ``covariance`` has them.
+    covariance
+        M: a `LowRankCovariance`, a `RowCovariance` (one parameter (C, ...) whose rows share it),
+        or another kind. A constant.
     scale
-        s, a 0-dim float64 tensor on the CPU (so that no step waits for a device); may require a
-        gradient.
+        A^2, what `GaussianWeights.rescale` has put on M: one number, or one a name. Float64 on
+        the CPU (so that no step waits for a device); may require a gradient.
+    new
+        Whether the parameters were added to what was learned, as a head is: `rescale` leaves
+        their width alone unless ``select`` says otherwise.
+    within
+        Positions inside a parameter that another block holds in part; the others are whole.
     """
 
-    shared: LowRankCovariance
-    tail: Float[Tensor, " T"]
-    scale: Float[Tensor, ""]
+    names: tuple[str, ...]
+    covariance: Covariance
+    scale: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64))
+    new: bool = False
+    within: Mapping[str, slice] = field(default_factory=dict)
 
-    @classmethod
-    def from_tensors(
-        cls,
-        diag: Float[Tensor, " D"],
-        factor: Float[Tensor, "F K"] | None,
-        *,
-        dtype: torch.dtype,
-        scale: float = 1.0,
-    ) -> "BlockCovariance":
-        """Check and take in a diagonal (D,), a factor (F, K), F <= D (None: rank 0) and s.
+    def take(self, kept: list[int], slices: list[slice]) -> "Block":
+        """Return the block of some of its parameters, at these positions of M."""
+        if len(kept) == len(self.names):
+            return self
+        names = tuple(self.names[i] for i in kept)
+        scale = self.scale[kept] if self.scale.dim() else self.scale
+        return replace(self, names=names, covariance=self.covariance.take(slices), scale=scale)
 
-        Raises
-        ------
-        ConfigError
-            If a variance is not positive, anything is not finite, or a tensor wants a gradient.
-        LayoutMismatchError
-            If the factor has more than D rows.
-        """
-        if factor is None:
-            factor = diag.new_zeros((diag.shape[0], 0))
-        if factor.dim() != 2 or factor.shape[0] > diag.shape[0]:
+    def to(self, device: str | torch.device | None, dtype: torch.dtype | None) -> "Block":
+        """Return the block elsewhere or in another type; the scale stays."""
+        anchor = self.covariance.anchor
+        if device is None and dtype in (None, anchor.dtype):
+            return self
+        return replace(self, covariance=self.covariance.to(device, dtype))
+
+    def rename(self, to: Callable[[str], str]) -> "Block":
+        """Return the same block of other names."""
+        within = {to(name): where for name, where in self.within.items()}
+        return replace(self, names=tuple(map(to, self.names)), within=within)
+
+
+def low_rank_blocks(
+    layout: ParameterLayout,
+    diag: Float[Tensor, " D"],
+    factor: Float[Tensor, "F K"] | None,
+    *,
+    dtype: torch.dtype,
+    scale: float = 1.0,
+) -> tuple[Block, ...]:
+    """Make the blocks of diag (D,), factor (F, K) and s: s (diag(d) + W W^T), then the new ones.
+
+    Raises
+    ------
+    ConfigError
+        If a variance is not positive, anything is not finite, or a tensor wants a gradient.
+    LayoutMismatchError
+        If the factor has more than D rows.
+    """
+    if factor is None:
+        factor = diag.new_zeros((diag.shape[0], 0))
+    if factor.dim() != 2 or factor.shape[0] > diag.shape[0]:
+        raise LayoutMismatchError(
+            f"cov_factor must have shape (F, K) with F at most D = {diag.shape[0]}, one row a "
+            f"weight; got {tuple(factor.shape)}"
+        )
+    check_positive("cov_scale", scale)
+    split = factor.shape[0]
+    # checked on contiguous rows: on other strides torch would copy
+    shared = LowRankCovariance(diag[:split].to(dtype).contiguous(), factor.T.to(dtype).contiguous())
+    tail = LowRankCovariance(diag[split:].to(dtype))
+    for covariance in (shared, tail):
+        covariance.check()
+    names: tuple[list[str], list[str]] = ([], [])
+    within: tuple[dict[str, slice], dict[str, slice]] = ({}, {})
+    for name, where in layout.slices.items():
+        if where.start < split < where.stop:
+            cut, size = split - where.start, where.stop - where.start
+            within[0][name], within[1][name] = slice(0, cut), slice(cut, size)
+        for part in (0, 1) if name in within[0] else [int(where.stop > split or not split)]:
+            names[part].append(name)
+    width = torch.tensor(scale, dtype=torch.float64)
+    blocks = (
+        Block(tuple(names[0]), shared, width, within=within[0]),
+        Block(tuple(names[1]), tail, new=True, within=within[1]),
+    )
+    return tuple(block for block in blocks if block.names)
+
+
+class Placed:
+    """A block and where its parameters lie in the D-vector of a layout."""
+
+    def __init__(self, block: Block, layout: ParameterLayout) -> None:
+        self.block, self.covariance = block, block.covariance
+        self.where: list[slice] = []  # of each parameter in the D-vector
+        self.local: list[slice] = []  # and in the block
+        end = 0
+        for name in block.names:
+            whole = layout.slice(name)
+            part = block.within.get(name, slice(0, whole.stop - whole.start))
+            start, stop = whole.start + part.start, whole.start + part.stop
+            if not whole.start <= start <= stop <= whole.stop:
+                raise LayoutMismatchError(f"a block holds positions {part} outside {name!r}")
+            self.where.append(slice(start, stop))
+            self.local.append(slice(end, end + stop - start))
+            end += stop - start
+        if end != self.covariance.dim:
             raise LayoutMismatchError(
-                f"cov_factor must have shape (F, K) with F at most D = {diag.shape[0]}, one row a "
-                f"weight; got {tuple(factor.shape)}"
+                f"the parameters {', '.join(block.names[:3])} of a block have {end} weights, its "
+                f"covariance is over {self.covariance.dim}"
             )
-        if diag.requires_grad or factor.requires_grad:
-            raise ConfigError(
-                "cov_diag and cov_factor of GaussianWeights are constants; detach them, learn the "
-                "width with rescale(cov_scale=tensor), or use pyro's LowRankMultivariateNormal"
+        self.runs = merged(self.where)
+
+    def gather(self, vector: Tensor) -> Tensor:
+        """Return the block's part of a D-vector, a view where it lies in one piece."""
+        if self.runs == [slice(0, vector.shape[-1])]:
+            return vector
+        return take(vector, self.runs)
+
+    def scale(self, like: Tensor | None = None) -> Tensor:
+        """A^2 in the law's type: a number on the CPU, or one for each of the F weights."""
+        like = self.covariance.anchor if like is None else like
+        scale = self.block.scale.to(like.dtype)
+        if not scale.dim():
+            return scale
+        sizes = [at.stop - at.start for at in self.local]
+        scale = scale.to(like.device)
+        return torch.cat([s.expand(n) for s, n in zip(scale, sizes, strict=True)])
+
+    def total(self, chosen: Collection[int]) -> Tensor:
+        """Sum of the variances of some parameters, float64 on the CPU."""
+        scale = self.block.scale
+        if not scale.dim() and len(chosen) == len(self.where):
+            return scale * self.covariance.trace
+        variance = self.covariance.variance()
+        sums = [variance[at].sum(dtype=torch.float64).cpu() for at in self.local]
+        return sum((scale[i] if scale.dim() else scale) * sums[i] for i in chosen)  # type: ignore[return-value]
+
+    def score(self, value: Tensor, loc: Tensor, out: Tensor) -> None:
+        """Write -Sigma^-1 (value - loc) into the block's part of ``out``."""
+        if self.block.scale.dim():
+            width = self.scale().sqrt()
+            residual = (self.gather(value) - self.gather(loc)) / width
+            solved = self.covariance.solve(residual, multiplier=-1.0).div_(width)
+        else:
+            multiplier = -1 / float(self.block.scale.detach())
+            given = self.gather(value), self.gather(loc)
+            if len(self.runs) == 1:
+                self.covariance.solve(*given, multiplier=multiplier, out=out[..., self.runs[0]])
+                return
+            solved = self.covariance.solve(*given, multiplier=multiplier)
+        start = 0
+        for at in self.runs:
+            stop = start + at.stop - at.start
+            out[..., at] = solved[..., start:stop]
+            start = stop
+
+
+class BlockCovariance:
+    """Independent blocks that cover the D weights of a layout.
+
+    Raises
+    ------
+    LayoutMismatchError
+        Unless the blocks hold every weight of the layout once.
+    """
+
+    def __init__(self, layout: ParameterLayout, blocks: Iterable[Block]) -> None:
+        self.layout, self.blocks = layout, tuple(blocks)
+        self.placed = [Placed(block, layout) for block in self.blocks]
+        names = [name for block in self.blocks for name in block.names]
+        held = sorted((at.start, at.stop) for placed in self.placed for at in placed.where)
+        edges = [0, *(stop for _, stop in held)]
+        if edges != [*(start for start, _ in held), layout.dim]:
+            lacking = [n for n in layout.names if n not in set(names)]
+            twice = [n for n in layout.names if names.count(n) > 1]
+            raise LayoutMismatchError(
+                "blocks must hold every parameter of the layout once; "
+                + (f"none holds {', '.join(lacking[:3])}" if lacking else "")
+                + (f"several hold {', '.join(twice[:3])}" if twice and not lacking else "")
             )
-        rows = factor.T.to(dtype).contiguous()
-        check_finite("cov_factor", rows)  # on other strides torch would copy
-        if diag.numel() and not diag.min() > 0:
-            raise ConfigError(f"cov_diag must be positive, its least is {diag.min().item():.3g}")
-        split = factor.shape[0]
-        shared = LowRankCovariance(diag[:split].to(dtype).contiguous(), rows)
-        check_positive("cov_scale", scale)
-        width = torch.tensor(scale, dtype=torch.float64)
-        return cls(shared, diag[split:].to(dtype), width)
 
     @property
     def shared_dim(self) -> int:
-        """F."""
-        return self.shared.diag.shape[0]
+        """F, the number of weights in blocks that are not new."""
+        return sum(b.covariance.dim for b in self.blocks if not b.new)
 
-    def _cast_scale(self) -> Tensor:
-        return self.scale.to(self.tail.dtype)
+    @property
+    def rank(self) -> int:
+        """Number of learned directions of all blocks."""
+        return sum(b.covariance.rank for b in self.blocks)
 
-    def diagonal(self) -> Float[Tensor, " D"]:
-        """Diagonal part, shape (D,), a new tensor."""
-        return torch.cat([self.shared.diag * self._cast_scale(), self.tail])
+    @functools.cached_property
+    def _order(self) -> list[tuple[int, slice]]:
+        """The pieces of a D-vector in its order: which block, and where in the block's part."""
+        pieces = []
+        for index, placed in enumerate(self.placed):
+            start = 0
+            for at in placed.runs:
+                stop = start + at.stop - at.start
+                pieces.append((at.start, at.stop, index, slice(start, stop)))
+                start = stop
+        return [(index, where) for *_, index, where in sorted(pieces, key=lambda p: p[:3])]
 
-    def factor(self) -> Float[Tensor, "D K"]:
-        """Factor padded with zero rows, shape (D, K), a new tensor."""
-        rows = self.shared.rows * self._cast_scale().sqrt()
-        return torch.nn.functional.pad(rows, (0, self.tail.shape[0])).T
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """Put the blocks' parts (..., F) into the order of the layout, (..., D)."""
+        if len(self._order) == 1:
+            return parts[0]
+        return torch.cat([parts[i][..., where] for i, where in self._order], -1)
 
-    def variance(self) -> Float[Tensor, " D"]:
-        """Marginal variances, shape (D,)."""
-        shared = self.shared.diag.clone()
-        for at in self.shared.tiles():
-            shared[at] += self.shared.rows[:, at].square().sum(0)
-        return torch.cat([shared * self._cast_scale(), self.tail])
+    def _joined(self, part: Callable[[Placed], Tensor], like: Tensor) -> Tensor:
+        return self.join([part(p) for p in self.placed]) if self.placed else like[..., :0].clone()
+
+    def diagonal(self, like: Tensor) -> Float[Tensor, " D"]:
+        """Diagonal part, a new tensor; ``like`` gives type and device where D = 0."""
+        return self._joined(lambda p: p.covariance.diagonal() * p.scale(), like)
+
+    def factor(self, like: Tensor) -> Float[Tensor, "D B"]:
+        """Columns of all blocks with zeros elsewhere, a new tensor."""
+        columns = [like.new_zeros((0, self.layout.dim))]
+        for index, placed in enumerate(self.placed):
+            rows = placed.covariance.factor().mT * placed.scale().sqrt()
+            if len(rows):
+                parts = [
+                    like.new_zeros((1, b.covariance.dim)).expand(len(rows), -1) for b in self.placed
+                ]
+                parts[index] = rows
+                columns.append(self.join(parts))
+        return torch.cat(columns).mT
+
+    @property
+    def num_columns(self) -> int:
+        """Number of columns of `factor`."""
+        return sum(b.covariance.num_columns for b in self.blocks)
+
+    def variance(self, like: Tensor) -> Float[Tensor, " D"]:
+        """Marginal variances, a new tensor."""
+        return self._joined(lambda p: p.covariance.variance() * p.scale(), like)
+
+    def max_precision(self, like: Tensor) -> Float[Tensor, " D"]:
+        """B with Sigma^-1 <= diag(b), a new tensor."""
+        return self._joined(lambda p: p.covariance.max_precision() / p.scale(), like)
+
+    def inverse_diagonal(self, like: Tensor) -> Float[Tensor, " D"]:
+        """Diagonal of Sigma^-1 in float64."""
+        like = like.double()
+        return self._joined(lambda p: p.covariance.inverse_diagonal / p.scale(like), like)
 
     def log_det(self) -> Float[Tensor, ""]:
-        """Log-determinant in float64; differentiable in s."""
-        shared = self.shared.log_det + self.shared_dim * self.scale.log()
-        return shared + self.tail.double().log().sum()
+        """Log-determinant in float64; differentiable in the widths."""
+        total = torch.zeros((), dtype=torch.float64)
+        for placed in self.placed:
+            log_width = placed.block.scale.log()
+            if log_width.dim():
+                sizes = [at.stop - at.start for at in placed.local]
+                log_widths = (log_width * torch.tensor(sizes, dtype=torch.float64)).sum()
+            else:
+                log_widths = placed.covariance.dim * log_width
+            total = placed.covariance.log_det + (log_widths + total)
+        return total
 
     def quadratic(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
-        """r^T Sigma^-1 r in float64; twice differentiable in r and s."""
-        shared, tail = residual[..., : self.shared_dim], residual[..., self.shared_dim :]
-        inner = self.shared.differentiable_quadratic(shared) / self.scale
-        return inner + (tail.double().square() / self.tail.double()).sum(-1)
+        """r^T Sigma^-1 r in float64; twice differentiable in r and the widths."""
+        total: Tensor | None = None
+        for placed in self.placed:
+            part, scale = placed.gather(residual), placed.block.scale
+            if scale.dim():
+                term = quadratic(part / placed.scale(part).sqrt(), placed.covariance)
+            else:
+                term = quadratic(part, placed.covariance) / scale
+            total = term if total is None else total + term
+        if total is None:
+            return residual.new_zeros(residual.shape[:-1], dtype=torch.float64)
+        return total
 
     def score(
         self, value: Float[Tensor, "*batch D"], loc: Float[Tensor, " D"], out: Tensor | None = None
     ) -> Float[Tensor, "*batch D"]:
         """-Sigma^-1 (value - loc), the only new tensor of D elements; not differentiable."""
-        split, width = self.shared_dim, float(self.scale.detach())
         if out is None:
             out = value.new_empty(value.shape, dtype=torch.promote_types(value.dtype, loc.dtype))
-        shared, tail = out[..., :split], out[..., split:]
-        self.shared.solve(value[..., :split], loc[:split], multiplier=-1 / width, out=shared)
-        torch.sub(loc[split:], value[..., split:], out=tail).div_(self.tail)
+        for placed in self.placed:
+            placed.score(value, loc, out)
         return out
 
     def quadratic_of_score(
@@ -153,119 +319,82 @@ class BlockCovariance:
     ) -> Float[Tensor, "*batch"]:
         """(value - loc)^T Sigma^-1 (value - loc) where ``score`` is already known."""
         total = value.new_zeros(value.shape[:-1], dtype=torch.float64)
-        for at in self.shared.tiles(dim=loc.shape[0]):
+        for at in tiles(loc.device, self.layout.dim):
             product = (value[..., at] - loc[at]) * score[..., at]
-            total -= product.sum(-1, dtype=torch.float64)
+            total = total - product.sum(-1, dtype=torch.float64)
         return total
 
-    def inverse_diagonal(self) -> Float[Tensor, " D"]:
-        """Diagonal of Sigma^-1 in float64, shape (D,)."""
-        shared = self.shared.inverse_diagonal / self.scale
-        return torch.cat([shared, self.tail.double().reciprocal()])
+    def solve(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Sigma^-1 r, with all derivatives."""
 
-    def coordinates(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch R"]:
-        """Positions along the factor's own directions, standard normal for r ~ N(0, Sigma)."""
-        values, vectors = self.shared.whitening()
-        projected = self.shared.project(residual[..., : self.shared_dim], exact=True)
-        return (projected @ vectors) / (self.scale * values * (1 + values)).sqrt()
+        def part(p: Placed) -> Tensor:
+            width = p.scale().sqrt()
+            return linear(p.gather(residual) / width, p.covariance.solve) / width
 
-    def color(
+        return self._joined(part, residual)
+
+    def product(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Sigma v, with all derivatives."""
+
+        def part(p: Placed) -> Tensor:
+            width = p.scale().sqrt()
+            return linear(p.gather(value) * width, p.covariance.product) * width
+
+        return self._joined(part, value)
+
+    def color(self, noise: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """R z with R R^T = Sigma, with all derivatives."""
+
+        def part(p: Placed) -> Tensor:
+            adjoint = functools.partial(p.covariance.color, transposed=True)
+            return linear(p.gather(noise), p.covariance.color, adjoint) * p.scale().sqrt()
+
+        return self._joined(part, noise)
+
+    def whiten(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """R^-1 r, with all derivatives."""
+
+        def part(p: Placed) -> Tensor:
+            adjoint = functools.partial(p.covariance.whiten, transposed=True)
+            return linear(p.gather(residual) / p.scale().sqrt(), p.covariance.whiten, adjoint)
+
+        return self._joined(part, residual)
+
+    def draw(
         self, noise: Float[Tensor, "*batch D"], low_rank: Float[Tensor, "*batch K"]
     ) -> Float[Tensor, "*batch D"]:
-        """Turn standard normals into a draw from N(0, Sigma); differentiable in s."""
-        shared = noise[..., : self.shared_dim] * self.shared.diag.sqrt()
-        if self.shared.rank:
-            shared = shared + low_rank @ self.shared.rows
-        shared = shared * self._cast_scale().sqrt()
-        return torch.cat([shared, noise[..., self.shared_dim :] * self.tail.sqrt()], -1)
+        """Turn standard normals into a draw from N(0, Sigma) in one pass; differentiable in s."""
+        extra = iter(low_rank.split([b.covariance.rank for b in self.blocks], -1))
 
-    def take(self, slices: Iterable[slice]) -> "BlockCovariance":
-        """Return the covariance of some positions, given by ascending slices."""
-        slices, split = list(slices), self.shared_dim
-        inside = [slice(s.start, min(s.stop, split)) for s in slices if s.start < split]
-        outside = [slice(max(s.start - split, 0), s.stop - split) for s in slices if s.stop > split]
-        shared = LowRankCovariance(take(self.shared.diag, inside), take(self.shared.rows, inside))
-        return replace(self, shared=shared, tail=take(self.tail, outside))
+        def part(p: Placed) -> Tensor:
+            return p.covariance.draw(p.gather(noise), next(extra)) * p.scale().sqrt()
 
-    def rescale(
-        self, cov_scale: float | Tensor | None = None, rms_std: float | Tensor | None = None
-    ) -> "BlockCovariance":
-        """Multiply the shared block, or set sqrt(trace / F) of it; exactly one of the two."""
-        if (cov_scale is None) == (rms_std is None):
-            raise ConfigError("rescale takes exactly one of cov_scale and rms_std")
-        if rms_std is not None and self.shared_dim == 0:
-            raise ConfigError("rms_std sets the width of the shared block, which is empty here")
-        name, given = ("cov_scale", cov_scale) if rms_std is None else ("rms_std", rms_std)
-        check_positive(name, given)
-        factor = torch.as_tensor(given, dtype=torch.float64, device="cpu").reshape(())
-        if rms_std is None:
-            return replace(self, scale=self.scale * factor)
-        return replace(self, scale=factor.square() * self.shared_dim / self.shared.trace)
+        return self._joined(part, noise)
 
-    def append(self, count: int, variance: float) -> "BlockCovariance":
-        """Add ``count`` independent positions at the end."""
-        return replace(self, tail=torch.cat([self.tail, self.tail.new_full((count,), variance)]))
+    def coordinates(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch R"]:
+        """Positions along the learned directions, block after block; standard normal."""
+        found = [residual.new_zeros((*residual.shape[:-1], 0), dtype=torch.float64)]
+        for p in self.placed:
+            found.append(p.covariance.coordinates(p.gather(residual) / p.scale().sqrt()))
+        return torch.cat(found, -1)
 
-    def isotropic(self) -> "BlockCovariance":
-        """Replace the shared block by a multiple of the identity with equal trace."""
-        variance = self.shared.trace / max(self.shared_dim, 1)
-        return self._reshaped(torch.full_like(self.shared.diag, variance), self.shared.rows[:0])
-
-    def jittered(self, share: float) -> "BlockCovariance":
-        """Add ``share`` times the shared block's mean variance to its diagonal."""
-        if not 0 <= share < math.inf:
-            raise ConfigError(f"jitter must be 0 or more, got {share}")
-        extra = share * self.shared.trace / max(self.shared_dim, 1)
-        return self._reshaped(self.shared.diag + extra, self.shared.rows)
-
-    def truncate(self, rank: int) -> "BlockCovariance":
-        """Keep the leading ``rank`` directions of W W^T; the others join the diagonal."""
-        if not 0 <= rank <= self.shared.rank:
-            raise ConfigError(f"rank must be between 0 and {self.shared.rank}, got {rank}")
-        if rank == self.shared.rank:
-            return self
-        vectors = torch.linalg.eigh(self.shared.gram()).eigenvectors.flip(1).to(self.tail.dtype)
-        diag = self.shared.diag.clone()
-        for at in self.shared.tiles():
-            diag[at] += (vectors[:, rank:].T @ self.shared.rows[:, at]).square().sum(0)
-        return self._reshaped(diag, vectors[:, :rank].T @ self.shared.rows)
-
-    def _reshaped(self, diag: Tensor, rows: Tensor) -> "BlockCovariance":
-        return replace(self, shared=LowRankCovariance(diag, rows))
-
-    def to(self, device: str | torch.device | None, dtype: torch.dtype | None) -> "BlockCovariance":
-        """Return the same covariance elsewhere or in another type; s stays float64."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device=device, dtype=dtype)
-
-        shared = LowRankCovariance(move(self.shared.diag), move(self.shared.rows))
-        return BlockCovariance(shared, move(self.tail), self.scale)
-
-    def kl_divergence_from(
-        self,
-        shift: Float[Tensor, "*batch D"],
-        diag: Float[Tensor, "*batch D"],
-        factor: Float[Tensor, "*batch D K"],
-        log_det: Tensor | None = None,
-    ) -> Float[Tensor, "*batch"]:
-        """KL(N(m + shift, diag(d) + W W^T) || N(m, Sigma)) in nats, in float64 sums.
-
-        Differentiable in the first law's tensors and this one's width. ``log_det`` is the first
-        law's log-determinant; None to compute it here, differentiably.
-        """
-        trace = (diag.double() * self.inverse_diagonal()).sum(-1)
-        if factor.shape[-1]:
-            trace = trace + self.quadratic(factor.mT).sum(-1)
-        if log_det is None:
-            wide, variances = factor.double(), diag.double()
-            capacitance = wide.mT @ (wide / variances.unsqueeze(-1))
-            identity = torch.eye(factor.shape[-1]).to(capacitance)
-            log_det = torch.logdet(capacitance + identity) + variances.log().sum(-1)
-        return 0.5 * (self.log_det() - log_det + trace + self.quadratic(shift) - shift.shape[-1])
+    def shares(self) -> Float[Tensor, " R"]:
+        """Shares of the learned directions in W W^T's trace, descending; empty if W = 0."""
+        spectra = [torch.zeros(0, dtype=torch.float64)]
+        for p in self.placed:
+            scale = p.scale().detach().double()
+            spectrum = p.covariance.spectrum(scale.sqrt() if scale.dim() else None)
+            spectra.append((spectrum if scale.dim() else spectrum * scale).cpu())
+        values = torch.cat(spectra).sort(descending=True).values
+        return values / values.sum() if values.sum() > 0 else values[:0]
 
 
-def take(tensor: Tensor, slices: list[slice]) -> Tensor:
-    """Join some slices of the last axis; a copy."""
-    parts = [tensor[..., s] for s in slices]
-    return torch.cat(parts, -1) if parts else tensor[..., :0]
+def merged(slices: Iterable[slice]) -> list[slice]:
+    """Join slices that follow on each other; empty ones vanish."""
+    out: list[slice] = []
+    for at in slices:
+        if out and out[-1].stop == at.start:
+            out[-1] = slice(out[-1].start, at.stop)
+        elif at.stop > at.start:
+            out.append(at)
+    return out

@@ -1,39 +1,56 @@
-"""The file of a `GaussianWeights`: one safetensors file, format ``bayesprior.gaussian/1``.
+"""The file of a `GaussianWeights`: one safetensors file of format ``bayesprior.gaussian/N``.
 
-Tensors: ``loc`` (D,), ``cov_diag`` (D,) and ``cov_rows`` (K, F; the factor's columns as rows)
-before the width, ``cov_scale`` () in float64 (multiplies the first F variances and, as a square
-root, the rows), ``buffer.<name>`` for BatchNorm statistics. Header strings: ``format``,
-``layout`` and ``provenance`` as JSON, ``digest`` of the layout, ``checksum`` of the tensors.
+Both formats have ``loc`` (D,), ``buffer.<name>`` for BatchNorm statistics and the header strings
+``format``, ``layout`` and ``provenance`` as JSON, ``digest`` of the layout, ``checksum`` of the
+tensors.
+
+1. A shared low-rank block before independent weights: ``cov_diag`` (D,) and ``cov_rows`` (K, F;
+   the factor's columns as rows) before the width, ``cov_scale`` () in float64, which multiplies
+   the first F variances and, as a square root, the rows.
+2. Any blocks: ``block.<i>.scale`` in float64 and ``block.<i>.<tensor>`` by kind, such as ``diag``
+   (F,) and ``rows`` (K, F), or ``tril`` (P, P); ``statistics.<name>``; the header ``blocks`` is a
+   JSON list of kind, names, new and within.
+
+A law is written in the first format that holds it, and every format is read for ever.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bayesprior.errors import ConfigError, PriorFileError
-from bayesprior.storage import load_tensors, save_tensors
-from bayesprior.weights.blocks import BlockCovariance, check_vector
+from bayesprior.errors import BayesPriorError, ConfigError, PriorFileError
+from bayesprior.storage import load_tensors, read_header, save_tensors
+from bayesprior.weights.blocks import Block, BlockCovariance, low_rank_blocks
+from bayesprior.weights.checks import check_positive, check_vector
+from bayesprior.weights.covariance import KINDS
 from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.lowrank import LowRankCovariance
+from bayesprior.weights.rows import RowCovariance
 
-__all__ = ["FORMAT", "TENSORS", "read", "write"]
+__all__ = ["FORMATS", "TENSORS", "Contents", "header_of", "packed", "read", "write"]
 
-FORMAT = "bayesprior.gaussian/1"
-TENSORS = ("loc", "cov_diag", "cov_rows", "cov_scale")
-_BUFFER = "buffer."
+FORMATS = ("bayesprior.gaussian/1", "bayesprior.gaussian/2")
+TENSORS = ("loc", "cov_diag", "cov_rows", "cov_scale")  # of format 1
+_BUFFER, _STATISTICS = "buffer.", "statistics."
+_SHIPPED = (LowRankCovariance, RowCovariance)  # imported here, so that KINDS has them
 
 
-def write(
-    path: str | Path,
-    layout: ParameterLayout,
-    loc: Tensor,
-    cov: BlockCovariance,
-    buffers: Mapping[str, Tensor],
-    provenance: Mapping[str, Any],
-) -> None:
+class Contents(NamedTuple):
+    """What a distribution is made of and a file holds."""
+
+    layout: ParameterLayout
+    loc: Tensor
+    blocks: tuple[Block, ...]
+    buffers: Mapping[str, Tensor] | None = None
+    provenance: Mapping[str, Any] | None = None
+    statistics: Mapping[str, Tensor] | None = None
+
+
+def write(path: str | Path, law: Contents) -> None:
     """Write the file atomically.
 
     Raises
@@ -44,48 +61,147 @@ def write(
         If the file cannot be written; an older one stays.
     """
     try:
-        text = json.dumps(provenance)
+        text = json.dumps(law.provenance)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"provenance must hold JSON primitives only: {error}") from error
+    tensors, header = packed(law)
+    save_tensors(path, tensors, {**header, "provenance": text})
+
+
+def packed(law: Contents) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the header of a law's file, all but the provenance.
+
+    Two laws with equal ones are the same law, in memory or out of a file.
+    """
+    simple = _as_format_1(law)
     header = {
-        "format": FORMAT,
-        "layout": layout.to_json(),
-        "digest": layout.digest(),
-        "provenance": text,
+        "format": FORMATS[simple is None],
+        "layout": law.layout.to_json(),
+        "digest": law.layout.digest(),
     }
-    tensors = {
-        "loc": loc,
-        "cov_diag": torch.cat([cov.shared.diag, cov.tail]),
-        "cov_rows": cov.shared.rows,
-        "cov_scale": cov.scale,
-    }
-    prefixed = {_BUFFER + name: buffer for name, buffer in buffers.items()}
-    save_tensors(path, {**tensors, **prefixed}, header)
+    tensors = {"loc": law.loc} | _prefixed(_BUFFER, law.buffers or {})
+    if simple is not None:
+        tensors |= simple
+    else:
+        tensors |= _prefixed(_STATISTICS, law.statistics or {})
+        described = []
+        for index, block in enumerate(law.blocks):
+            within = {name: [where.start, where.stop] for name, where in block.within.items()}
+            record: dict[str, Any] = {"kind": block.covariance.kind, "names": block.names}
+            described.append(record | {"new": block.new, "within": within})
+            held = block.covariance.tensors() | {"scale": block.scale}
+            tensors |= _prefixed(f"block.{index}.", held)
+        header["blocks"] = json.dumps(described)
+    return tensors, header
 
 
-def read(
-    path: str | Path, device: str | torch.device = "cpu"
-) -> tuple[ParameterLayout, Tensor, BlockCovariance, dict[str, Tensor], dict[str, Any]]:
-    """Read layout, mean, covariance, buffers and provenance.
+def _as_format_1(law: Contents) -> dict[str, Tensor] | None:
+    """Return the covariance's tensors where format 1 holds it: what the constructor makes."""
+    blocks, layout = law.blocks, law.layout
+    split = sum(block.covariance.dim for block in blocks if not block.new)
+    diags, rows = [law.loc.detach()[:0]], law.loc.new_zeros((0, split))
+    scale = torch.ones((), dtype=torch.float64)
+    for index, block in enumerate(blocks):
+        covariance = block.covariance
+        if covariance.kind != LowRankCovariance.kind:
+            return None
+        assert isinstance(covariance, LowRankCovariance)
+        diags.append(covariance.diag)
+        if index == 0 and not block.new and not block.scale.dim():
+            rows, scale = covariance.rows, block.scale
+        elif not block.new or covariance.rank or block.scale.dim() or block.scale != 1:
+            return None
+    diag = torch.cat(diags)
+    plain = low_rank_blocks(layout, diag, diag.new_zeros((split, 0)), dtype=diag.dtype)
+    # what lies where, whatever the number of new blocks
+    there, here = (
+        [(n, b.new, b.within.get(n)) for b in given for n in b.names] for given in (plain, blocks)
+    )
+    if here != there or law.statistics:
+        return None
+    return {"cov_diag": diag, "cov_rows": rows, "cov_scale": scale}
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def header_of(path: str | Path) -> dict[str, str]:
+    """Read the header of a file of any of the formats, without its tensors.
+
+    Raises
+    ------
+    PriorFileError
+        If the file is missing, truncated, foreign or of a later format.
+    """
+    try:
+        return read_header(path, format=FORMATS[0])
+    except PriorFileError:
+        return read_header(path, format=FORMATS[1])
+
+
+def read(path: str | Path) -> Contents:
+    """Read a file of any of the formats; the tensors are on the CPU, mapped from the file.
 
     Raises
     ------
     PriorFileError
         If the file is missing, truncated, corrupt, foreign or inconsistent.
     """
-    found, header = load_tensors(path, format=FORMAT, device=device)
-    buffers = {n.removeprefix(_BUFFER): t for n, t in found.items() if n.startswith(_BUFFER)}
+    found, header = load_tensors(path, format=header_of(path)["format"])
     try:
         layout = ParameterLayout.from_json(header["layout"])
         provenance = json.loads(header["provenance"])
-        loc, diag, rows, scale = (found[name] for name in TENSORS)
+        if not isinstance(provenance, dict):
+            raise PriorFileError("its provenance is no object")
+        text = json.dumps(provenance, ensure_ascii=False) + header["layout"]
+        text.encode()  # lone surrogates would fail where the text is printed
         if header.get("digest") != layout.digest():
             raise PriorFileError("its layout does not match its digest")
+        loc = found["loc"]
         check_vector("loc", loc, layout.dim)
-        check_vector("cov_diag", diag, layout.dim)
-        cov = BlockCovariance.from_tensors(diag, rows.mT, dtype=loc.dtype, scale=scale.item())
+        if loc.dtype in (torch.float16, torch.bfloat16):
+            loc = loc.float()
+        if header["format"] == FORMATS[0]:
+            _, diag, rows, scale = (found[name] for name in TENSORS)
+            check_vector("cov_diag", diag, layout.dim)
+            blocks = low_rank_blocks(layout, diag, rows.mT, dtype=loc.dtype, scale=scale.item())
+        else:
+            blocks = tuple(
+                _read_block(record, _under(f"block.{index}.", found), layout, loc.dtype)
+                for index, record in enumerate(json.loads(header["blocks"]))
+            )
+        BlockCovariance(layout, blocks)  # raises unless they cover the layout
+        named = (_under(_BUFFER, found), provenance, _under(_STATISTICS, found))
+        return Contents(layout, loc, blocks, *named)
     except KeyError as error:
         raise PriorFileError(f"{path} is no valid prior file: it lacks {error}") from error
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (BayesPriorError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise PriorFileError(f"{path} is no valid prior file: {error}") from error
-    return layout, loc, cov, buffers, provenance
+
+
+def _read_block(
+    record: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    layout: ParameterLayout,
+    dtype: torch.dtype,
+) -> Block:
+    if record["kind"] not in KINDS:
+        known = ", ".join(KINDS)
+        raise PriorFileError(f"its blocks are of kind {record['kind']!r}; known here are {known}")
+    within = {str(name): slice(*map(int, where)) for name, where in record["within"].items()}
+    names = tuple(str(name) for name in record["names"])
+    sizes = [layout.slice(name) if name not in within else within[name] for name in names]
+    scale = tensors["scale"].double()
+    if scale.dim() and scale.shape != (len(names),):
+        raise PriorFileError(f"a block's scale has shape {tuple(scale.shape)}")
+    for value in scale.reshape(-1):
+        check_positive("a block's scale", float(value))
+    dim = sum(at.stop - at.start for at in sizes)
+    covariance = KINDS[record["kind"]].from_tensors(tensors, dim).to(None, dtype)
+    covariance.check()
+    return Block(names, covariance, scale, bool(record["new"]), within)

@@ -5,41 +5,52 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, register_kl
 
+from bayesprior.errors import ConfigError, LayoutMismatchError, nearest_name
+from bayesprior.inference.bound import Bindable
 from bayesprior.inference.protocols import Draw
-from bayesprior.weights.blocks import BlockCovariance, check_positive, check_vector, take
-from bayesprior.weights.file import read, write
+from bayesprior.weights import algebra
+from bayesprior.weights.blocks import Block, BlockCovariance, low_rank_blocks
+from bayesprior.weights.checks import check_positive, check_range, check_vector
+from bayesprior.weights.file import Contents, read, write
 from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.lowrank import LowRankCovariance
+from bayesprior.weights.normal import BlockNormal
+from bayesprior.weights.selection import Selection
 
 __all__ = ["GaussianWeights"]
 
+_NARROW = (torch.float16, torch.bfloat16)
 
-class GaussianWeights(dist.LowRankMultivariateNormal):
+
+class GaussianWeights(Bindable, BlockNormal):
     r"""A Normal over D named weights: source posterior, transferred prior, SWAG posterior.
 
-    The first F weights of the layout, the *shared block*, have covariance
-    :math:`s\,(\mathrm{diag}(d) + W W^T)`; the other D - F weights (a new head, say) are
-    independent. :math:`s` is the width set by `rescale`.
+    It is made of independent blocks (`from_blocks`). This constructor makes the usual two: the
+    first F weights of the layout, the *shared* ones, have covariance
+    :math:`s\,(\mathrm{diag}(d) + W W^T)`; the other D - F (a new head, say) are independent.
+    :math:`s` is the width set by `rescale`.
 
     Parameters
     ----------
     layout
         Names and shapes of the D weights.
     loc
-        Mean, shape (D,). May require a gradient.
+        Mean, shape (D,). May require a gradient. Float16 and bfloat16 become float32.
     cov_diag
         Diagonal part of the covariance, shape (D,), positive. A constant.
     cov_factor
-        Factor of the covariance, shape (F, K), F <= D; None means rank 0, F = D. A constant.
+        Factor of the covariance, shape (F, K), F <= D; None means rank 0, F = D. A constant. Held
+        as its K columns: give ``rows.T`` of contiguous ``rows`` (K, F) and nothing is copied.
     buffers
         BatchNorm statistics that belong to ``loc``, by name.
     provenance
         JSON primitives that say where the distribution comes from.
+    statistics
+        Tensors by name that were learned beside the weights, such as the features' covariance.
 
     Raises
     ------
@@ -52,7 +63,8 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
     -----
     Log density and gradient are closed-form with float64 sums (`bayesprior.weights.lowrank`): at
     D = 1e6 the stock class is off by tens to a million nats in float32. Memory stays near the
-    tensors' size; `covariance_matrix` and `precision_matrix` are D x D, for small D only.
+    tensors' size. ``cov_factor``, ``covariance_matrix`` and `to_pyro` are made on demand and
+    refused above 1 GiB.
 
     References
     ----------
@@ -78,20 +90,57 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         *,
         buffers: Mapping[str, Tensor] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
     ) -> None:
-        check_vector("loc", loc, layout.dim)
+        loc = _wide(layout, loc)
         check_vector("cov_diag", cov_diag, layout.dim)
-        self.layout, self.loc = layout, loc
-        self._cov = BlockCovariance.from_tensors(cov_diag, cov_factor, dtype=loc.dtype)
-        self.buffers, self.provenance = dict(buffers or {}), dict(provenance or {})
-        Distribution.__init__(self, torch.Size(), loc.shape, validate_args=False)
+        blocks = low_rank_blocks(layout, cov_diag, cov_factor, dtype=loc.dtype)
+        self._hold(Contents(layout, loc, blocks, buffers, provenance, statistics))
 
-    def _with(self, **changes: Any) -> "GaussianWeights":
-        """Make a copy that shares every tensor not in ``changes``, and nothing torch cached."""
-        new = object.__new__(GaussianWeights)
-        for name in ("layout", "loc", "_cov", "buffers", "provenance", "_batch_shape"):
-            setattr(new, name, changes.get(name, getattr(self, name)))
-        Distribution.__init__(new, new._batch_shape, new.loc.shape, validate_args=False)
+    _fields = (*BlockNormal._fields, "buffers", "provenance", "statistics")
+
+    def _hold(self, given: Contents) -> None:
+        self.buffers, self.provenance = dict(given.buffers or {}), dict(given.provenance or {})
+        self.statistics = dict(given.statistics or {})
+        self._start(given.loc, BlockCovariance(given.layout, given.blocks))
+
+    @classmethod
+    def from_blocks(
+        cls,
+        layout: ParameterLayout,
+        loc: Float[Tensor, " D"],
+        blocks: Iterable[Block],
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        statistics: Mapping[str, Tensor] | None = None,
+    ) -> "GaussianWeights":
+        """Make the law whose blocks are independent; each holds some parameters, in any order.
+
+        Parameters
+        ----------
+        layout, loc, buffers, provenance, statistics
+            As in the constructor.
+        blocks
+            They hold every parameter of the layout once.
+
+        Examples
+        --------
+        >>> from bayesprior.weights.blocks import Block
+        >>> from bayesprior.weights.rows import RowCovariance
+        >>> layout = ParameterLayout(("body", "head"), ((4,), (3, 2)))
+        >>> body = Block(("body",), LowRankCovariance(torch.ones(4), torch.ones(1, 4)))
+        >>> head = Block(("head",), RowCovariance(torch.eye(2), count=3), new=True)
+        >>> prior = GaussianWeights.from_blocks(layout, torch.zeros(10), [head, body])
+        >>> prior.shared_dim, prior.new_names
+        (4, ('head',))
+        """
+        loc, held = _wide(layout, loc), []
+        for block in blocks:
+            block.covariance.check()
+            held.append(block.to(None, loc.dtype))
+        new = object.__new__(cls)
+        new._hold(Contents(layout, loc, tuple(held), buffers, provenance, statistics))
         return new
 
     @classmethod
@@ -108,8 +157,8 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
 
         L2-SP: Li et al., Explicit Inductive Bias for Transfer Learning, arXiv:1802.01483.
         """
-        check_positive("std", std)
-        diag = torch.full_like(loc, std**2, requires_grad=False)
+        loc = _wide(layout, loc)
+        diag = torch.full_like(loc, _variance("std", std, loc.dtype), requires_grad=False)
         return cls(layout, loc, diag, buffers=buffers, provenance=provenance)
 
     def __repr__(self) -> str:
@@ -117,156 +166,53 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
         return f"GaussianWeights({sizes}, rms_std={self.rms_std:.4g}, device={self.loc.device})"
 
     @property
-    def dim(self) -> int:
-        """D, the number of weights."""
-        return self.layout.dim
+    def new_names(self) -> tuple[str, ...]:
+        """Parameters that were added to what was learned (a head), in the layout's order."""
+        new = {name for block in self.blocks if block.new for name in block.names}
+        return tuple(name for name in self.layout.names if name in new)
 
     @property
     def shared_dim(self) -> int:
-        """F, the length of the shared block (the first F weights of the layout)."""
+        """F, the number of weights that are not new (the first ones, unless reordered)."""
         return self._cov.shared_dim
 
     @property
-    def rank(self) -> int:
-        """K, the number of columns of the factor."""
-        return self._cov.shared.rank
-
-    @property
     def cov_scale(self) -> float:
-        """The factor that `rescale` has put on the shared block's covariance."""
-        return float(self._cov.scale.detach())
+        """The factor that `rescale` has put on the shared blocks' covariance.
 
-    @property
-    def cov_diag(self) -> Float[Tensor, " D"]:
-        """Diagonal part of the covariance, shape (D,), a new tensor."""
-        return self._cov.diagonal()
-
-    @property
-    def cov_factor(self) -> Float[Tensor, "D K"]:
-        """Factor of the covariance padded with zero rows, shape (D, K), a new tensor."""
-        return self._cov.factor()
-
-    # what torch's code for the parent class reads, computed on demand
-    _unbroadcasted_cov_diag, _unbroadcasted_cov_factor = cov_diag, cov_factor
-
-    @property
-    def _capacitance_tril(self) -> Tensor:
-        return self._cov.shared.capacitance_tril.to(self.loc.dtype)
-
-    @property
-    def mean(self) -> Float[Tensor, "*batch D"]:
-        """``loc``, expanded to the batch shape."""
-        return self.loc.expand(self._extended_shape())
-
-    mode = mean
-
-    @property
-    def variance(self) -> Float[Tensor, "*batch D"]:
-        """Marginal variances, diagonal plus factor."""
-        return self._cov.variance().expand(self._extended_shape())
+        Raises
+        ------
+        ConfigError
+            If there are several; each block has its ``scale``.
+        """
+        scales = {float(x) for b in self.blocks if not b.new for x in b.scale.detach().view(-1)}
+        if len(scales) > 1:
+            raise ConfigError("the blocks have widths of their own; see blocks[i].scale")
+        return scales.pop() if scales else 1.0
 
     @property
     def rms_std(self) -> float:
-        """sqrt(trace of the shared block's covariance / F), in weight units."""
-        return math.sqrt(self.cov_scale * self._cov.shared.trace / max(self.shared_dim, 1))
+        """sqrt(trace of the shared blocks' covariance / F), in weight units."""
+        shared = (p for p in self._cov.placed if not p.block.new)
+        traces = [float(p.total(range(len(p.block.names))).detach()) for p in shared]
+        return math.sqrt(sum(traces) / max(self.shared_dim, 1))
 
     def block_rms_std(self) -> dict[str, float]:
         """Return per parameter sqrt(mean marginal variance)."""
-        views = self.layout.unflatten(self._cov.variance().detach())
+        views = self.layout.unflatten(self._cov.variance(self.loc).detach())
         return {name: math.sqrt(view.double().mean().item()) for name, view in views.items()}
 
     @property
     def effective_rank(self) -> float:
         """1 / sum of p^2 over the shares p of W W^T's trace by direction; 0 without a factor."""
-        shares = self._cov.shared.shares()
+        shares = self._cov.shares()
         return 1 / float(shares.square().sum()) if len(shares) else 0.0
 
     @property
     def drift_share(self) -> float:
         """Largest of those shares; near 1 the trajectory was one drift, not a sampling chain."""
-        shares = self._cov.shared.shares()
+        shares = self._cov.shares()
         return float(shares[0]) if len(shares) else 0.0
-
-    def expand(
-        self, batch_shape: Iterable[int], _instance: "GaussianWeights | None" = None
-    ) -> "GaussianWeights":
-        """Return the same law with a batch shape; no tensor is copied."""
-        return self._with(_batch_shape=torch.Size(batch_shape))
-
-    def _residual(self, value: Tensor) -> Tensor:
-        self.layout.check_dim(value)
-        return value - self.loc
-
-    def log_normalizer(self) -> Float[Tensor, ""]:
-        """Return log|Sigma| + D log 2 pi in float64; differentiable in the width."""
-        return self._cov.log_det() + self.dim * math.log(2 * math.pi)
-
-    def mahalanobis(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
-        """Return (w - loc)^T Sigma^-1 (w - loc) in float64; chi-square(D) under this law."""
-        return self._cov.quadratic(self._residual(value))
-
-    def log_prob(
-        self, value: Float[Tensor, "*batch D"], dtype: torch.dtype | None = None
-    ) -> Float[Tensor, "*out"]:
-        """Return the log density in nats, shape (...), at weights of shape (..., D).
-
-        It has value's ``dtype``, as Pyro's HMC needs, unless told otherwise: energies and
-        evidence want float64, since at D = 1e7 one float32 ulp is about a nat.
-        """
-        out = -0.5 * (self.mahalanobis(value) + self.log_normalizer())
-        shape = torch.broadcast_shapes(out.shape, self._batch_shape)
-        return out.to(dtype or value.dtype).expand(shape)
-
-    @torch.no_grad()
-    def score(
-        self, value: Float[Tensor, "*batch D"], *, out: Tensor | None = None
-    ) -> Float[Tensor, "*batch D"]:
-        """Return the gradient of the log density, -Sigma^-1 (w - loc); two passes over W.
-
-        Only the result has D elements. ``out`` saves its allocation, a third of the time at D =
-        2e7; it may be ``value`` itself.
-        """
-        self.layout.check_dim(value)
-        return self._cov.score(value, self.loc, out)
-
-    @torch.no_grad()
-    def score_and_log_prob(
-        self, value: Float[Tensor, "*batch D"]
-    ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
-        """Return the score and the log density in float64 (from the score, so rounded as it is)."""
-        score = self.score(value)
-        quadratic = self._cov.quadratic_of_score(value, self.loc, score)
-        return score, -0.5 * (quadratic + self.log_normalizer())
-
-    @torch.no_grad()
-    def max_precision(self) -> Float[Tensor, " D"]:
-        """Return 1 / cov_diag, shape (D,): Sigma^-1 <= diag(1 / cov_diag)."""
-        return self._cov.diagonal().reciprocal_()
-
-    @torch.no_grad()
-    def coordinates(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch R"]:
-        """Return the position along the factor's own directions, float64, shape (..., R).
-
-        Under this law the R <= K coordinates are independent standard normals, sorted by how far
-        the direction's variance exceeds the diagonal's. R is K less the numerically null ones.
-        """
-        return self._cov.coordinates(self._residual(value))
-
-    def entropy(self) -> Float[Tensor, "*batch"]:
-        """Return the differential entropy in nats, float64."""
-        return (0.5 * (self.dim + self.log_normalizer())).expand(self._batch_shape)
-
-    def rsample(
-        self, sample_shape: Iterable[int] = (), generator: torch.Generator | None = None
-    ) -> Float[Tensor, "*batch D"]:
-        """Draw, differentiably in ``loc`` and the width, from ``generator`` or the global one."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-
-        def normal(*size: int) -> Tensor:
-            loc = self.loc
-            return torch.randn(size, generator=generator, dtype=loc.dtype, device=loc.device)
-
-        return self.loc + self._cov.color(normal(*shape), normal(*shape[:-1], self.rank))
 
     @torch.no_grad()
     def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[Draw]:
@@ -279,9 +225,13 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
             yield Draw(chain=0, index=index, weights=weights, buffers=self.buffers)
 
     def rescale(
-        self, *, cov_scale: float | Tensor | None = None, rms_std: float | Tensor | None = None
+        self,
+        *,
+        cov_scale: float | Tensor | None = None,
+        rms_std: float | Tensor | None = None,
+        select: Selection | None = None,
     ) -> "GaussianWeights":
-        """Return the same shape at another width; acts on the shared block only.
+        """Return the same shape at another width: A Sigma A, A diagonal, so correlations stay.
 
         Parameters
         ----------
@@ -289,77 +239,107 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
             Multiplies the covariance (so the factor by its square root).
         rms_std
             Sets sqrt(trace / F): priors of any shape become equally wide on average. Either may
-            be a 0-dim tensor that requires a gradient.
+            be a 0-dim tensor that requires a gradient or is mapped by ``torch.vmap``.
+        select
+            Patterns, or a predicate, of the parameters that it acts on, in whatever blocks they
+            are; None for all that are not new (`new_names`).
 
         Raises
         ------
         ConfigError
-            Unless exactly one of the two is given and it is positive.
+            Unless exactly one of the two is given, it is positive, and the law's type can hold
+            the variances.
         """
-        return self._with(_cov=self._cov.rescale(cov_scale, rms_std))
+        return self._with(_cov=algebra.rescaled(self._cov, cov_scale, rms_std, select))
 
-    def marginal(self, names: Iterable[str]) -> "GaussianWeights":
-        """Return the law of some parameters, in this layout's order."""
-        layout = self.layout.select(names)
-        slices = [self.layout.slice(name) for name in layout.names]
-        return self._with(layout=layout, loc=take(self.loc, slices), _cov=self._cov.take(slices))
+    def extend(
+        self, layout: ParameterLayout, *, std: float, loc: Mapping[str, Tensor] | None = None
+    ) -> "GaussianWeights":
+        """Add independent N(loc, std^2) weights for what ``layout`` has and this law lacks.
 
-    def extend(self, layout: ParameterLayout, *, std: float) -> "GaussianWeights":
-        """Add independent N(0, std^2) weights for what ``layout`` has and this law lacks.
+        The new ones (a head, say) come last, in the order of ``layout``; see `reorder`.
 
-        The new ones (a head, say) come last, in the order of ``layout``.
+        Parameters
+        ----------
+        layout
+            Of the whole network.
+        std
+            In weight units.
+        loc
+            Means by name, such as a norm layer's initial scale of 1; 0 where a name is missing.
 
         Raises
         ------
         LayoutMismatchError
-            If ``layout`` lacks one of this law's parameters or has it in another shape.
+            If ``layout`` lacks one of this law's parameters or has it in another shape, or
+            ``loc`` has a name that is not new.
         """
-        check_positive("std", std)
+        variance, given = _variance("std", std, self.loc.dtype), dict(loc or {})
         full = self.layout.extend(layout)
-        loc = torch.cat([self.loc, self.loc.new_zeros(full.dim - self.dim)])
-        cov = self._cov.append(full.dim - self.dim, std**2)
-        return self._with(layout=full, loc=loc, _cov=cov)
+        names = full.names[len(self.layout) :]
+        means = [self.loc]
+        for name in names:
+            at = full.slice(name)
+            mean = given.pop(name, self.loc.new_zeros(at.stop - at.start)).detach()
+            check_vector(f"loc of {name!r}", mean.reshape(-1), at.stop - at.start)
+            means.append(mean.reshape(-1).to(self.loc))
+        if given:
+            name = next(iter(given))
+            raise LayoutMismatchError(f"loc: {name!r} is not new{nearest_name(name, names)}")
+        blocks, count = self.blocks, full.dim - self.dim
+        if names:
+            independent = LowRankCovariance(self.loc.detach().new_full((count,), variance))
+            blocks = (*blocks, Block(names, independent, new=True))
+        return self._with(layout=full, loc=torch.cat(means), _cov=BlockCovariance(full, blocks))
 
     def rename(self, mapping: Mapping[str, str] | Callable[[str], str]) -> "GaussianWeights":
         """Return the same law under other parameter (and buffer) names."""
+        layout = self.layout.rename(mapping)
         to = mapping if callable(mapping) else lambda name: mapping.get(name, name)
-        buffers = {to(name): buffer for name, buffer in self.buffers.items()}
-        return self._with(layout=self.layout.rename(mapping), buffers=buffers)
+        return self._with(
+            layout=layout,
+            _cov=BlockCovariance(layout, (block.rename(to) for block in self.blocks)),
+            buffers={to(name): buffer for name, buffer in self.buffers.items()},
+        )
 
     def jitter(self, share: float) -> "GaussianWeights":
-        """Add ``share`` times the mean variance to each shared weight's (bounds the least)."""
-        return self._with(_cov=self._cov.jittered(share))
+        """Add ``share`` times its block's mean variance to each shared weight's."""
+        return self._with(_cov=algebra.jittered(self._cov, share))
 
     def isotropic(self) -> "GaussianWeights":
-        """Return the law of equal mean and rms_std whose shared block is isotropic."""
-        return self._with(_cov=self._cov.isotropic())
+        """Return the law of equal mean and rms_std whose shared blocks are isotropic."""
+        return self._with(_cov=algebra.isotropic(self._cov))
 
     def diagonal(self) -> "GaussianWeights":
         """Return the diagonal law of equal mean and equal marginal variances."""
-        return self.truncate(0)
+        return self._with(_cov=algebra.diagonal(self._cov))
 
     def truncate(self, rank: int) -> "GaussianWeights":
-        """Keep the ``rank`` directions of largest variance; the rest joins the diagonal part."""
-        return self._with(_cov=self._cov.truncate(rank))
+        """Keep each block's ``rank`` largest directions; the rest joins the diagonal."""
+        return self._with(_cov=algebra.truncated(self._cov, rank))
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> "GaussianWeights":
-        """Return the same law on another device or in another floating-point type."""
+        """Return the same law on another device or in another type, float32 or float64."""
+        if dtype in _NARROW:
+            raise ConfigError(f"a law holds float32 or float64: {dtype} would change its variances")
+
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device=device) for name, tensor in tensors.items()}
+
+        blocks = (block.to(device, dtype) for block in self.blocks)
         return self._with(
             loc=self.loc.to(device=device, dtype=dtype),
-            _cov=self._cov.to(device, dtype),
-            buffers={name: b.to(device=device) for name, b in self.buffers.items()},
+            _cov=BlockCovariance(self.layout, blocks),
+            buffers=moved(self.buffers),
+            statistics=moved(self.statistics),
         )
-
-    def to_pyro(self) -> dist.LowRankMultivariateNormal:
-        """Return Pyro's plain `LowRankMultivariateNormal` (rank 0 becomes one zero column)."""
-        factor = self.cov_factor if self.rank else self.loc.new_zeros((self.dim, 1))
-        return dist.LowRankMultivariateNormal(self.loc, factor, self.cov_diag)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file (`bayesprior.weights.file`); a failure leaves an older one."""
-        write(path, self.layout, self.loc, self._cov, self.buffers, self.provenance)
+        named = (self.buffers, self.provenance, self.statistics)
+        write(path, Contents(self.layout, self.loc, self.blocks, *named))
 
     @classmethod
     def load(
@@ -367,34 +347,30 @@ class GaussianWeights(dist.LowRankMultivariateNormal):
     ) -> "GaussianWeights":
         """Read what `save` wrote, keeping the ``rank`` largest directions (see `truncate`).
 
+        The file is mapped into memory; with ``rank`` no tensor of the whole factor is made, on
+        the device neither.
+
         Raises
         ------
         PriorFileError
             If the file is missing, truncated, corrupt, foreign or inconsistent.
         """
         new = object.__new__(cls)
-        new.layout, new.loc, new._cov, new.buffers, new.provenance = read(path, device)
-        Distribution.__init__(new, torch.Size(), new.loc.shape, validate_args=False)
-        return new if rank is None else new.truncate(rank)
+        new._hold(read(path))
+        if rank is not None:
+            new = new.truncate(rank)._with(loc=new.loc.clone())
+        return new.to(device)
 
 
-@register_kl(GaussianWeights, GaussianWeights)
-@register_kl(torch.distributions.LowRankMultivariateNormal, GaussianWeights)
-def _kl_to(p: torch.distributions.LowRankMultivariateNormal, q: GaussianWeights) -> Tensor:
-    log_det = p._cov.log_det() if isinstance(p, GaussianWeights) else None
-    return q._cov.kl_divergence_from(q._residual(p.loc), p.cov_diag, p.cov_factor, log_det)
+def _wide(layout: ParameterLayout, loc: Tensor) -> Tensor:
+    """Check the mean; 16-bit weights become float32, since no variance survives in 16 bits."""
+    check_vector("loc", loc, layout.dim)
+    return loc.float() if loc.dtype in _NARROW else loc
 
 
-@register_kl(torch.distributions.Independent, GaussianWeights)
-def _kl_independent_to(p: dist.Independent, q: GaussianWeights) -> Tensor:
-    if not isinstance(p.base_dist, torch.distributions.Normal):
-        raise NotImplementedError
-    no_factor = p.variance.new_zeros((*p.variance.shape, 0))
-    return q._cov.kl_divergence_from(q._residual(p.mean), p.variance, no_factor)
-
-
-@register_kl(GaussianWeights, torch.distributions.LowRankMultivariateNormal)
-def _kl_from(p: GaussianWeights, q: torch.distributions.LowRankMultivariateNormal) -> Tensor:
-    moments = (q.loc.double(), q.cov_factor.double(), q.cov_diag.double())
-    wide = dist.LowRankMultivariateNormal(*moments, validate_args=False)
-    return torch.distributions.kl_divergence(p.to(dtype=torch.float64).to_pyro(), wide)
+def _variance(name: str, std: float, dtype: torch.dtype) -> float:
+    check_positive(name, std)
+    std = float(std)
+    variance = std * std
+    check_range(f"{name} = {std:.3g}", variance, variance, dtype)
+    return variance

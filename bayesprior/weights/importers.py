@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bayesprior.errors import CheckpointError, ConfigError, PriorFileError
 from bayesprior.inference.collectors import SWAG
-from bayesprior.weights.blocks import check_positive
+from bayesprior.weights.checks import check_positive
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 from bayesprior.weights.selection import Selection

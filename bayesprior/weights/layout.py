@@ -88,7 +88,7 @@ class ParameterLayout:
     Raises
     ------
     LayoutMismatchError
-        If the lengths differ or a name occurs twice.
+        If the lengths differ, a name occurs twice or is no text, or a size is no count.
 
     Examples
     --------
@@ -106,6 +106,13 @@ class ParameterLayout:
         if len(set(self.names)) != len(self.names):
             twice = next(n for n in self.names if self.names.count(n) > 1)
             raise LayoutMismatchError(f"the parameter name {twice!r} occurs twice in a layout")
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if not isinstance(name, str) or not name.isprintable():
+                raise LayoutMismatchError(f"a parameter's name must be text, got {name!a}")
+            if not all(type(size) is int and size >= 0 for size in shape):
+                raise LayoutMismatchError(
+                    f"the shape of {name!r} must hold integers of 0 or more, got {shape!r}"
+                )
 
     @classmethod
     def from_module(

@@ -5,19 +5,17 @@ that nothing of the factor's size is ever allocated. The capacitance I + W^T D^-
 eigendecomposition rather than a Cholesky factor: it exists for collinear columns as well.
 """
 
-import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack
-from torch.autograd import Function
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.weights.checks import check_finite
+from bayesprior.weights.covariance import Covariance, constant, quadratic
 
-__all__ = ["LowRankCovariance"]
+__all__ = ["LowRankCovariance", "take", "tiles"]
 
 # Rows a tile. On a CPU 2^16 to 2^18 are within 5 % of each other (D = 1e7, 2.5e7; K = 10), 2^15
 # and 2^20 cost 30 % more; on a GPU a tile bounds the temporaries.
@@ -26,7 +24,7 @@ _TILE = {"cpu": 1 << 17, "cuda": 1 << 24}
 _FINE = {"cpu": 1 << 15, "cuda": 1 << 21}
 
 
-class LowRankCovariance:
+class LowRankCovariance(Covariance):
     """diag(d) + W W^T with constant d and W; the Woodbury identity, cached.
 
     Parameters
@@ -46,26 +44,36 @@ class LowRankCovariance:
     in float64 throughout.
     """
 
-    def __init__(self, diag: Float[Tensor, " F"], rows: Float[Tensor, "K F"]) -> None:
-        self.diag = diag
-        self.rows = rows
+    kind = "low-rank"
+
+    def __init__(self, diag: Float[Tensor, " F"], rows: Float[Tensor, "K F"] | None = None) -> None:
+        self.diag = self.anchor = diag
+        self.rows = diag.new_zeros((0, len(diag))) if rows is None else rows
+        self._shape = tuple(map(int, self.rows.shape))  # numbers, where a tracer watches tensors
+
+    @property
+    def dim(self) -> int:
+        """F."""
+        return self._shape[1]
 
     @property
     def rank(self) -> int:
         """K."""
-        return self.rows.shape[0]
+        return self._shape[0]
 
-    def tiles(self, step: int | None = None, dim: int | None = None) -> Iterator[slice]:
-        """Cut the F rows (or ``dim`` of them) into slices that fit the cache."""
-        size = step or _TILE.get(self.diag.device.type, 1 << 24)
-        total = self.diag.shape[0] if dim is None else dim
-        for start in range(0, total, size):
-            yield slice(start, min(start + size, total))
+    @property
+    def num_columns(self) -> int:
+        """K."""
+        return self.rank
+
+    def tiles(self) -> Iterator[slice]:
+        """Cut the F rows into slices that fit the cache."""
+        return tiles(self.diag.device, self.dim)
 
     def _fine(self, dim: int | None = None) -> Iterator[slice]:
-        return self.tiles(_FINE.get(self.diag.device.type, 1 << 21), dim)
+        return tiles(self.diag.device, self.dim if dim is None else dim, _FINE)
 
-    @functools.cached_property
+    @constant
     def _eigen(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues s^2 (descending) and vectors R of W^T D^-1 W, float64 on the device."""
         gram = self.rows.new_zeros((self.rank, self.rank), dtype=torch.float64)
@@ -75,7 +83,7 @@ class LowRankCovariance:
         values, vectors = torch.linalg.eigh(gram)
         return values.clamp_min(0.0).flip(0), vectors.flip(1)
 
-    @functools.cached_property
+    @constant
     def log_det(self) -> Float[Tensor, ""]:
         """log|diag(d) + W W^T|, float64."""
         total = torch.log1p(self._eigen[0]).sum()
@@ -83,7 +91,7 @@ class LowRankCovariance:
             total = total + self.diag[at].double().log().sum()
         return total
 
-    @functools.cached_property
+    @constant
     def capacitance_tril(self) -> Float[Tensor, "K K"]:
         """Cholesky factor of I + W^T D^-1 W, float64, as torch's own class keeps it."""
         values, vectors = self._eigen
@@ -94,6 +102,8 @@ class LowRankCovariance:
     def project(self, value: Tensor, shift: Tensor | None = None, *, exact: bool = False) -> Tensor:
         """Return W^T D^-1 (value - shift) in float64, shape (..., K), for value (..., F)."""
         out = value.new_zeros((*value.shape[:-1], self.rank), dtype=torch.float64)
+        if not self.rank:
+            return out
         for at in self._fine() if exact else self.tiles():
             part = value[..., at] if shift is None else value[..., at] - shift[at]
             rows, diag = self.rows[:, at], self.diag[at]
@@ -154,7 +164,7 @@ class LowRankCovariance:
                 projected += torch.matmul(whitened, self.rows[:, at].double().T)
         return total - (projected * self._capacitance_solve(projected)).sum(-1)
 
-    @functools.cached_property
+    @constant
     def inverse_diagonal(self) -> Float[Tensor, " F"]:
         """Diagonal of the inverse in float64, shape (F,)."""
         out = self.diag.double().reciprocal()
@@ -165,25 +175,74 @@ class LowRankCovariance:
             out[at] -= scaled.square().sum(0)
         return out
 
-    def whitening(self) -> tuple[Tensor, Tensor]:
-        """Return s^2 (descending, K' of them) and R (K, K') of the directions that are not null.
+    def coordinates(self, residual: Tensor) -> Float[Tensor, "*batch R"]:
+        """Positions along the R <= K directions that are not null, float64.
 
-        With r ~ N(0, diag(d) + W W^T), the K' numbers ``R^T W^T D^-1 r / sqrt(s^2 (1 + s^2))``
-        are independent standard normals: positions along the factor's own directions.
+        With r ~ N(0, diag(d) + W W^T), the numbers ``R^T W^T D^-1 r / sqrt(s^2 (1 + s^2))`` are
+        independent standard normals.
         """
         values, vectors = self._eigen
         kept = values > values.amax().clamp_min(1e-30) * 1e-12 if self.rank else values > 0
-        return values[kept], vectors[:, kept]
+        values = values[kept]
+        projected = self.project(residual, exact=True) @ vectors[:, kept]
+        return projected / (values * (1 + values)).sqrt()
 
-    def gram(self) -> Float[Tensor, "K K"]:
-        """Return W^T W in float64."""
+    def _map(self, value: Tensor, base: float, left: float, right: float, inner: Tensor) -> Tensor:
+        """D^base v + D^left W inner W^T D^right v, tile by tile: `product`, `color`, `whiten`."""
+        kind = torch.promote_types(value.dtype, self.diag.dtype)
+        small = value.new_zeros((*value.shape[:-1], self.rank), dtype=torch.float64)
+        if self.rank:
+            for at in self._fine():
+                scaled = value[..., at].to(kind) * _power(self.diag[at].to(kind), right)
+                small += torch.matmul(scaled, self.rows[:, at].to(kind).T)
+        small = (small @ inner).to(kind)
+        out = torch.empty(value.shape, dtype=kind, device=value.device)
+        for at in self.tiles():
+            diag = self.diag[at].to(kind)
+            torch.mul(value[..., at].to(kind), _power(diag, base), out=out[..., at])
+            if self.rank:
+                out[..., at] += _power(diag, left) * (small @ self.rows[:, at].to(kind))
+        return out
+
+    def product(self, value: Tensor) -> Tensor:
+        """Return (diag(d) + W W^T) v; two passes over W."""
+        return self._map(value, 1, 0, 0, torch.eye(self.rank).to(self._eigen[0]))
+
+    def color(self, noise: Tensor, *, transposed: bool = False) -> Tensor:
+        r"""Return R z or R^T z with R R^T = diag(d) + W W^T; two passes over W.
+
+        With U = D^(-1/2) W and U^T U = Q diag(s) Q^T, R = D^(1/2) (I + U Q diag(g) Q^T U^T)
+        where g = (sqrt(1 + s) - 1) / s.
+        """
+        values, vectors = self._eigen
+        inner = (vectors / ((1 + values).sqrt() + 1)) @ vectors.T
+        left, right = (-0.5, 0.0) if transposed else (0.0, -0.5)
+        return self._map(noise, 0.5, left, right, inner)
+
+    def whiten(self, value: Tensor, *, transposed: bool = False) -> Tensor:
+        """Return R^-1 r or R^-T r: as `color` with (1 / sqrt(1 + s) - 1) / s."""
+        values, vectors = self._eigen
+        root = (1 + values).sqrt()
+        inner = -(vectors / (root * (root + 1))) @ vectors.T
+        left, right = (-1.0, -0.5) if transposed else (-0.5, -1.0)
+        return self._map(value, -0.5, left, right, inner)
+
+    def draw(self, noise: Tensor, low_rank: Tensor) -> Tensor:
+        """Turn F + K standard normals into a draw from N(0, diag(d) + W W^T)."""
+        out = noise * self.diag.sqrt()
+        return out + low_rank @ self.rows if self.rank else out
+
+    def gram(self, width: Tensor | None = None) -> Float[Tensor, "K K"]:
+        """Return W^T A^2 W in float64; ``width`` is A's diagonal, None for the identity."""
         out = self.rows.new_zeros((self.rank, self.rank), dtype=torch.float64)
         for at in self._fine():
             tile = self.rows[:, at].double()
+            if width is not None:
+                tile = tile * width[at]
             out += tile @ tile.T
         return out
 
-    @functools.cached_property
+    @constant
     def trace(self) -> float:
         """Trace of diag(d) + W W^T."""
         total = self.diag.sum(dtype=torch.float64)
@@ -191,78 +250,114 @@ class LowRankCovariance:
             total = total + self.rows[:, at].double().square().sum()
         return float(total)
 
-    def shares(self) -> Float[Tensor, " R"]:
-        """Return the eigenvalues of W W^T, descending, divided by their sum; empty if W = 0."""
-        values = torch.linalg.eigvalsh(self.gram()).clamp_min(0).flip(0)
-        return values / values.sum() if values.sum() > 0 else values[:0]
+    def spectrum(self, width: Tensor | None = None) -> Float[Tensor, " R"]:
+        """Return the eigenvalues of A W W^T A, descending."""
+        return torch.linalg.eigvalsh(self.gram(width)).clamp_min(0).flip(0)
 
-    def differentiable_quadratic(self, residual: Tensor) -> Tensor:
-        """Like `quadratic`, with first and second derivatives (also under ``torch.func``).
+    @constant
+    def least_variance(self) -> float:
+        """Least entry of d."""
+        return float(self.diag.amin()) if self.dim else 1.0
 
-        Raises
-        ------
-        ConfigError
-            Forward over forward, which torch answers with a silent zero for every custom
-            Function (its issue 197867); ``torch.func.hessian`` is right.
-        """
-        stack = get_interpreter_stack() or []
-        if sum(interpreter.key() == TransformType.Jvp for interpreter in stack) > 1:
-            raise ConfigError(
-                "forward-over-forward derivatives (jacfwd of jacfwd, jvp of jvp) of a log density "
-                "are not supported by torch; use torch.func.hessian or jacrev"
+    def diagonal(self) -> Float[Tensor, " F"]:
+        """Return d itself."""
+        return self.diag
+
+    def factor(self) -> Float[Tensor, "F K"]:
+        """Return W, a view."""
+        return self.rows.T
+
+    def max_precision(self) -> Float[Tensor, " F"]:
+        """Return 1 / d: the low-rank part only widens."""
+        return self.diag.reciprocal()
+
+    def variance(self) -> Float[Tensor, " F"]:
+        """Return the marginal variances."""
+        out = self.diag.clone()
+        if self.rank:
+            for at in self.tiles():
+                out[at] += self.rows[:, at].square().sum(0)
+        return out
+
+    def trace_of_product(self, other: Covariance, ratio: Tensor) -> Float[Tensor, ""]:
+        """Trace of other^-1 A (diag(d) + W W^T) A: the diagonal's part and one form a column."""
+        total = (self.diag.double() * ratio * other.inverse_diagonal).sum()
+        if self.rank and ratio.dim():
+            return total + quadratic(self.rows * ratio.sqrt(), other).sum()
+        return total + ratio * other.quadratic(self.rows).sum() if self.rank else total
+
+    def take(self, slices: list[slice], *, precision: bool = False) -> "LowRankCovariance":
+        """Return the block of some positions; a view where they are one slice."""
+        if slices == [slice(0, self.dim)]:
+            return self
+        new = LowRankCovariance(take(self.diag, slices), take(self.rows, slices))
+        if precision:  # D^-1 - D^-1 W C^-1 W^T D^-1 in those rows: C is that of all of them
+            new.__dict__["_eigen"] = self._eigen
+        return new
+
+    def jittered(self, variance: float) -> "LowRankCovariance":
+        """Widen the diagonal part."""
+        return LowRankCovariance(self.diag + variance, self.rows)
+
+    def truncated(self, rank: int) -> "LowRankCovariance":
+        """Keep the leading ``rank`` directions of W W^T; the others join the diagonal."""
+        if rank >= self.rank:
+            return self
+        vectors = torch.linalg.eigh(self.gram()).eigenvectors.flip(1).to(self.diag.dtype)
+        diag = self.diag.clone()
+        for at in self.tiles():
+            diag[at] += (vectors[:, rank:].T @ self.rows[:, at]).square().sum(0)
+        return LowRankCovariance(diag, vectors[:, :rank].T @ self.rows)
+
+    def to(
+        self, device: str | torch.device | None, dtype: torch.dtype | None
+    ) -> "LowRankCovariance":
+        """Return the same covariance elsewhere or in another type."""
+        diag, rows = (t.to(device=device, dtype=dtype) for t in (self.diag, self.rows))
+        return LowRankCovariance(diag, rows)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return ``diag`` (F,) and ``rows`` (K, F)."""
+        return {"diag": self.diag, "rows": self.rows}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], dim: int) -> "LowRankCovariance":
+        """Make it of ``diag`` and ``rows``."""
+        return cls(tensors["diag"], tensors["rows"])
+
+    def check(self) -> None:
+        """Raise unless d is positive, W has as many rows, all is finite and constant."""
+        diag, rows = self.diag, self.rows
+        if diag.dim() != 1 or rows.dim() != 2 or rows.shape[1] != diag.shape[0]:
+            raise LayoutMismatchError(
+                "a low-rank block takes diag (F,) and rows (K, F), the factor's columns; got "
+                f"{tuple(diag.shape)} and {tuple(rows.shape)}"
             )
-        return _Quadratic.apply(residual, self)
+        if diag.requires_grad or rows.requires_grad:
+            raise ConfigError(
+                "cov_diag and cov_factor of GaussianWeights are constants; detach them, learn the "
+                "width with rescale(cov_scale=tensor), or use pyro's LowRankMultivariateNormal"
+            )
+        check_finite("cov_diag", diag)
+        check_finite("cov_factor", rows)
+        if diag.numel() and not self.least_variance > 0:
+            raise ConfigError(f"cov_diag must be positive, its least is {self.least_variance:.3g}")
 
 
-class _Solve(Function):
-    """r -> Sigma^-1 r, its own adjoint."""
-
-    @staticmethod
-    def forward(residual: Tensor, cov: LowRankCovariance) -> Tensor:
-        return cov.solve(residual)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, LowRankCovariance], output: Tensor) -> None:
-        ctx.cov = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Solve.apply(grads[0], ctx.cov), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Solve.apply(tangents[0], ctx.cov)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, residual: Tensor, cov: LowRankCovariance) -> Any:
-        return _Solve.apply(residual.movedim(in_dims[0], 0), cov), 0
+def tiles(device: torch.device, dim: int, sizes: Mapping[str, int] = _TILE) -> Iterator[slice]:
+    """Cut an axis into slices that fit the cache of a device."""
+    size = sizes.get(device.type, sizes["cuda"])
+    for start in range(0, dim, size):
+        yield slice(start, min(start + size, dim))
 
 
-class _Quadratic(Function):
-    """r -> r^T Sigma^-1 r in float64; the gradient is 2 Sigma^-1 r."""
+def take(tensor: Tensor, slices: list[slice]) -> Tensor:
+    """Join some slices of the last axis; a view where it is one, else a copy."""
+    parts = [tensor[..., s] for s in slices]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts, -1) if parts else tensor[..., :0]
 
-    @staticmethod
-    def forward(residual: Tensor, cov: LowRankCovariance) -> Tensor:
-        return cov.quadratic(residual)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, LowRankCovariance], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.save_for_forward(inputs[0])
-        ctx.cov = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (residual,) = ctx.saved_tensors
-        solved = _Solve.apply(residual, ctx.cov)
-        return 2 * grads[0].to(residual.dtype).unsqueeze(-1) * solved, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        (residual,) = ctx.saved_tensors
-        solved = _Solve.apply(residual, ctx.cov)
-        return 2 * (solved * tangents[0]).sum(-1, dtype=torch.float64)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, residual: Tensor, cov: LowRankCovariance) -> Any:
-        return _Quadratic.apply(residual.movedim(in_dims[0], 0), cov), 0
+def _power(diag: Tensor, exponent: float) -> Tensor | float:
+    return 1.0 if exponent == 0 else diag if exponent == 1 else diag.pow(exponent)

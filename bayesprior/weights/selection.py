@@ -62,9 +62,16 @@ def select_names(names: Iterable[str], selection: Selection) -> tuple[str, ...]:
         for pattern in [selection] if isinstance(selection, str) else selection:
             matched = {name for name in names if _matches(name, pattern)}
             if not matched:
-                hint = nearest_name(pattern, names)
+                hint = nearest_name(pattern, _patterns(names))
                 raise ConfigError(f"the pattern {pattern!r} matches no parameter{hint}")
             found |= matched
         if not found:
             raise ConfigError("no pattern is given, so none of the parameters would be random")
     return tuple(name for name in names if name in found)
+
+
+def _patterns(names: Iterable[str]) -> list[str]:
+    """Return the names, and a pattern for each module that they lie in: what can be meant."""
+    names = list(names)
+    modules = {name[:i] for name in names for i, letter in enumerate(name) if letter == "."}
+    return [*sorted(f"{module}.*" for module in modules), *names]

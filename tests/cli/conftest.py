@@ -51,14 +51,14 @@ def work(tmp_path_factory):
         *("make-prior", "--source", str(folder / "source" / "source.safetensors"), *data, *MODEL),
         *("--rms_std", "0.05", "--head_std", "1.5", "--out", str(folder / "prior")),
     )
-    fit = ["fit", *data, *MODEL, "--prior", str(folder / "prior" / "prior.safetensors")]
-    run(*fit, "--num_steps", "15", "--lr", "0.05", "--out", str(folder / "map"))
+    fit = [*data, *MODEL, "--prior", str(folder / "prior" / "prior.safetensors")]
+    run("fit", "map", *fit, "--num_steps", "15", "--lr", "0.05", "--out", str(folder / "map"))
     run(
-        *(*fit, "--method", "swag", "--num_steps", "10", "--num_snapshots", "4", "--rank", "2"),
+        *("fit", "swag", *fit, "--num_steps", "10", "--num_snapshots", "4", "--rank", "2"),
         *("--collect_every", "1", "--out", str(folder / "swag")),
     )
     run(
-        *(*fit, "--method", "sgld", "--lr", "1e-4", "--head_lr", "0.01", "--num_draws", "6"),
+        *("fit", "sgld", *fit, "--lr", "1e-4", "--head_lr", "0.01", "--num_draws", "6"),
         *("--burn_in", "5", "--thin", "1", "--out", str(folder / "sgld")),
     )
     return folder
@@ -66,10 +66,10 @@ def work(tmp_path_factory):
 
 @pytest.fixture
 def fit(work):
-    """Arguments of a fit but for its options and folder."""
+    """Arguments of a fit but for its method, options and folder."""
     data = ["--data", str(work / "target.npz"), "--num_validation", "6", "--num_data", "12"]
     prior = str(work / "prior" / "prior.safetensors")
-    return ["fit", *data, *MODEL, "--prior", prior, *QUIET]
+    return [*data, *MODEL, "--prior", prior, *QUIET]
 
 
 @pytest.fixture

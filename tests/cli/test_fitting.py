@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from bayesprior.cli.main import main
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
@@ -26,8 +25,8 @@ def test_source_run_holds_law_configuration_and_numbers(work):
     assert source.rank == 3
     assert not [name for name in source.layout.names if name.startswith("head")]
     assert any(name.endswith("running_mean") for name in source.buffers)
-    config = read_config(work / "source", "fit-source")
-    assert config.options["model_options"] == {"norm": "batch", "widths": [8, 8]}
+    config = read_config(work / "source", "fit_source")
+    assert config.made_from["model"]["model_options"] == {"norm": "batch", "widths": [8, 8]}
     assert config.options["lr"] == 0.05
     found = read_results(work / "source")
     assert found["fit-source"]["rms_std"] == pytest.approx(source.rms_std)
@@ -56,11 +55,11 @@ def test_each_method_leaves_what_its_name_says(work):
 
 def test_the_resolved_configuration_repeats_the_run(work, tmp_path):
     """Defaults are written out, files have full paths, so the file is enough, anywhere."""
-    options = read_config(work / "map", "fit").options
+    options = read_config(work / "map", "fit_map").options
     assert options["momentum"] == 0.9
     assert "chains" not in options
     config = str(work / "map" / "config.yaml")
-    assert main(["fit", "--config", config, "--out", str(tmp_path / "again")]) == 0
+    assert main(["fit", "map", "--config", config, "--out", str(tmp_path / "again")]) == 0
     first, again = (
         PointPosterior.load(folder / "map.safetensors").weights
         for folder in (work / "map", tmp_path / "again")
@@ -71,7 +70,7 @@ def test_the_resolved_configuration_repeats_the_run(work, tmp_path):
 def test_a_finished_run_is_read_again_not_made_again(work, capsys):
     before = snapshot(work / "map")
     config = str(work / "map" / "config.yaml")
-    assert main(["fit", "--config", config]) == 0
+    assert main(["fit", "map", "--config", config]) == 0
     assert "map" in capsys.readouterr().out
     assert snapshot(work / "map") == before
     source = str(work / "source" / "config.yaml")
@@ -83,58 +82,65 @@ def test_a_finished_run_is_read_again_not_made_again(work, capsys):
 def test_another_seed_is_another_run(work, refused):
     before = snapshot(work / "map")
     config = work / "map" / "config.yaml"
-    line = refused("fit", "--config", config, "--seed", "7")
+    line = refused("fit", "map", "--config", config, "--seed", "7")
     assert "its seed is 0, this one's 7" in line
     assert "nothing was overwritten" in line
     assert snapshot(work / "map") == before
 
 
-def test_a_changed_prior_file_is_noticed(work, tmp_path, refused):
+def test_another_prior_is_another_run(work, tmp_path, refused):
     shutil.copytree(work / "map", tmp_path / "map")
     prior = GaussianWeights.load(work / "prior" / "prior.safetensors")
-    changed = tmp_path / "prior.safetensors"
-    prior.rescale(rms_std=1.0).save(changed)
-    path = tmp_path / "map" / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    config["options"]["prior"] = str(changed)
-    path.write_text(yaml.safe_dump(config))
-    line = refused("fit", "--config", path, "--out", tmp_path / "map")
-    assert "the file given as prior has changed" in line
+    prior.rescale(rms_std=1.0).save(tmp_path / "prior.safetensors")
+    config = ["--config", tmp_path / "map" / "config.yaml"]
+    line = refused("fit", "map", *config, "--prior", tmp_path / "prior.safetensors")
+    assert "holds another run: its prior is" in line
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("method", "options", "message"),
     [
-        (["--chains", "3"], "--chains has no meaning with --method map"),
-        (["--method", "sgld", "--friction", "0.2"], "--friction has no meaning with --method sgld"),
-        (["--method", "swag", "--rank", "0"], "rank must be between 1 and num_snapshots = 40"),
-        (["--method", "swag", "--rank", "5", "--num_snapshots", "4"], "rank must be between 1 and"),
-        (["--lr", "-1"], "lr must be positive"),
-        (["--lr", "0"], "lr must be positive"),
-        (["--rms_std", "0"], "rms_std"),
-        (["--method", "sghmc", "--temperature", "-1"], "temperature must be at least 0"),
-        (["--method", "sgld", "--lr", "10"], "unstable under this prior"),
-        (["--num_steps", "0"], "num_steps must be at least 1"),
-        (["--num_data", "400"], "num_data = 400 is more than the 24 training examples"),
-        (["--device", "cuda"], "torch sees no CUDA device"),
-        (["--model", "mlp"], "no option 'norm'"),
-        (["--model", "smal_conv"], "did you mean 'small_conv'"),
-        (["--data", "digitz"], "did you mean 'digits'"),
-        (["--classes", "0,9"], "has no class 9"),
+        ("map", ["--chains", "3"], "no option --chains; that is one of bayesprior fit sgld"),
+        ("sgld", ["--friction", "0.2"], "no option --friction; that is one of bayesprior fit sg"),
+        ("swag", ["--rank", "0"], "--rank must be at least 1"),
+        ("swag", ["--rank", "5", "--num_snapshots", "4"], "--rank must be between 1 and"),
+        ("map", ["--lr", "-1"], "--lr must be above 0"),
+        ("map", ["--lr", "1e300"], "--lr must be at most"),
+        ("map", ["--rms_std", "0"], "--rms_std must be above 0"),
+        ("map", ["--seed", "1" + 21 * "0"], "--seed must be at most"),
+        ("map", ["--checkpoint_every", "0"], "--checkpoint_every must be at least 1"),
+        ("sghmc", ["--temperature", "-1"], "--temperature must be at least 0"),
+        ("sgld", ["--lr", "10"], "unstable under this prior"),
+        ("sgld", ["--cycles", "7"], "--num_draws = 30 is no multiple of cycles = 7"),
+        ("map", ["--num_steps", "0"], "--num_steps must be at least 1"),
+        ("map", ["--num_data", "400"], "--num_data = 400 is more than the 24 training examples"),
+        ("map", ["--device", "cuda"], "torch sees no CUDA device"),
+        ("map", ["--model", "mlp"], "no option 'norm'"),
+        ("map", ["--model", "smal_conv"], "did you mean 'small_conv'"),
+        ("map", ["--data", "digitz"], "did you mean 'digits'"),
+        ("map", ["--classes", "0,9"], "has no class 9"),
+        ("map", ["--head", "nosuchlayer"], "nosuchlayer"),
     ],
 )
-def test_options_that_cannot_work(fit, options, message, refused, tmp_path):
+def test_options_that_cannot_work(fit, method, options, message, refused, tmp_path):
     if options[-2:] == ["--device", "cuda"] and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    line = refused(*fit, *options, "--out", tmp_path / "run")
+    line = refused("fit", method, *fit, *options, "--out", tmp_path / "run")
     assert message in line
-    assert not list(tmp_path.glob("run/*.safetensors"))
+    assert not {p.name for p in tmp_path.glob("run/*.safetensors")} - {"prior.safetensors"}
 
 
 def test_a_network_that_is_not_the_priors(fit, refused, tmp_path):
-    line = refused(*fit, "--model_options.widths=[8,16]", "--out", tmp_path / "run")
+    line = refused("fit", "map", *fit, "--model_options.widths=[8,16]", "--out", tmp_path / "run")
+    assert "was made for another network" in line
     assert "(16, 8, 3, 3)" in line
     assert "(8, 8, 3, 3)" in line
+
+
+def test_a_source_posterior_is_sent_to_make_prior(work, fit, refused, tmp_path):
+    source = work / "source" / "source.safetensors"
+    line = refused("fit", "map", *fit, "--prior", source, "--out", tmp_path / "run")
+    assert f"run first: bayesprior make-prior --source {source} --data" in line
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign", "corrupt"])
@@ -148,7 +154,7 @@ def test_a_bad_prior_file(work, fit, damage, refused, tmp_path):
     elif damage == "corrupt":
         data[-5] ^= 0xFF
         path.write_bytes(data)
-    line = refused(*fit[: fit.index("--prior")], "--prior", path, "--out", tmp_path / "run")
+    line = refused("fit", "map", *fit, "--prior", path, "--out", tmp_path / "run")
     assert str(path) in line
     assert not (tmp_path / "run").exists()
 
@@ -186,9 +192,10 @@ def test_a_missing_npz(refused, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give exactly one of --source and --weights"),
-        (["--source", "x", "--weights", "y"], "give exactly one of --source and --weights"),
+        ([], "give --source or --weights"),
+        (["--source", "x", "--weights", "y"], "give one of --source and --weights, not both"),
         (["--weights", "y"], "has no width of its own; give --rms_std"),
+        (["--shape", "zero"], "has no width of its own; give --rms_std"),
         (["--source", "no.safetensors"], "no.safetensors"),
     ],
 )
@@ -203,7 +210,8 @@ def test_make_prior_wants_one_width_and_a_fitting_network(work, refused, tmp_pat
     both = [*argv, *MODEL, "--rms_std", "1", "--cov_scale", "1", "--out", tmp_path / "run"]
     assert "cov_scale" in refused(*both)
     other = [*argv, "--model", "mlp", "--model_options.widths=[8]", "--out", tmp_path / "run"]
-    assert "does not cover" in refused(*other)
+    line = refused(*other)
+    assert f"--source {source} is of another network than --model mlp" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -243,29 +251,32 @@ def test_source_starts_from_weights(work, tmp_path):
     torch.testing.assert_close(source.loc[source.layout.slice("backbone.0.0.weight")], expected)
 
 
-def test_a_full_disk_leaves_what_was_there(work, fit, monkeypatch, refused, tmp_path):
-    real = os.fsync
-
+def test_a_full_disk_leaves_what_was_there(work, monkeypatch, refused, tmp_path):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    shutil.copytree(work / "prior", tmp_path / "prior")
-    before = snapshot(tmp_path / "prior")
-    monkeypatch.setattr(os, "fsync", full)
-    config = tmp_path / "prior" / "config.yaml"
-    line = refused("make-prior", "--config", config, "--out", tmp_path / "prior")
-    monkeypatch.setattr(os, "fsync", real)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        config = work / "prior" / "config.yaml"
+        line = refused("make-prior", "--config", config, "--out", tmp_path / "prior")
     assert "No space left on device" in line
-    assert "unchanged" in line
-    assert snapshot(tmp_path / "prior") == before
+    assert not list(tmp_path.glob("prior/*.safetensors"))
+
+
+def test_the_run_without_a_source(work, tmp_path):
+    argv = ["make-prior", "--data", str(work / "target.npz"), *MODEL, *QUIET, "--shape", "zero"]
+    assert main([*argv, "--rms_std", "0.5", "--out", str(tmp_path / "prior")]) == 0
+    prior = GaussianWeights.load(tmp_path / "prior" / "prior.safetensors")
+    assert not prior.loc.any()
+    assert prior.rms_std == pytest.approx(0.5)
 
 
 def test_an_interrupted_sampler_resumes_to_the_same_draws(work, fit, monkeypatch, tmp_path):
     from bayesprior.inference import engine
 
-    options = ["--method", "sgld", "--lr", "1e-4", "--head_lr", "0.01", "--num_draws", "4"]
+    options = ["--lr", "1e-4", "--head_lr", "0.01", "--num_draws", "4"]
     options += ["--burn_in", "3", "--thin", "2", "--seed", "3"]
-    assert main([*fit, *options, "--out", str(tmp_path / "whole")]) == 0
+    assert main(["fit", "sgld", *fit, *options, "--out", str(tmp_path / "whole")]) == 0
 
     real, deadline = engine._set_phase, [7]
 
@@ -277,8 +288,8 @@ def test_an_interrupted_sampler_resumes_to_the_same_draws(work, fit, monkeypatch
         real(optimizer, phase)
 
     monkeypatch.setattr(engine, "_set_phase", stop)
-    assert main([*fit, *options, "--out", str(tmp_path / "halves")]) == 130
-    assert main([*fit, *options, "--out", str(tmp_path / "halves")]) == 0
+    assert main(["fit", "sgld", *fit, *options, "--out", str(tmp_path / "halves")]) == 130
+    assert main(["fit", "sgld", *fit, *options, "--out", str(tmp_path / "halves")]) == 0
     whole, halves = (
         torch.stack([draw.weights for draw in StoredDraws(tmp_path / name).draws()])
         for name in ("whole", "halves")

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +8,7 @@ from safetensors.torch import save_file
 
 from bayesprior.cli.main import main
 from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 
 def shown(path, capsys) -> str:
@@ -39,8 +43,6 @@ def test_the_other_kinds_say_what_they_are(work, capsys):
 
 
 def test_markup_in_names_is_text(capsys, tmp_path):
-    from bayesprior.weights.layout import ParameterLayout
-
     layout = ParameterLayout(("w[bold]",), ((2,),))
     law = GaussianWeights.point(layout, torch.zeros(2), 0.5, provenance={"data": "[red]x"})
     law.save(tmp_path / "p.safetensors")
@@ -65,10 +67,65 @@ def test_what_is_no_file_of_ours(work, damage, refused, tmp_path):
     line = refused("inspect", path)
     said = {
         "missing": "no such file",
-        "truncated": "truncated or foreign",
-        "text": "truncated or foreign",
+        "truncated": "or truncated",
+        "text": "none of bayesprior's files",
         "network": "none of ours",
         "corrupt": "do not match its checksum",
     }
     assert str(path) in line
     assert said[damage] in line
+
+
+def test_a_run_folder_says_how_it_was_made_and_what_it_found(work, capsys, tmp_path):
+    out = shown(work / "sgld", capsys)
+    assert "run of sample, finished" in out
+    assert "num_draws 6" in out
+    assert 'model_options {"norm": "batch", "widths": [8, 8]}' in out
+    assert "method sgld" in out
+    assert "chain-00, chain-01" in out
+    shutil.copytree(work / "map", tmp_path / "half")
+    (tmp_path / "half" / "results.json").unlink()
+    assert "not finished; the same command goes on with it" in shown(tmp_path / "half", capsys)
+
+
+def test_a_folder_of_runs_names_them(work, refused, tmp_path):
+    assert "its folders map, prior, sgld, source, swag are" in refused("inspect", work)
+    assert "is no run folder: it has no config.yaml" in refused("inspect", tmp_path)
+
+
+def test_files_are_told_by_their_content(work, capsys, tmp_path):
+    odd = tmp_path / "without-an-ending"
+    shutil.copy(work / "map" / "checkpoint.pt", odd)
+    assert "checkpoint of an interrupted or finished run step 15" in shown(odd, capsys)
+    shutil.copy(work / "target.npz", odd)
+    assert "x_train 30 x 8 x 8 uint8" in shown(odd, capsys)
+    assert main(["inspect", str(odd), str(work / "map" / "map.safetensors")]) == 0
+    assert "one vector of weights" in capsys.readouterr().out
+
+
+def hostile(path, **header):
+    """A safetensors file of ours with a header that we would not write."""
+    tensors = {"weights": torch.zeros(2)}
+    save_file(tensors, path, metadata={"format": "bayesprior.draw/1", **header})
+    return path
+
+
+def test_hostile_headers_are_one_line(refused, tmp_path):
+    shapes = json.dumps({"names": ["w"], "shapes": [[-2]]})
+    for header in ({}, {"layout": "[]"}, {"layout": shapes, "index": "0"}, {"layout": "\ud800"}):
+        try:
+            path = hostile(tmp_path / "x.safetensors", **header)
+        except UnicodeEncodeError:
+            continue
+        assert str(path) in refused("inspect", path)
+
+
+def test_escape_sequences_never_reach_the_terminal(capsys, tmp_path):
+    layout = ParameterLayout(("w",), ((2,),))
+    provenance = {"data": "\x1b]0;owned\x07\x1b[31m", "role": "\x1b[2J"}
+    law = GaussianWeights.point(layout, torch.zeros(2), 0.5, provenance=provenance)
+    law.save(tmp_path / "p.safetensors")
+    assert main(["inspect", str(tmp_path / "p.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert not {c for c in out if ord(c) < 32 and c != "\n"}
+    assert "owned" in out

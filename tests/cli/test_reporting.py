@@ -3,8 +3,10 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from bayesprior.cli.main import main
+from bayesprior.recipes.runs import read_results
 from bayesprior.tree.files import load_tree
 
 QUIET = ["--progress", "false", "--device", "cpu"]
@@ -50,7 +52,7 @@ def test_a_report_of_one_run_set_beside_another(copied, capsys):
         (["--shift", "x=SEVEN"], "7 classes, the task 3; give foreign images as --ood"),
         (["--ood", "x=LARGE"], "its images are (1, 16, 16)"),
         (["--ood", "x=digitz"], "did you mean 'digits'"),
-        (["--num_draws", "5"], "multiple of the 2 chains"),
+        (["--num_draws", "0"], "--num_draws must be at least 1"),
     ],
 )
 def test_what_a_report_cannot_be_made_of(copied, options, message, refused):
@@ -62,6 +64,7 @@ def test_what_a_report_cannot_be_made_of(copied, options, message, refused):
 
 
 def test_a_prior_that_is_gone_is_named(copied, refused):
+    (copied / "map" / "prior.safetensors").unlink()
     path = copied / "map" / "config.yaml"
     path.write_text(path.read_text().replace("prior.safetensors", "gone.safetensors"))
     assert "gone.safetensors" in refused("report", copied / "map", *QUIET)
@@ -82,7 +85,7 @@ def test_runs_that_differ_in_seeds_are_one_method(copied, capsys):
     for name in ("map", "swag"):
         for seed in (1, 2):
             config = str(copied / name / "config.yaml")
-            argv = ["fit", "--config", config, "--seed", str(seed)]
+            argv = ["fit", name, "--config", config, "--seed", str(seed)]
             assert main([*argv, "--out", str(copied / f"{name}{seed}")]) == 0
     runs = [str(copied / f"{name}{s}") for name in ("map", "swag") for s in ("", 1, 2)]
     assert main(["compare", *runs, *QUIET, "--out", str(copied / "c.json")]) == 0
@@ -98,8 +101,80 @@ def test_what_cannot_be_compared(work, copied, refused):
     one = str(copied / "map")
     assert "at least two runs" in refused("compare", one)
     assert "is no run folder" in refused("compare", one, copied / "nothing")
-    assert "was made by 'bayesprior fit-source'" in refused("compare", one, work / "source")
+    assert "was made by fit_source" in refused("compare", one, work / "source")
     (copied / "c.json").write_text("mine")
     line = refused("compare", one, copied / "swag", *QUIET, "--out", copied / "c.json")
     assert "nothing was overwritten" in line
     assert (copied / "c.json").read_text() == "mine"
+
+
+def test_the_reference_may_be_named(copied, capsys):
+    runs = [str(copied / name) for name in ("map", "swag")]
+    assert main(["compare", *runs, *QUIET, "--reference", runs[1]]) == 0
+    assert "map minus swag" in " ".join(capsys.readouterr().out.split())
+
+
+def test_predict_prints_the_metrics_of_a_split(work, copied, capsys, refused):
+    assert main(["predict", str(copied / "swag"), "--split", "validation", *QUIET]) == 0
+    out = capsys.readouterr().out
+    found = read_results(copied / "swag")["predict-validation"]
+    assert f"nll         {found['nll']:.4g}" in out
+    assert f"written to {copied / 'swag' / 'results.json'}" in out
+    assert "is no run folder" in refused("predict", copied / "nothing")
+    assert "was made by make_prior" in refused("predict", work / "prior")
+    line = refused("predict", copied / "swag", "--num_draws", "0", *QUIET)
+    assert "--num_draws must be at least 1" in line
+    assert "--out is for the predictions of NEW" in refused(
+        "predict", copied / "swag", "--out", copied / "x.csv", *QUIET
+    )
+    (copied / "map" / "map.safetensors").unlink()
+    assert "map.safetensors" in refused("predict", copied / "map", *QUIET)
+
+
+def test_an_unfinished_run_is_neither_predicted_nor_reported(copied, refused):
+    (copied / "sgld" / "results.json").unlink()
+    for words in (["predict", copied / "sgld"], ["report", copied / "sgld"]):
+        assert "is not finished" in refused(*words, *QUIET)
+    assert "is not finished" in refused("compare", copied / "map", copied / "sgld", *QUIET)
+
+
+def test_code_that_a_folder_names_runs_with_trust_only(copied, refused, capsys):
+    path = copied / "map" / "config.yaml"
+    own = str(yaml.safe_load(path.read_text())["made_from"]["data"]["data"])
+    mark = copied / "executed"
+    found = yaml.safe_load(path.read_text())
+    found["made_from"]["data"] |= {
+        "data": "os:system",
+        "data_options": {"command": f"touch {mark}"},
+    }
+    path.write_text(yaml.safe_dump(found))
+    for words in (["predict", copied / "map"], ["report", copied / "map"]):
+        assert "--trust" in refused(*words, *QUIET)
+    assert "--trust" in refused("predict", copied / "map", own, "--out", copied / "x.csv", *QUIET)
+    assert not mark.exists()
+    assert main(["predict", str(copied / "map"), "--trust", *QUIET]) == 2
+    assert mark.exists()
+
+
+def test_new_data_become_a_table(copied, capsys, refused):
+    new = write_set(copied / "new.npz", num=5)
+    argv = ["predict", str(copied / "map"), str(new), *QUIET]
+    assert main([*argv, "--out", str(copied / "rows.csv")]) == 0
+    captured = capsys.readouterr()
+    assert "of the 6 validation examples" in captured.out
+    assert f"5 inputs predicted; the rows are in {copied / 'rows.csv'}" in captured.out
+    assert captured.err == ""
+    lines = (copied / "rows.csv").read_text().splitlines()
+    assert lines[0] == "file,class,0,1,2,entropy,abstain"
+    assert len(lines) == 6
+    assert main(argv) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == lines
+    (copied / "bad.png").write_text("no picture")
+    line = refused(*argv, copied / "bad.png", "--out", copied / "rows.csv")
+    assert line.startswith(
+        f"1 of the files could not be read: {copied / 'bad.png'}: is no readable"
+    )
+    assert line.endswith(f"The other 5 inputs are predicted; the rows are in {copied / 'rows.csv'}")
+    assert "--out must be a .csv file" in refused(*argv, "--out", copied / "rows")
+    assert "--risk must be at most 1" in refused(*argv, "--risk", "2")

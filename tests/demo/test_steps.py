@@ -47,7 +47,7 @@ def test_the_whole_way(quick, tmp_path, capsys, monkeypatch):
     assert {row["seeds"] for row in found["table"]} == {2}
     assert set(found["differences_to_fine_tuning"]) == set(methods.METHODS) - {"fine-tuning"}
     for method in steps.KEPT:
-        assert read_config(out / method, "fit").options["seed"] == 0
+        assert read_config(out / method).options["seed"] == 0
     [report] = quick
     assert report["out"] == out
     [foreign] = report["ood"].values()

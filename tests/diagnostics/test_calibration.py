@@ -1,11 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import log_loss
+from scipy.stats import binomtest
 from torchmetrics.classification import MulticlassCalibrationError
 
-from bayesprior.diagnostics.calibration import brier, ece, mce, nll
+from bayesprior.diagnostics.calibration import CalibrationBins, brier, class_wise_ece
 from bayesprior.errors import ConfigError
+from bayesprior.prediction.metrics import CalibrationError
+
+
+def top(probs, targets):
+    return probs.max(1), probs.argmax(1) == targets
 
 
 def reference_gaps(confidence, correct, edges):
@@ -21,45 +26,55 @@ def reference_gaps(confidence, correct, edges):
             yield len(inside) / len(confidence), gap
 
 
+def calibrated(rng, num_points, temperature=1.0):
+    """Top-label confidences and hits of a model that is right as often as it says at T = 1."""
+    honest = rng.uniform(0.5, 1, num_points)
+    correct = rng.random(num_points) < honest
+    logit = np.log(honest / (1 - honest)) / temperature
+    return 1 / (1 + np.exp(-logit)), correct
+
+
+EDGES = np.arange(16) / 15
+
+
 def test_ece_and_mce_equal_the_formula(case):
+    confidence, correct = top(*case)
+    gaps = list(reference_gaps(confidence, correct, EDGES))
+    bins = CalibrationBins.of(confidence, correct)
+    assert bins.ece == pytest.approx(sum(w * g for w, g in gaps), abs=1e-12)
+    assert bins.mce == pytest.approx(max(g for _, g in gaps), abs=1e-12)
+
+
+def test_the_streamed_sums_are_the_same(case):
     probs, targets = case
-    gaps = list(reference_gaps(probs.max(1), probs.argmax(1) == targets, np.linspace(0, 1, 16)))
-    assert ece(probs, targets) == pytest.approx(sum(w * g for w, g in gaps), abs=1e-12)
-    assert mce(probs, targets) == pytest.approx(max(g for _, g in gaps), abs=1e-12)
+    metric = CalibrationError()
+    for part in np.array_split(np.arange(len(targets)), 3):
+        if len(part):
+            metric.update(torch.from_numpy(probs[part]), torch.from_numpy(targets[part]))
+    bins = CalibrationBins.of(*top(probs, targets))
+    streamed = CalibrationBins.from_sums(metric.sums().numpy())
+    np.testing.assert_allclose(streamed.sums, bins.sums)
+    np.testing.assert_array_equal(streamed.edges, bins.edges)
 
 
 def test_class_wise_ece_equals_the_formula(case):
     probs, targets = case
     expected = np.mean(
         [
-            sum(w * g for w, g in reference_gaps(p, targets == c, np.linspace(0, 1, 16)))
+            sum(w * g for w, g in reference_gaps(p, targets == c, EDGES))
             for c, p in enumerate(probs.T)
         ]
     )
-    assert ece(probs, targets, kind="class_wise") == pytest.approx(expected, abs=1e-12)
+    assert class_wise_ece(probs, targets) == pytest.approx(expected, abs=1e-12)
 
 
-def test_adaptive_ece_cuts_into_equal_parts(rng):
+def test_adaptive_bins_cut_into_equal_parts(rng):
     probs = rng.dirichlet(np.ones(4), 600)
-    targets = rng.integers(0, 4, 600)
-    order = probs.max(1).argsort()
-    confidence, correct = probs.max(1)[order], (probs.argmax(1) == targets)[order]
-    parts = zip(np.split(confidence, 15), np.split(correct, 15), strict=True)
+    confidence, correct = top(probs, rng.integers(0, 4, 600))
+    order = confidence.argsort()
+    parts = zip(np.split(confidence[order], 15), np.split(correct[order], 15), strict=True)
     expected = np.mean([abs(c.mean() - a.mean()) for c, a in parts])
-    assert ece(probs, targets, kind="adaptive") == pytest.approx(expected, abs=1e-12)
-
-
-def test_no_metric_depends_on_the_order_of_the_points(case, rng):
-    probs, targets = case
-    order = rng.permutation(len(targets))
-    for metric in (
-        nll,
-        mce,
-        lambda p, t: brier(p, t).score,
-        lambda p, t: ece(p, t, kind="adaptive"),
-        lambda p, t: ece(p, t, kind="class_wise"),
-    ):
-        assert metric(probs, targets) == pytest.approx(metric(probs[order], targets[order]))
+    assert CalibrationBins.equal_mass(confidence, correct).ece == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("norm", ["l1", "max"])
@@ -69,15 +84,8 @@ def test_torchmetrics_agrees(rng, norm):
     theirs = MulticlassCalibrationError(6, n_bins=15, norm=norm)(
         torch.tensor(probs), torch.tensor(targets)
     )
-    ours = {"l1": ece, "max": mce}[norm](probs, targets)
-    assert ours == pytest.approx(float(theirs), abs=1e-6)
-
-
-def test_nll_equals_scikit_learn_and_is_infinite_where_it_must(rng):
-    probs = rng.dirichlet(np.ones(5), 300)
-    targets = rng.integers(0, 5, 300)
-    assert nll(probs, targets) == pytest.approx(log_loss(targets, probs, labels=range(5)))
-    assert nll(np.array([[0.0, 1.0]]), np.array([0])) == np.inf
+    bins = CalibrationBins.of(*top(probs, targets))
+    assert {"l1": bins.ece, "max": bins.mce}[norm] == pytest.approx(float(theirs), abs=1e-6)
 
 
 def test_brier_equals_the_formula_and_its_parts_add_up(case):
@@ -102,13 +110,12 @@ def test_murphy_decomposition_is_exact_when_bins_hold_one_value(rng):
 def test_ece_of_a_calibrated_model_falls_with_the_square_root_of_the_points(rng):
     """With M equally filled bins E|gap| -> sqrt(2 p (1 - p) M / (pi N)) in each."""
 
-    def mean_ece(num_points, repeats=200):
+    def eces(num_points, repeats=200):
         p = np.tile((np.arange(8, 15) + 0.5) / 15, num_points // 7)
-        probs = np.stack([p, 1 - p], 1)
-        return [ece(probs, (rng.random(len(p)) > p).astype(int)) for _ in range(repeats)]
+        return [CalibrationBins.of(p, rng.random(len(p)) < p).ece for _ in range(repeats)]
 
     for num_points in (700, 7000):
-        draws = np.array(mean_ece(num_points))
+        draws = np.array(eces(num_points))
         p = (np.arange(8, 15) + 0.5) / 15
         expected = np.mean(np.sqrt(2 * p * (1 - p) / (np.pi * num_points / 7)))
         z = (draws.mean() - expected) / (draws.std() / np.sqrt(len(draws)))
@@ -116,6 +123,38 @@ def test_ece_of_a_calibrated_model_falls_with_the_square_root_of_the_points(rng)
         assert abs(z) < 5, (num_points, z)
 
 
-def test_unknown_kind_is_refused():
-    with pytest.raises(ConfigError, match="top_label, class_wise or adaptive"):
-        ece(np.array([[1.0, 0.0]]), np.array([0]), kind="other")
+def test_curve_is_the_mean_of_each_bin(rng):
+    confidence, correct = calibrated(rng, 1000)
+    curve = CalibrationBins.of(confidence, correct, 10).curve()
+    inside = (confidence > 0.7) & (confidence <= 0.8)
+    k = int(np.flatnonzero((curve.confidence > 0.7) & (curve.confidence < 0.8))[0])
+    assert curve.confidence[k] == pytest.approx(confidence[inside].mean())
+    assert curve.accuracy[k] == pytest.approx(correct[inside].mean())
+    assert curve.count.sum() == 1000
+
+
+def test_consistency_band_covers_a_calibrated_model_at_its_level(rng):
+    """The band is a little conservative, so at least 90 % of the bins lie inside it."""
+    inside = []
+    for _ in range(200):
+        curve = CalibrationBins.of(*calibrated(rng, 500)).curve(level=0.9)
+        inside += list((curve.accuracy >= curve.low) & (curve.accuracy <= curve.high))
+    assert binomtest(sum(inside), len(inside), 0.9, alternative="less").pvalue > 1e-6
+    assert np.mean(inside) < 0.99
+
+
+def test_chance_ece_is_the_law_of_a_calibrated_models_ece(rng):
+    """The observed ECE's rank among the chance draws is uniform."""
+    ranks = []
+    for seed in range(200):
+        bins = CalibrationBins.of(*calibrated(rng, 400))
+        ranks.append((bins.chance_ece(200, seed) < bins.ece).mean())
+    # the within-bin spread of confidences makes the law a little wider than the truth
+    assert binomtest(int((np.array(ranks) > 0.95).sum()), 200, 0.05, "greater").pvalue > 1e-6
+    assert 0.35 < np.mean(ranks) < 0.65
+
+
+@pytest.mark.parametrize("edges", [0, -3, np.array([0.0, 0.5, 0.5, 1.0])])
+def test_a_binning_without_bins_is_refused(edges):
+    with pytest.raises(ConfigError, match="at least one bin"):
+        CalibrationBins.of(np.array([0.5]), np.array([1]), edges)

@@ -2,21 +2,21 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_rel
+from scipy.stats import binomtest
+from scipy.stats import t as student
 
-from bayesprior.diagnostics.calibration import ece
 from bayesprior.diagnostics.compare import (
-    RunResult,
-    compare_by_loo,
+    MethodResult,
     comparison_table,
+    difference_interval,
+    judge,
     paired_differences,
-    paired_t_interval,
-    prior_verdict,
-    verdict,
+    pick_baseline,
 )
 from bayesprior.diagnostics.intervals import Interval
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError, DataError
+from bayesprior.prediction.metrics import METRICS, MetricRow
 
 NUM_POINTS = 400
 
@@ -35,128 +35,132 @@ def targets(rng):
     return rng.integers(0, 3, NUM_POINTS)
 
 
-def run(rng, targets, name, skill, seeds=4, **options):
-    return RunResult(name, [outcome(rng, targets, skill) for _ in range(seeds)], **options)
+def result(rng, targets, name, skill, seeds=4, **options):
+    return MethodResult(name, [outcome(rng, targets, skill) for _ in range(seeds)], **options)
 
 
 @pytest.mark.parametrize(
-    ("interval", "larger", "word"),
+    ("metric", "interval", "pairs", "word"),
     [
-        ((0.1, 0.05, 0.2), True, "better"),
-        ((0.1, 0.05, 0.2), False, "worse"),
-        ((-0.1, -0.2, -0.05), False, "better"),
-        ((-0.1, -0.2, -0.05), True, "worse"),
-        ((0.1, -0.05, 0.2), True, "tie"),
-        ((0.0, 0.0, 0.0), False, "tie"),
+        ("accuracy", (0.1, 0.05, 0.2), 5, "better"),
+        ("nll", (0.1, 0.05, 0.2), 5, "worse"),
+        ("nll", (-0.1, -0.2, -0.05), 5, "better"),
+        ("accuracy", (-0.1, -0.2, -0.05), 5, "worse"),
+        ("accuracy", (0.1, -0.05, 0.2), 5, "tie"),
+        ("accuracy", (0.1, 0.0, 0.2), 5, "tie"),
+        ("nll", (0.0, 0.0, 0.0), 5, "tie"),
+        ("nll", (-0.0001, -0.0002, -0.00005), 5, "tie"),  # within the margin
+        ("accuracy", (0.1, 0.1, 0.1), 2, "unknown"),  # no width
+        ("accuracy", (0.1, 0.05, 0.2), 1, "unknown"),  # one seed
+        ("nll", (np.nan, np.nan, np.nan), 5, "unknown"),
     ],
 )
-def test_verdict(interval, larger, word):
-    assert verdict(Interval(*interval), larger_is_better=larger) == word
-
-
-def test_t_interval_equals_scipy(rng):
-    a, b = rng.normal(size=(2, 7))
-    theirs = ttest_rel(a, b).confidence_interval(0.9)
-    ours = paired_t_interval(a, b, level=0.9)
-    assert ours[1:] == pytest.approx((theirs.low, theirs.high))
-    with pytest.raises(DataError, match="at least 2 pairs"):
-        paired_t_interval(a[:1], b[:1])
+def test_the_rule(metric, interval, pairs, word):
+    assert judge(Interval(*interval), METRICS[metric], pairs) == word
 
 
 def test_table_holds_means_and_standard_errors(rng, targets):
-    sgld = run(rng, targets, "sgld", 1.0, seconds=3.0, extra={"ood_auroc": [0.5, 0.7, 0.6, 0.6]})
-    [row, alone] = comparison_table([sgld, run(rng, targets, "map", 1.0, seeds=1)])
-    errors = [ece(o.probs, o.targets) for o in sgld.outcomes]
+    sgld = result(rng, targets, "sgld", 1.0, seconds=3.0)
+    [row, alone] = comparison_table([sgld, result(rng, targets, "map", 1.0, seeds=1)])
+    errors = [o.bins().ece for o in sgld.outcomes]
     assert row["ece"] == pytest.approx(np.mean(errors))
     assert row["ece_se"] == pytest.approx(np.std(errors, ddof=1) / 2)
-    assert row["ood_auroc"] == pytest.approx(0.6)
     assert (row["method"], row["seeds"], row["seconds"]) == ("sgld", 4, 3.0)
     assert alone["accuracy_se"] is None
-    assert alone["megabytes"] is None
+    assert alone["seconds"] is None
 
 
-def test_a_better_method_is_called_better_over_seeds_and_points(rng, targets):
-    runs = [run(rng, targets, "weak", 0.5), run(rng, targets, "strong", 2.0)]
-    found = {(d.metric, d.over): d for d in paired_differences(runs, "weak", num_resamples=100)}
-    for over in ("seeds", "points"):
-        assert found["accuracy", over].verdict == "better"
-        assert found["nll", over].verdict == "better"
-    gap = np.mean([o.is_right.mean() for o in runs[1].outcomes]) - np.mean(
-        [o.is_right.mean() for o in runs[0].outcomes]
+def test_the_interval_adds_the_variances_over_seeds_and_points(rng, targets):
+    weak, strong = result(rng, targets, "weak", 0.5), result(rng, targets, "strong", 2.0)
+    found = {d.metric: d for d in paired_differences([strong, weak], "weak")}
+    difference = found["nll"]
+    pairs = zip(strong.outcomes, weak.outcomes, strict=True)
+    gaps = np.stack([b.log_score - a.log_score for a, b in pairs])  # seeds x points
+    seeds, points = gaps.mean(1).var(ddof=1) / 4, gaps.mean(0).var(ddof=1) / NUM_POINTS
+    freedom = (seeds + points) ** 2 / (seeds**2 / 3 + points**2 / (NUM_POINTS - 1))
+    half = student.ppf(0.975, freedom) * np.sqrt(seeds + points)
+    assert difference.interval == pytest.approx(
+        (gaps.mean(), gaps.mean() - half, gaps.mean() + half)
     )
-    for over in ("seeds", "points"):
-        assert found["accuracy", over].interval.estimate == pytest.approx(gap)
+    assert {d.verdict for m, d in found.items() if m != "ece"} == {"better"}
+    assert {(d.over, d.num_pairs) for d in found.values()} == {("seeds and points", 4)}
 
 
 def test_the_same_method_twice_ties(rng, targets):
-    twin = run(rng, targets, "a", 1.0)
-    runs = [twin, dataclasses.replace(twin, name="b")]
-    assert {d.verdict for d in paired_differences(runs, "a", num_resamples=20)} == {"tie"}
+    twin = result(rng, targets, "a", 1.0)
+    both = [twin, dataclasses.replace(twin, name="b")]
+    assert {d.verdict for d in paired_differences(both, "a")} == {"tie"}
 
 
 @pytest.mark.statistical
-def test_equal_methods_are_rarely_told_apart(rng, targets):
-    """At 95 % an accuracy difference over seeds is called one time in twenty."""
-    calls = []
-    for _ in range(100):
-        a, b = (run(rng, targets[:50], name, 1.0) for name in "ab")
-        interval = paired_t_interval(a.metric("accuracy"), b.metric("accuracy"))
-        calls.append(verdict(interval, larger_is_better=True) != "tie")
-    assert binomtest(sum(calls), 100, 0.05).pvalue > 1e-5
+def test_equal_methods_are_rarely_told_apart(rng):
+    """With a shared effect of each seed and each point, at most one time in twenty."""
+    margin_free = MetricRow("loss", "", lambda p: -p.log_score, False, 0.0)
+    calls = 0
+    for _ in range(200):
+        by_point, by_seed = 0.3 * rng.normal(size=60), 0.1 * rng.normal(size=(5, 1))
+        gap = by_point + by_seed + 0.2 * rng.normal(size=(5, 60))
+        zeros, targets = np.zeros(60), np.zeros(60, int)
+        probs = np.tile([0.5, 0.5], (60, 1))
+        a = [Outcome("a", probs, targets, row, zeros, zeros) for row in gap]
+        b = [Outcome("b", probs, targets, zeros, zeros, zeros)] * 5
+        interval, *_ = difference_interval(margin_free, list(zip(a, b, strict=True)))
+        calls += judge(interval, margin_free, 5) != "tie"
+    assert binomtest(calls, 200, 0.05, "greater").pvalue > 1e-5
 
 
-def test_one_seed_is_compared_over_points_only(rng, targets):
-    runs = [run(rng, targets, name, 1.0, seeds=1) for name in "ab"]
-    assert {d.over for d in paired_differences(runs, "a", num_resamples=20)} == {"points"}
+def test_pairs_are_of_equal_seeds(rng, targets):
+    outcomes = [outcome(rng, targets, skill) for skill in (0.5, 1.0, 1.5, 2.0)]
+    a = MethodResult("a", [outcomes[0], outcomes[1], outcomes[2]], seeds=(0, 1, 2))
+    b = MethodResult("b", [outcomes[0], outcomes[2], outcomes[3]], seeds=(0, 2, 3))
+    found = paired_differences([a, b], "b")
+    assert {d.num_pairs for d in found} == {2}
+    assert {tuple(d.interval) for d in found} == {(0, 0, 0)}
+    c = MethodResult("c", [outcomes[0]], seeds=(9,))
+    with pytest.raises(DataError, match=r"'a' \(seeds 0, 1, 2\) and 'c' \(seeds 9\) have no seed"):
+        paired_differences([a, c], "c")
+
+
+def test_fits_that_do_not_vary_are_no_repetitions(rng, targets):
+    """A loop over seeds that wrote the same weights each time has no better and no worse."""
+    one, other = outcome(rng, targets, 2.0), outcome(rng, targets, 0.5)
+    both = [MethodResult("a", [one] * 5), MethodResult("b", [other] * 5)]
+    assert {d.verdict for d in paired_differences(both, "b")} == {"unknown"}
+
+
+def test_one_seed_is_unknown_and_says_what_its_interval_is_over(rng, targets):
+    both = [result(rng, targets, name, skill, seeds=1) for name, skill in (("a", 2.0), ("b", 0.5))]
+    found = paired_differences(both, "b")
+    assert {(d.over, d.verdict) for d in found} == {("points", "unknown")}
+    assert all(d.interval.low < d.interval.estimate < d.interval.high for d in found)
 
 
 def test_what_cannot_be_compared_is_named(rng, targets):
-    a = run(rng, targets, "a", 1.0)
-    with pytest.raises(ConfigError, match="no run named 'x'; there are a"):
+    a = result(rng, targets, "a", 1.0)
+    with pytest.raises(ConfigError, match="no method named 'x'; there are a"):
         paired_differences([a], "x")
     with pytest.raises(DataError, match="not scored on the same test points"):
-        paired_differences([a, run(rng, targets[:-1], "b", 1.0)], "a")
+        paired_differences([a, result(rng, targets[:-1], "b", 1.0)], "a")
     with pytest.raises(DataError, match="not scored on the same test points"):
-        paired_differences([a, run(rng, np.roll(targets, 1), "b", 1.0)], "a")
+        paired_differences([a, result(rng, np.roll(targets, 1), "b", 1.0)], "a")
 
 
-@pytest.mark.parametrize(
-    ("skill", "level", "headline"),
-    [(2.0, "ok", "Yes"), (0.1, "fail", "No, it did harm"), (1.0, "warn", "No measurable")],
-)
-def test_prior_verdict(rng, targets, skill, level, headline):
-    baseline = run(rng, targets, "scratch", 1.0, seeds=3)
-    method = run(rng, targets, "map", skill, seeds=3)
-    if skill == 1.0:
-        method = dataclasses.replace(baseline, name="map")
-    differences = paired_differences([baseline, method], "scratch", num_resamples=20)
-    answer = prior_verdict(differences, "map", "scratch")
-    assert answer.level == level
-    assert answer.headline.startswith(headline)
-    assert prior_verdict(differences, "swag", "scratch").level == "unknown"
+def test_a_baseline_that_is_none_is_refused():
+    assert pick_baseline(["a"]) == ("a", None)
+    with pytest.raises(ConfigError, match="'a' is compared, and can be held against b, c"):
+        pick_baseline(["a", "b", "c"], "a")
+    with pytest.raises(ConfigError, match="nothing, for it is alone"):
+        pick_baseline(["a"], "b")
 
 
-@pytest.mark.filterwarnings("ignore:The inplace keyword")
-def test_loo_ranks_by_arviz_and_names_what_it_leaves_out(run_factory):
-    good, bad = run_factory(), run_factory()
-    good.draw(2, 30, width=0.05)
-    bad.draw(2, 30, width=0.4)
-    point = run_factory()
-    trees = {
-        "wide": bad.tree(draws=30),
-        "narrow": good.tree(draws=30),
-        "map": point.tree(chains=1, draws=1),
-        "lost": point.tree(chains=1, draws=1, train=None),
-    }
-    found = compare_by_loo(trees)
-    assert {row["name"] for row in found.rows} == {"wide", "narrow"}
-    assert found.rows[0]["elpd"] >= found.rows[1]["elpd"]
-    assert found.rows[0]["elpd_diff"] == 0
-    assert sum(row["weight"] for row in found.rows) == pytest.approx(1)
-    gap = found.rows[0]["elpd"] - found.rows[1]["elpd"]
-    assert found.rows[1]["elpd_diff"] == pytest.approx(gap)
-    assert found.omitted == {
-        "map": "1 draw(s), LOO needs at least 10",
-        "lost": "no log likelihood of the training points",
-    }
-    assert compare_by_loo({"map": trees["map"]}).rows == []
+def test_a_row_added_to_the_table_is_compared(rng, targets, monkeypatch):
+    row = MetricRow(
+        "second", "probability of another class", lambda p: 1 - p.confidence, False, 0.1
+    )
+    monkeypatch.setitem(METRICS, "doubt", row)
+    both = [result(rng, targets, name, skill) for name, skill in (("a", 3.0), ("b", 0.5))]
+    assert comparison_table(both)[0]["doubt"] == pytest.approx(
+        np.mean([1 - o.confidence.mean() for o in both[0].outcomes])
+    )
+    [found] = [d for d in paired_differences(both, "b") if d.metric == "doubt"]
+    assert found.verdict == "better"

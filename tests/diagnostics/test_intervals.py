@@ -1,38 +1,56 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, norm
 
-from bayesprior.diagnostics.intervals import bootstrap_interval
+from bayesprior.diagnostics.intervals import error_over_points, metric_interval
+from bayesprior.prediction.metrics import METRICS, MetricRow
 
-
-def test_equals_scipy_on_the_same_law(rng):
-    x = rng.normal(size=80)
-    ours = bootstrap_interval(np.mean, x, num_resamples=4000)
-    theirs = bootstrap((x,), np.mean, n_resamples=4000, method="percentile", rng=1)
-    width = theirs.confidence_interval.high - theirs.confidence_interval.low
-    assert ours.estimate == x.mean()
-    # a 2.5 % quantile from 4000 draws has a standard error near 2 % of the interval's width
-    assert abs(ours.low - theirs.confidence_interval.low) < 0.1 * width
-    assert abs(ours.high - theirs.confidence_interval.high) < 0.1 * width
+MEAN = MetricRow("mean", "", lambda points: points.log_score, True)
+LARGEST = MetricRow("largest", "", lambda points: points.log_score, True, summary=lambda v: v.max())
 
 
-@pytest.mark.parametrize("method", ["percentile", "basic"])
-def test_covers_the_truth(rng, method):
+@pytest.mark.parametrize("right", [0, 20])
+def test_a_share_of_0_or_1_has_an_interval_of_some_width(right):
+    values = np.arange(20) < right
+    estimate, low, high = metric_interval(METRICS["accuracy"], values.astype(float))
+    z = norm.ppf(0.975) ** 2
+    width = z / (20 + z)  # Wilson's at the ends
+    assert estimate == right / 20
+    assert (low, high) == pytest.approx((0, width) if right == 0 else (1 - width, 1))
+
+
+@pytest.mark.statistical
+def test_intervals_of_a_skewed_mean_cover_the_truth(rng):
     hits = 0
-    for seed in range(200):
-        interval = bootstrap_interval(
-            np.mean, rng.normal(size=60), num_resamples=200, method=method, seed=seed, level=0.9
-        )
-        hits += interval.low <= 0 <= interval.high
+    for _ in range(150):
+        interval = metric_interval(MEAN, rng.exponential(size=80))
+        hits += interval.low <= 1 <= interval.high
     # finite samples cost a few percent of coverage
-    assert binomtest(hits, 200, 0.87).pvalue > 1e-5
+    assert binomtest(hits, 150, 0.93).pvalue > 1e-5
 
 
-def test_arrays_are_resampled_together(rng):
+def test_columns_are_resampled_together(rng):
+    row = MetricRow("gap", "", lambda p: p, True, summary=lambda v: (v[:, 0] - v[:, 1]).abs().max())
     x = rng.normal(size=50)
-    interval = bootstrap_interval(lambda a, b: float(np.abs(a - b).max()), x, x, num_resamples=20)
-    assert interval == (0, 0, 0)
+    assert metric_interval(row, np.stack([x, x], 1)) == (0, 0, 0)
 
 
-def test_one_point_gives_a_degenerate_interval():
-    assert bootstrap_interval(np.mean, np.array([2.0]), num_resamples=5) == (2, 2, 2)
+def test_what_does_not_vary_has_no_width():
+    assert metric_interval(MEAN, np.full(9, 2.5)) == (2.5, 2.5, 2.5)
+    assert metric_interval(MEAN, np.array([2.0])) == (2, 2, 2)
+    assert metric_interval(LARGEST, np.full(9, 2.5)) == (2.5, 2.5, 2.5)
+
+
+def test_an_error_below_0_is_not_claimed(rng):
+    values = np.stack([np.full(40, 0.9), (np.arange(40) < 36).astype(float)], 1)
+    found = metric_interval(METRICS["ece"], values)
+    assert found.estimate == pytest.approx(0)
+    assert found.low == 0
+
+
+@pytest.mark.statistical
+def test_the_standard_error_of_a_mean_is_its_own(rng):
+    x = rng.normal(size=300)
+    found = error_over_points(lambda picks: float(x[picks].mean()), 300)
+    # a standard deviation from 250 resamples has a relative error of 1 / sqrt(500)
+    assert abs(found / (x.std() / np.sqrt(300)) - 1) * np.sqrt(500) < 5

@@ -4,18 +4,17 @@ import torch
 from scipy.stats import chi2
 
 from bayesprior.diagnostics.prior import (
-    ChiSquareCheck,
-    Sensitivity,
-    conflict_verdict,
+    diagnose,
+    direction_check,
     directions,
     mahalanobis_checks,
     prior_summary,
     sensitivities,
-    width_verdict,
 )
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import DataError
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.predict import Prediction
+from bayesprior.report.verdicts import width_verdict
 from bayesprior.tree.build import to_datatree
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -65,13 +64,94 @@ class Regression:
         return to_datatree(prior=self.prior, draws=draws, train=train, mode="summary")
 
 
+def diagnoses(tree):
+    found = directions(tree), sensitivities(tree)
+    return set(diagnose(*found, threshold=0.05, surprise=3.0).values())
+
+
 @pytest.mark.statistical
 def test_psense_flags_a_prior_that_was_moved_away_and_not_one_that_fits():
     """A weak prior, then the same prior moved 15 of its widths away from the truth."""
-    fits = sensitivities(Regression().tree())
-    moved = sensitivities(Regression(shift=30.0).tree())
-    assert {s.diagnosis for s in fits} == {"ok"}
-    assert "conflict" in {s.diagnosis for s in moved}
+    assert diagnoses(Regression().tree()) == {"ok"}
+    assert "conflict" in diagnoses(Regression(shift=30.0).tree())
+
+
+def high_dimensional(shift, dim=20_000, num_data=15, num_draws=400, seed=1):
+    """Exact posterior draws of a linear regression with a low-rank prior over 20,000 weights.
+
+    The data speak of the prior's own directions; their truth is a draw of the prior, moved by
+    ``shift`` of its standard deviations along each.
+    """
+    g = torch.Generator().manual_seed(seed)
+    options = {"generator": g, "dtype": torch.float64}
+    layout = ParameterLayout(("w",), ((dim,),))
+    factor = torch.randn(dim, 3, **options)
+    prior = GaussianWeights(layout, torch.zeros(dim).double(), torch.ones(dim).double(), factor)
+    x = (
+        torch.randn(num_data, 3, **options) @ factor.T / dim
+        + torch.randn(num_data, dim, **options) / dim
+    )
+    sigma_x = x.T + factor @ (factor.T @ x.T)  # covariance times x.T
+    truth = factor @ (torch.randn(3, **options) + shift)
+    y = x @ truth + 0.3 * torch.randn(num_data, **options)
+    gram = x @ sigma_x + 0.09 * torch.eye(num_data, dtype=torch.float64)
+    noise = torch.randn(num_draws, dim, **options) + torch.randn(num_draws, 3, **options) @ factor.T
+    miss = y - noise @ x.T - 0.3 * torch.randn(num_draws, num_data, **options)
+    weights = noise + torch.linalg.solve(gram, miss.T).T @ sigma_x.T  # Matheron's rule
+    scores = -0.5 * ((y - weights @ x.T) / 0.3) ** 2
+    chain, draw = np.divmod(np.arange(num_draws), num_draws // 4)
+    zeros = torch.zeros(num_data, dtype=torch.float64)
+    train = Prediction(
+        mean_probs=None,
+        log_likelihood=scores,
+        predictive_entropy=zeros,
+        expected_entropy=zeros,
+        mutual_information=zeros,
+        targets=y[:, None],
+        chain=torch.from_numpy(chain),
+        draw=torch.from_numpy(draw),
+        metrics={},
+        mean=zeros[:, None],
+        variance=zeros[:, None] + 1,
+    )
+    draws = [Draw(int(c), int(i), w) for c, i, w in zip(chain, draw, weights, strict=True)]
+    return to_datatree(prior=prior, draws=draws, train=train, mode="summary", num_prior_draws=2)
+
+
+@pytest.mark.statistical
+def test_psense_tells_a_fitting_prior_from_a_conflict_among_20_000_weights():
+    """Scaling the whole log density would find noise of about 1.5 in every direction."""
+    tree = high_dimensional(0.0)
+    assert float(tree["sample_stats"].log_prior.std()) > 80
+    assert "conflict" not in diagnoses(tree)
+    check = direction_check(tree)
+    assert check.mean < check.high
+    moved = high_dimensional(6.0)
+    assert "conflict" in diagnoses(moved)
+    assert direction_check(moved).mean > check.high
+
+
+def test_psense_of_what_the_data_do_not_see_stays_at_its_floor():
+    """Draws of the prior itself: the likelihood of unrelated noise moves no direction."""
+    run = Regression()
+    tree = run.tree()
+    rng = np.random.default_rng(0)
+    tree["posterior"].prior_coordinate.values[:] = rng.normal(size=(4, 250, 2))
+    for s in sensitivities(tree):
+        assert s.prior > max(0.05, s.prior_floor)
+        assert s.likelihood < 3 * s.likelihood_floor
+        assert s.likelihood_floor > 0
+
+
+@pytest.mark.parametrize(
+    ("attrs", "message"),
+    [({"independent_draws": 1}, "fitted Gaussian"), ({"temperature": 0.1}, "temperature 0.1")],
+)
+def test_psense_is_refused_for_what_are_no_posterior_draws(attrs, message):
+    tree = Regression().tree()
+    tree.attrs |= attrs
+    with pytest.raises(DataError, match=message):
+        sensitivities(tree)
 
 
 @pytest.mark.statistical
@@ -82,7 +162,7 @@ def test_psense_calls_a_prior_without_data_prior_driven():
     precision = torch.linalg.inv(torch.as_tensor(run.prior.covariance_matrix))
     run.cov = torch.linalg.inv(precision + run.x.T @ run.x)
     run.mean = run.cov @ (precision @ run.prior.loc + run.x.T @ run.y)
-    assert {s.diagnosis for s in sensitivities(run.tree())} == {"prior-driven"}
+    assert diagnoses(run.tree()) == {"prior-driven"}
 
 
 def test_mahalanobis_of_prior_draws_lies_in_its_range():
@@ -97,8 +177,9 @@ def test_mahalanobis_of_prior_draws_lies_in_its_range():
         assert abs(z) < 5
     cold = mahalanobis_checks(to_datatree(prior=run.prior, draws=draws), temperature=0.5)
     assert cold[0].high == checks[0].high / 2
-    verdict = conflict_verdict(checks, [], num_draws=300)
-    assert verdict.level == "ok"
+    own = direction_check(to_datatree(prior=run.prior, draws=draws))
+    assert abs(own.mean - 2) / np.sqrt(2 * 2 / 300) < 5
+    assert (own.low, own.high) == tuple(chi2.ppf([0.025, 0.975], 2))
 
 
 @pytest.mark.statistical
@@ -118,41 +199,23 @@ def test_contraction_equals_the_closed_form():
 def test_one_draw_has_no_spread():
     run = Regression()
     tree = to_datatree(prior=run.prior, draws=[Draw(0, 0, run.mean)])
-    assert np.isnan([d.std for d in directions(tree)]).all()
-    verdict = conflict_verdict(mahalanobis_checks(tree), [], num_draws=1)
-    assert "point estimate" in verdict.reason
+    assert np.isnan([[d.std, d.surprise] for d in directions(tree)]).all()
 
 
 def test_summary_gives_the_equivalent_weight_decay():
     run = Regression()
     run.prior.provenance["jitter_share"] = 0.1
-    summary = prior_summary(run.prior, num_data=50)
+    tree = to_datatree(prior=run.prior, draws=run.prior.draws(2), attrs={"num_data": 50})
+    summary = prior_summary(tree)
     variance = run.prior.variance[:2].mean()
     assert summary.blocks[0].name == "a"
     assert summary.blocks[0].weight_decay == pytest.approx(float(1 / (50 * variance)))
     assert summary.jitter_share == 0.1
     assert summary.rank == 2
-    assert summary.effective_rank == run.prior.effective_rank
-    assert prior_summary(Regression().prior, num_data=50).jitter_share is None
-
-
-@pytest.mark.parametrize(
-    ("mean", "blocks", "diagnosis", "level", "word"),
-    [
-        (100.0, [100.0], "ok", "ok", "no sign of conflict"),
-        (1000.0, [100.0], "ok", "fail", "far outside"),
-        (100.0, [100.0], "conflict", "warn", "conflict"),
-        (100.0, [500.0], "ok", "warn", "every layer"),
-    ],
-)
-def test_verdict(mean, blocks, diagnosis, level, word):
-    checks = [ChiSquareCheck("all weights", 100, mean, 74.2, 129.6)]
-    checks += [ChiSquareCheck("b", 100, value, 74.2, 129.6) for value in blocks]
-    sensitivity = [Sensitivity("z[0]", 0.1, 0.1, diagnosis)]
-    verdict = conflict_verdict(checks, sensitivity, num_draws=10)
-    assert verdict.level == level
-    assert word in verdict.headline
-    assert conflict_verdict([], [], num_draws=10).level == "unknown"
+    assert summary.effective_rank == pytest.approx(run.prior.effective_rank)
+    del run.prior.provenance["jitter_share"]
+    tree = to_datatree(prior=run.prior, draws=run.prior.draws(2), attrs={"num_data": 50})
+    assert prior_summary(tree).jitter_share is None
 
 
 def test_missing_groups_and_too_few_draws_are_named(run):
@@ -165,17 +228,17 @@ def test_missing_groups_and_too_few_draws_are_named(run):
     del tree["posterior"]
     with pytest.raises(DataError, match="lacks posterior/mahalanobis"):
         mahalanobis_checks(tree)
-    with pytest.raises(ConfigError, match="num_data"):
-        prior_summary(run.prior, num_data=0)
+    with pytest.raises(DataError, match="num_data"):
+        prior_summary(tree)
 
 
 def test_an_isotropic_prior_has_no_directions_but_is_still_judged():
     run = Regression()
     run.prior = run.prior.isotropic()
     tree = run.tree()
-    with pytest.raises(DataError, match="rank 0"):
-        directions(tree)
-    assert [s.name for s in sensitivities(tree)][0] == "weight[0]"
+    for function in (directions, sensitivities, direction_check):
+        with pytest.raises(DataError, match="lacks posterior/prior_coordinate"):
+            function(tree)
     assert len(mahalanobis_checks(tree)) == 3
 
 

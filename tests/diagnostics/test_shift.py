@@ -2,10 +2,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from bayesprior.diagnostics.predictions import Outcome, scores
-from bayesprior.diagnostics.shift import ood_table, shift_table, shift_verdict
+from bayesprior.diagnostics.shift import ood_table, shift_table
 from bayesprior.errors import DataError
 
 
@@ -38,18 +39,14 @@ def test_a_set_without_labels_cannot_be_scored(rng):
         shift_table(outcome(rng, "test", 1.0), [outcome(rng, "noise", 1.0, labels=False)])
 
 
-@pytest.mark.parametrize(
-    ("honesty", "level", "word"),
-    [(1.0, "ok", "Yes"), (0.4, "warn", "too sure"), (0.0, "fail", "too sure")],
-)
-def test_verdict(rng, honesty, level, word):
-    test = outcome(rng, "test", 2.0)
-    rows = shift_table(test, [outcome(rng, "blur-3", 2.0, honesty)])
-    verdict = shift_verdict(rows)
-    assert verdict.level == level
-    assert word in verdict.headline
-    assert "blur of severity 3" in verdict.reason
-    assert shift_verdict(rows[:1]).level == "unknown"
+@pytest.mark.statistical
+def test_chance_is_what_an_honest_model_shows(rng):
+    """Of honest sets about one in twenty exceeds it."""
+    sets = [outcome(rng, f"s-{i}", 2.0, num_points=100) for i in range(1, 101)]
+    rows = shift_table(outcome(rng, "test", 2.0), sets)
+    beyond = sum(row.scores["ece"] > row.chance for row in rows[1:])
+    assert rows[1].num_points == 100
+    assert binomtest(beyond, 100, 0.05, "greater").pvalue > 1e-5
 
 
 def test_detection_table(rng):
@@ -67,7 +64,7 @@ def test_the_energy_detects_what_no_class_claims(make_prediction):
     """Inputs with logits near 0 have a higher energy; a file without energies has no such row."""
     test = Outcome.from_prediction("test", make_prediction(num_points=200))
     shifted = make_prediction(num_points=200, seed=1)
-    foreign = Outcome.from_prediction("far", shifted, has_labels=False)
+    foreign = Outcome.from_prediction("far", shifted)
     far = dataclasses.replace(foreign, energy=foreign.energy + 50)
     rows = {row.score: row.detection for row in ood_table(test, [far])}
     assert rows["energy"] == (1.0, 1.0, 0.0)

@@ -7,44 +7,8 @@ from bayesprior.diagnostics.uncertainty import (
     detection,
     ood_scores,
     risk_coverage,
-    sharpness,
-    split_entropy,
 )
 from bayesprior.errors import DataError
-
-
-def test_entropy_split_equals_the_definition(rng):
-    draws = rng.dirichlet(np.ones(4), (6, 30))
-    total, aleatoric, epistemic = split_entropy(draws)
-    mean = draws.mean(0)
-    np.testing.assert_allclose(total, scipy_entropy(mean, axis=1))
-    np.testing.assert_allclose(aleatoric, scipy_entropy(draws, axis=2).mean(0))
-    divergence = (draws * np.log(draws / mean)).sum(2).mean(0)
-    np.testing.assert_allclose(epistemic, divergence)
-
-
-def test_entropy_split_streams(rng):
-    draws = rng.dirichlet(np.ones(3), (5, 8))
-    for streamed, stacked in zip(
-        split_entropy(d for d in draws), split_entropy(draws), strict=True
-    ):
-        np.testing.assert_array_equal(streamed, stacked)
-
-
-def test_entropy_split_at_zero_and_one():
-    split = split_entropy(np.array([np.eye(3), np.eye(3)]))
-    np.testing.assert_array_equal(np.stack(split), 0)
-
-
-def test_no_draws_are_refused():
-    with pytest.raises(DataError, match="no draws"):
-        split_entropy([])
-
-
-def test_sharpness_ends():
-    assert sharpness(np.eye(5)) == 1
-    assert sharpness(np.full((2, 5), 0.2)) == pytest.approx(0)
-    assert sharpness(np.ones((2, 1))) == 1
 
 
 def test_risk_coverage_equals_the_definition(rng):
@@ -54,7 +18,6 @@ def test_risk_coverage_equals_the_definition(rng):
         kept = uncertainty.argsort()[:k]
         assert curve.risk[k - 1] == pytest.approx(loss[kept].mean())
     assert curve.aurc == pytest.approx(curve.risk.mean())
-    assert curve.risk_at(0.5) == pytest.approx(loss[uncertainty < 20].mean())
 
 
 def test_tied_points_share_their_mean_risk(rng):

@@ -55,21 +55,21 @@ def numbers(batch):
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("stop", [0, 3, 4, 9])
 def test_restored_stream_goes_on_as_if_nothing_had_happened(kind, stop):
-    stream = BatchStream(LOADERS[kind](), lambda batch: batch)
+    stream = BatchStream(LOADERS[kind]())
     for _ in range(stop):
         next(stream)
     state, states = stream.state_dict(), random_states()
     expected = [numbers(next(stream)) for _ in range(9)]
 
     torch.manual_seed(12345)
-    other = BatchStream(LOADERS[kind](), lambda batch: batch)
+    other = BatchStream(LOADERS[kind]())
     other.load_state_dict(state)
     restore_random(states)
     assert [numbers(next(other)) for _ in range(9)] == expected
 
 
 def test_every_epoch_holds_every_example():
-    stream = BatchStream(LOADERS["epochs"](), lambda batch: batch)
+    stream = BatchStream(LOADERS["epochs"]())
     epochs = [sorted(sum((numbers(next(stream)) for _ in range(4)), [])) for _ in range(3)]
     assert epochs == [list(range(10))] * 3
 
@@ -77,7 +77,7 @@ def test_every_epoch_holds_every_example():
 def test_empty_loader_is_an_error():
     loader = DataLoader(NUMBERS, batch_size=16, drop_last=True)
     with pytest.raises(DataError, match="is drop_last set"):
-        next(BatchStream(loader, lambda batch: batch))
+        next(BatchStream(loader))
 
 
 def test_random_states_cover_torch_and_python():

@@ -65,6 +65,7 @@ def samplers(params):
     }
 
 
+@pytest.mark.filterwarnings("ignore:dropout")
 @pytest.mark.parametrize("name", ["sgd", "adam", "implicit", "sgld", "sghmc"])
 def test_resumed_run_equals_uninterrupted_run_bit_for_bit(name, tmp_path):
     def one(folder, num_steps, resume, stop=None):

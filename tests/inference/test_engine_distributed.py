@@ -16,7 +16,21 @@ from bayesprior.inference.schedules import constant
 
 STEPS = 12
 BATCH = 5
-OPTIMIZERS = ("implicit", "sgld")
+OPTIMIZERS = ("implicit", "sgld", "objective")
+
+
+class Projected(torch.nn.Module):
+    """A loss that owns a trained layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.projector = torch.nn.Linear(1, 1, dtype=torch.float64)
+        torch.nn.init.constant_(self.projector.weight, 0.5)
+        torch.nn.init.zeros_(self.projector.bias)
+
+    def forward(self, module, batch):
+        inputs, targets = batch
+        return (self.projector(module(inputs)) - targets).square().mean(), {}
 
 
 def make_optimizer(name, params):
@@ -34,12 +48,16 @@ def make_loader(problem, batch_size, rank, world_size):
 
 
 def fit(name, loader, fabric=None, folder=None):
-    problem = Problem()
+    problem, loss = Problem(), half_square
+    parameters = list(problem.module.parameters())
+    if name == "objective":
+        loss = Projected()
+        parameters += loss.parameters()
     train(
         problem.module,
-        half_square,
+        loss,
         loader,
-        make_optimizer(name, problem.module.parameters()),
+        make_optimizer(name, parameters),
         constant(),
         STEPS,
         prior=problem.prior,
@@ -48,7 +66,7 @@ def fit(name, loader, fabric=None, folder=None):
         run_dir=folder,
         progress=False,
     )
-    return problem.weights()
+    return torch.cat([p.detach().flatten() for p in parameters])
 
 
 def worker(rank, world_size, port, folder):

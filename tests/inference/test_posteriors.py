@@ -1,14 +1,18 @@
+import math
 import shutil
 from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from bayesprior import storage
 from bayesprior.errors import ConfigError, LayoutMismatchError, PriorFileError
-from bayesprior.inference.posteriors import PointPosterior, StoredDraws, save_draw
+from bayesprior.inference.posteriors import PointPosterior, StoredDraws, save_draw, thinned
 from bayesprior.inference.protocols import Draw, Posterior
 from bayesprior.storage import save_tensors
 from bayesprior.weights.layout import ParameterLayout
@@ -66,12 +70,13 @@ def test_point_saved_and_loaded_is_the_same(tmp_path):
         assert torch.equal(loaded.buffers[name], buffer)
 
 
-@pytest.mark.parametrize("num_draws", [0, 2])
-def test_point_has_one_draw(num_draws):
+@pytest.mark.parametrize("num_draws", [None, 1, 60])
+def test_point_has_one_draw_however_many_are_asked_for(num_draws):
     _, posterior = point()
-    assert len(list(posterior.draws(1))) == 1
-    with pytest.raises(ConfigError, match=f"1 draw, num_draws = {num_draws}"):
-        list(posterior.draws(num_draws))
+    (draw,) = posterior.draws(num_draws)
+    assert draw.layout == posterior.layout
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        list(posterior.draws(0))
 
 
 def test_point_refuses_wrong_length_and_nan():
@@ -111,11 +116,77 @@ def test_fewer_draws_are_spread_evenly_to_the_last(tmp_path, stored, kept):
     assert gaps <= {stored // kept, -(-stored // kept)}
 
 
-@pytest.mark.parametrize("num_draws", [0, -2, 3, 12])
-def test_a_number_that_the_chains_cannot_share(tmp_path, num_draws):
+@pytest.mark.parametrize(("num_draws", "chosen"), [(3, "04 11 14"), (1, "14"), (99, None)])
+def test_any_number_is_spread_over_the_chains(tmp_path, num_draws, chosen):
     stored = StoredDraws(store(tmp_path))
-    with pytest.raises(ConfigError, match=r"multiple of the 2 chains, from 2 to the 10"):
-        list(stored.draws(num_draws))
+    found = [f"{d.chain}{d.index}" for d in stored.draws(num_draws)]
+    every = [f"{chain}{index}" for chain in range(2) for index in range(5)]
+    assert sorted(found) == (every if chosen is None else sorted(chosen.split()))
+
+
+@pytest.mark.parametrize("num_draws", [0, -2])
+def test_a_number_of_draws_is_positive(tmp_path, num_draws):
+    with pytest.raises(ConfigError, match=f"at least 1, got {num_draws}"):
+        list(StoredDraws(store(tmp_path)).draws(num_draws))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(1, 50))
+def test_thinning_takes_what_is_there_and_keeps_last_draws(lengths, num_draws):
+    chosen = thinned(lengths, num_draws)
+    assert sum(map(len, chosen)) == min(num_draws, sum(lengths))
+    for indices, length in zip(chosen, lengths, strict=True):
+        assert indices == sorted(set(indices))
+        assert not indices or (indices[-1] == length - 1 and indices[0] >= 0)
+
+
+def test_weight_and_confidence_survive_on_disk(tmp_path):
+    buffers = {"n.running_mean": torch.ones(2)}
+    draw = Draw(0, 0, torch.arange(4.0), buffers, LAYOUT, weight=0.1, confidence=2.5)
+    save_draw(tmp_path / "chain-00", LAYOUT, draw)
+    (found,) = StoredDraws(tmp_path).draws()
+    assert (found.weight, found.confidence, found.layout) == (0.1, 2.5, LAYOUT)
+    assert torch.equal(found.weights, draw.weights)
+    assert torch.equal(found.buffers["n.running_mean"], torch.ones(2))
+    PointPosterior(LAYOUT, torch.zeros(4), confidence=1 / 3).save(tmp_path / "map.safetensors")
+    loaded = PointPosterior.load(tmp_path / "map.safetensors")
+    assert [d.confidence for d in loaded.draws()] == [1 / 3]
+
+
+def test_files_of_the_first_edition_count_alike(tmp_path):
+    header = {"layout": LAYOUT.to_json(), "digest": LAYOUT.digest(), "chain": "0", "index": "0"}
+    path = tmp_path / "chain-00" / "draw-0000.safetensors"
+    save_tensors(path, {"weights": torch.zeros(4)}, {"format": "bayesprior.draw/1", **header})
+    (draw,) = StoredDraws(tmp_path).draws()
+    assert (draw.weight, draw.confidence) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["weight", "confidence"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_weight_and_confidence_are_positive(tmp_path, name, value):
+    with pytest.raises(ConfigError, match=f"the {name} of a draw must be positive"):
+        Draw(0, 0, torch.zeros(4), **{name: value})
+    path = store(tmp_path, 1, 1) / "chain-00" / "draw-0000.safetensors"
+    rewrite(path, **{name: repr(value)})
+    with pytest.raises(PriorFileError, match=f"corrupt: the {name}"):
+        list(StoredDraws(tmp_path).draws())
+
+
+def test_a_file_is_verified_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    hashed = []
+
+    def checksum(tensors):
+        hashed.append(1)
+        return whole(tensors)
+
+    stored = StoredDraws(store(tmp_path, 1, 3))
+    whole = storage._checksum
+    monkeypatch.setattr(storage, "_checksum", checksum)
+    for _ in range(3):
+        list(stored.draws())
+    assert len(hashed) == 3
+    flip(tmp_path / "chain-00" / "draw-0001.safetensors")
+    with pytest.raises(PriorFileError, match="draw-0001.* does not match|do not match"):
+        list(stored.draws())
 
 
 def one_line(error):

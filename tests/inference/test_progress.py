@@ -1,5 +1,8 @@
 import math
 
+import pytest
+
+from bayesprior.errors import DataError
 from bayesprior.inference.progress import TraceWriter, progress_bar, read_trace
 
 
@@ -44,3 +47,45 @@ def test_bar_shows_steps_and_scalars_on_stderr_only_if_asked(capsys):
     for text in ("fit", "5/5", "loss 1.5", "log prior -2.5", "lr 0.1"):
         assert text in err.replace("\n", " ")
     assert "other" not in err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-3],  # a kill in the middle of a number
+        lambda text: text + "40,0.1",
+        lambda text: text + "40",
+        lambda text: text + "\0\0\0\0",
+        lambda text: text + "\0\0\n",
+        lambda text: text + "<html>\n",
+        lambda text: text + "20,9.0\n30,9.0\n",  # of a second process
+        lambda text: text.replace("\n30,", "\n\xff\n30,"),
+    ],
+)
+def test_a_damaged_trace_is_repaired_from_the_checkpoint(tmp_path, damage):
+    path = tmp_path / "trace.csv"
+    first = TraceWriter(path)
+    for step in (10, 20, 30):
+        first.write(step, {"loss": step / 7})
+    whole = path.read_text()
+    path.write_text(damage(whole), encoding="utf-8")
+    TraceWriter(path, keep_until=20).write(30, {"loss": 30 / 7})
+    assert path.read_text() == whole
+
+
+def test_a_trace_without_its_header_begins_anew(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("10,0.5\n20,0.4\n")
+    with pytest.raises(DataError, match="damaged in line 1"):
+        read_trace(path)
+    TraceWriter(path, keep_until=20)
+    assert not path.exists()
+
+
+def test_readers_pass_over_a_row_that_is_being_written(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("step,loss\n10,0.5\n20,0.")
+    assert read_trace(path) == [{"step": 10, "loss": 0.5}]
+    path.write_text("step,loss\n10\n20,0.5\n")
+    with pytest.raises(DataError, match="damaged in line 2"):
+        read_trace(path)

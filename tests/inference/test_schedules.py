@@ -99,6 +99,16 @@ def test_cyclical_is_the_published_formula():
         assert schedule(k - 1).lr_factor == pytest.approx(expected)
 
 
+@given(st.integers(1, 400), st.integers(1, 40), st.integers(1, 4), st.booleans())
+def test_a_burn_in_of_whole_steps_is_kept_to_the_step(burn_in, sampling, num_cycles, as_share):
+    length = burn_in + sampling
+    explored = {"exploration": burn_in / length} if as_share else {"burn_in": burn_in}
+    num_steps = num_cycles * length
+    schedule = cyclical(num_steps=num_steps, num_cycles=num_cycles, draws_per_cycle=1, **explored)
+    cold = [t for t in range(num_steps) if schedule(t).temperature_factor == 0]
+    assert cold == [t for t in range(num_steps) if t % length < burn_in]
+
+
 @given(st.integers(0, 30), st.integers(0, 60), st.integers(1, 5))
 def test_chain_is_the_first_without_draws_then_the_second(switch, step, thin):
     first, second = cosine(num_steps=31), constant(thin=thin)

@@ -3,11 +3,11 @@ import pytest
 import torch
 from scipy.special import entr, logsumexp, softmax
 
-from bayesprior.errors import DataError
+from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction import averaging
 from bayesprior.prediction.averaging import DrawAverage, add_softmax
-from bayesprior.tasks.likelihoods import Categorical, PixelCategorical
+from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
 
 SHAPES = [(7, 3), (1, 1000), (4, 1), (2, 3, 5), (3, 4, 6, 5), (1, 11, 40, 30)]
 
@@ -80,3 +80,50 @@ def test_log_likelihood_of_maps_is_the_likelihoods_own(dtype):
     targets[:] = 255  # nothing is labeled
     found = DrawAverage(PixelCategorical(), targets).update([outputs], targets, draws, 0)
     assert found.tolist() == [[0.0, 0.0]]
+
+
+class Sharper(Categorical):
+    """Logits at temperature 1 / 2."""
+
+    def predictive(self, outputs):
+        return super().predictive(2 * outputs)
+
+
+class Geometric(Categorical):
+    """Pools probabilities by their logarithms."""
+
+    def average(self, predictions, counts=None):
+        logs = super().average([p.log() for p in predictions], counts)
+        return logs.softmax(-1)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.2, 3.0, 1.3)])
+@pytest.mark.parametrize("likelihood", [Categorical(), Sharper(), Geometric()])
+def test_a_subclass_own_law_and_average_are_asked(likelihood, weights):
+    logits, targets = torch.randn(3, 5, 4).double(), torch.randint(0, 4, (5,))
+    draws = [Draw(0, i, torch.zeros(1), weight=w) for i, w in enumerate(weights)]
+    average = DrawAverage(likelihood, targets)
+    average.update(logits[:2], targets, draws[:2], 0)
+    average.update(logits[2:], targets, draws[2:], 0)
+    law, means = average.average()
+    laws = [likelihood.predictive(draw) for draw in logits]
+    expected = likelihood.average(laws, weights)
+    np.testing.assert_allclose(law, expected, rtol=1e-12)
+    shares = np.array(weights) / sum(weights)
+    entropies = np.stack([likelihood.entropy(one) for one in laws])
+    np.testing.assert_allclose(means["expected_entropy"], shares @ entropies, rtol=1e-12)
+    energies = -logsumexp(logits.numpy(), 2)
+    np.testing.assert_allclose(means["energy"], shares @ energies, rtol=1e-12)
+
+
+def test_confidence_multiplies_the_logits():
+    logits, targets = torch.randn(2, 5, 4).double(), torch.randint(0, 4, (5,))
+    draws = [Draw(0, 0, torch.zeros(1)), Draw(0, 1, torch.zeros(1), confidence=2.5)]
+    average = DrawAverage(Categorical(), targets)
+    scores = average.update(logits, targets, draws, 0)
+    scaled = logits * torch.tensor([1.0, 2.5]).double().view(2, 1, 1)
+    np.testing.assert_allclose(average.average()[0], softmax(scaled.numpy(), 2).mean(0), rtol=1e-12)
+    for score, row in zip(scores, scaled, strict=True):
+        np.testing.assert_allclose(score, Categorical().log_prob(row, targets), rtol=1e-12)
+    with pytest.raises(ConfigError, match=r"draw 1 of chain 0 has confidence 2\.5, .*Normal has"):
+        DrawAverage(Normal(std=1.0), None).update(logits, None, draws, 0)

@@ -8,7 +8,16 @@ from torch.optim.swa_utils import update_bn
 from bayesprior.errors import ConfigError, DataError, LayoutMismatchError
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.functional import FunctionalNetwork
+from bayesprior.tasks.protocols import inputs_forward
 from bayesprior.weights.layout import ParameterLayout
+
+
+def outputs_of(function, draw, inputs):
+    return function(function.state(draw), inputs)[0]
+
+
+def functional(net, layout, **options):
+    return FunctionalNetwork(net, layout, forward=inputs_forward, **options)
 
 
 def network(dropout=0.0):
@@ -34,12 +43,11 @@ def loaded(net, layout, draw, buffers=None):
     return other.eval()
 
 
-def test_frozen_uses_the_modules_statistics():
-    net = network()
-    layout, draw = moved(net)
-    function = FunctionalNetwork(net, layout)
-    inputs = torch.randn(6, 3)
-    outputs = function(function.state(draw), inputs)
+@pytest.mark.parametrize("policy", ["module", "frozen"])  # the second is an old spelling
+def test_module_uses_the_modules_statistics(policy):
+    net, inputs = network(), torch.randn(6, 3)
+    layout, draw = moved(net, **{name: b + 1 for name, b in net.named_buffers()})
+    outputs = outputs_of(functional(net, layout, batch_norm=policy), draw, inputs)
     torch.testing.assert_close(outputs, loaded(net, layout, draw)(inputs))
 
 
@@ -51,25 +59,36 @@ def test_states_are_views():
     assert all(state[n].untyped_storage().data_ptr() == start for n in layout.names)
 
 
-def test_stored_uses_the_draws_statistics():
+@pytest.mark.parametrize("options", [{}, {"batch_norm": "draw"}, {"batch_norm": "stored"}])
+def test_a_draws_own_statistics_are_the_default(options):
     net, inputs = network(), torch.randn(6, 3)
     buffers = {name: b + 1 for name, b in net.named_buffers()}
     layout, draw = moved(net, **buffers)
-    function = FunctionalNetwork(net, layout, batch_norm="stored")
     expected = loaded(net, layout, draw, buffers)(inputs)
-    torch.testing.assert_close(function(function.state(draw), inputs), expected)
-    frozen = FunctionalNetwork(net, layout)
-    assert not torch.allclose(frozen(frozen.state(draw), inputs), expected)
+    found = outputs_of(functional(net, layout, **options), draw, inputs)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, loaded(net, layout, draw)(inputs))
 
 
-def test_stored_without_statistics_is_refused():
+def test_what_a_draw_does_not_carry_is_the_modules():
+    net, inputs = network(), torch.randn(6, 3)
+    for changes in ({}, {"1.running_mean": torch.ones(5)}):
+        layout, draw = moved(net, **changes)
+        expected = loaded(net, layout, draw, changes)(inputs)
+        torch.testing.assert_close(outputs_of(functional(net, layout), draw, inputs), expected)
+
+
+def test_statistics_of_another_network_are_refused():
     net = network()
-    layout, draw = moved(net)
-    with pytest.raises(ConfigError, match=r"draw 7 of chain 2 .*1\.num_batches_tracked .*frozen"):
-        FunctionalNetwork(net, layout, batch_norm="stored").state(draw)
-    plain = nn.Linear(3, 2)  # without buffers there is nothing to store
-    layout, draw = moved(plain)
-    FunctionalNetwork(plain, layout, batch_norm="stored").state(draw)
+    own = {name: b + 1 for name, b in net.named_buffers()}
+    layout, draw = moved(net, **{"net." + name: b for name, b in own.items()})
+    with pytest.raises(ConfigError, match=r"draw 7 of chain 2 .*net\.1\..* lacks; did .*'module'"):
+        functional(net, layout).state(draw)
+    layout, draw = moved(net, **own | {"1.running_var": torch.ones(4)})
+    with pytest.raises(ConfigError, match=r"\(4,\), which the model has in shape \(5,\)"):
+        functional(net, layout).state(draw)
+    layout, draw = moved(net, **own, **{"head.1.running_mean": torch.ones(2)})  # left behind
+    assert "head.1.running_mean" not in functional(net, layout).state(draw)
 
 
 @pytest.mark.parametrize("labeled", [True, False])
@@ -82,7 +101,7 @@ def test_reestimate_equals_torch(labeled):
     before = copy.deepcopy(net.state_dict())
     loader = [(x, torch.zeros(len(x))) for x in batches] if labeled else batches
     function = FunctionalNetwork(net, layout, batch_norm="reestimate", bn_loader=loader)
-    outputs = function(function.state(draw), inputs)
+    outputs = outputs_of(function, draw, (inputs, None))
     torch.testing.assert_close(outputs, expected.eval()(inputs))
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert not any(module.training for module in net.modules())
@@ -101,14 +120,14 @@ def test_reestimate_is_without_dropout():
 def test_reestimate_needs_batches():
     net = network()
     layout, draw = moved(net)
-    with pytest.raises(DataError, match="bn_loader gave no batches"):
+    with pytest.raises(DataError, match="the loader gave no batch"):
         FunctionalNetwork(net, layout, batch_norm="reestimate", bn_loader=[]).state(draw)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_norm": "froze"}, "frozen, stored, reestimate, got 'froze'; did you mean"),
+        ({"batch_norm": "modul"}, "draw, module, reestimate, got 'modul'; did you mean"),
         ({"batch_norm": "reestimate"}, "go together"),
         ({"bn_loader": []}, "go together"),
     ],
@@ -132,5 +151,33 @@ def test_outputs_that_are_no_tensor():
     net = Segmenter(3, 2)
     layout, draw = moved(net)
     function = FunctionalNetwork(net, layout)
-    with pytest.raises(ConfigError, match="the model returned dict, expected a tensor"):
-        function(function.state(draw), torch.zeros(1, 3))
+    with pytest.raises(DataError, match=r"returned dict with out, .*dictionary_forward\('out'\)"):
+        function(function.state(draw), (torch.zeros(1, 3), None))
+
+
+def test_a_forward_may_use_any_method_of_the_module():
+    class Encoder(nn.Linear):
+        def encode(self, inputs):
+            return super().forward(inputs)
+
+    net, inputs = Encoder(3, 2), torch.randn(4, 3)
+    layout, draw = moved(net)
+
+    def forward(module, batch):
+        return module.encode(batch["x"]), batch["y"]
+
+    function = FunctionalNetwork(net, layout, forward=forward)
+    outputs, targets = function(function.state(draw), {"x": inputs, "y": 7})
+    expected = loaded(net, layout, draw)(inputs)
+    torch.testing.assert_close(outputs, expected)
+    assert targets == 7
+    assert not torch.allclose(net(inputs), expected)  # its own weights are back
+
+
+def test_a_draws_own_layout_is_the_one_that_counts():
+    net, inputs = network(), torch.randn(6, 3)
+    layout, draw = moved(net)
+    part = layout.select(["4.weight", "4.bias"])
+    own = Draw(0, 0, draw.weights[: part.dim], layout=part)
+    expected = loaded(net, part, own)(inputs)
+    torch.testing.assert_close(outputs_of(functional(net, layout), own, inputs), expected)

@@ -8,13 +8,12 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from bayesprior.errors import ConfigError
 from bayesprior.prediction.metrics import (
+    METRICS,
     CalibrationError,
-    LogLoss,
-    classification_metrics,
+    MeanMetric,
+    MetricRow,
     default_metrics,
     nll,
-    pixel_metrics,
-    regression_metrics,
 )
 from bayesprior.tasks.likelihoods import (
     Categorical,
@@ -80,7 +79,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_classification_equals_numpy(name):
     probs, targets = CASES[name]
-    metrics = classification_metrics(probs.shape[1])
+    metrics = default_metrics(Categorical(), probs.shape[1])
     for rows in np.array_split(np.arange(len(targets)), min(3, len(targets))):  # as it streams
         metrics.update(torch.from_numpy(probs[rows]), torch.from_numpy(targets[rows]))
     found = {name: value.item() for name, value in metrics.compute().items()}
@@ -94,7 +93,7 @@ def test_classification_equals_numpy(name):
 def test_scores_equal_other_libraries():
     probs, targets = CASES["ten classes"]
     tensors = torch.from_numpy(probs), torch.from_numpy(targets)
-    error, loss = CalibrationError(10), LogLoss()
+    error, loss = CalibrationError(10), MeanMetric(METRICS["nll"])
     error.update(*tensors)
     loss.update(*tensors)
     expected = multiclass_calibration_error(*tensors, num_classes=10, n_bins=10)  # in float32
@@ -125,7 +124,7 @@ def test_pixels_equal_numpy_on_labeled_pixels():
     probs /= probs.sum(1, keepdim=True)
     targets = torch.randint(0, 4, (3, 4, 6))
     targets[0, :2] = 255
-    metrics = pixel_metrics(5, ignore_index=255)
+    metrics = default_metrics(PixelCategorical(ignore_index=255), 5)
     for image in range(3):
         metrics.update(probs[image : image + 1], targets[image : image + 1].to(torch.uint8))
     rows, labels = probs.movedim(1, -1).reshape(-1, 5).numpy(), targets.reshape(-1).numpy()
@@ -142,7 +141,10 @@ def test_pixels_equal_numpy_on_labeled_pixels():
 
 def test_metrics_that_agree_on_the_first_batch_stay_apart():
     """A certain and right first batch makes every sum of scores 0."""
-    metrics, maps = pixel_metrics(2), {"right": [[1.0, 0.0]], "wrong": [[0.25, 0.75]]}
+    metrics, maps = (
+        default_metrics(PixelCategorical(), 2),
+        {"right": [[1.0, 0.0]], "wrong": [[0.25, 0.75]]},
+    )
     for probs in maps.values():
         metrics.update(torch.tensor(probs)[..., None, None], torch.zeros(1, 1, 1).long())
     found = metrics.compute()
@@ -159,7 +161,7 @@ def test_state_does_not_grow():
 
 def test_rmse_equals_numpy():
     mean, targets = torch.randn(9, 2).double(), torch.randn(9, 2).double()
-    metrics = regression_metrics()
+    metrics = default_metrics(Normal(std=1.0), 2)
     metrics.update(mean[:4], targets[:4])
     metrics.update(mean[4:], targets[4:])
     expected = np.sqrt(((mean - targets).numpy() ** 2).mean())
@@ -180,7 +182,7 @@ def test_nll_does_not_underflow():
 
 
 def test_log_loss_of_an_impossible_label_is_infinite():
-    metric = LogLoss()
+    metric = MeanMetric(METRICS["nll"])
     metric.update(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
     assert metric.compute() == math.inf
 
@@ -190,6 +192,7 @@ def test_default_metrics_follow_the_likelihood():
     pixels = default_metrics(PixelCategorical(ignore_index=7), 3)
     assert {"mean_iou", "nll"} < set(pixels)
     assert {metric.ignore_index for metric in pixels.values()} == {7}
+    assert "aurc" not in pixels  # needs all points at once
     for likelihood in (Normal(std=1.0), HeteroscedasticNormal()):
         assert set(default_metrics(likelihood, 1)) == {"rmse"}
 
@@ -208,3 +211,19 @@ def test_default_metrics_of_a_likelihood_from_outside():
 def test_no_bins():
     with pytest.raises(ConfigError, match="num_bins must be at least 1, got 0"):
         CalibrationError(0)
+
+
+def test_a_row_added_to_the_table_streams(monkeypatch):
+    row = MetricRow("doubt", "1 - largest", lambda p: 1 - p.confidence, False)
+    monkeypatch.setitem(METRICS, "doubt", row)
+    probs, targets = CASES["ten classes"]
+    metrics = default_metrics(Categorical(), 10)
+    metrics.update(torch.from_numpy(probs), torch.from_numpy(targets))
+    assert metrics.compute()["doubt"].item() == pytest.approx(1 - probs.max(1).mean())
+
+
+def test_every_row_says_what_it_is():
+    for row in METRICS.values():
+        assert row.label
+        assert row.meaning
+        assert row.margin is None or row.larger_is_better is not None

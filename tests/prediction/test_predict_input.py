@@ -26,7 +26,7 @@ class Shuffled:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: b[::-1], "has other targets in batch 0"),
+        (lambda b: b[::-1], "has other examples in batch 0"),
         (lambda b: b[:1], "ends after 1 of 2 batches"),
         (lambda b: b + b, "has more than the 2 batches"),
         (lambda b: [], "gave no batches"),
@@ -68,7 +68,7 @@ def test_nan_names_draw_and_batch(where):
         posterior.weights[3] = posterior.weights[3] * math.nan
     else:
         loader[2][0][0, 0] = math.nan
-    expected = "draw 1 of chain 1 .* batch 0" if where == "weights" else "draw 0 .* batch 2"
+    expected = "draw 1 of chain 1 .* batch 0" if where == "weights" else "^batch 2 of the inputs "
     with pytest.raises(DataError, match=expected) as error:
         predict(model, posterior, loader, Categorical())
     one_line(error)

@@ -70,3 +70,28 @@ def network_problem(**hyperpriors):
     model = BayesianNetwork(module, prior, likelihood, 30, **hyperpriors)
     y = torch.randn(10, 2) if "std" in hyperpriors else torch.randint(2, (10,))
     return model, (torch.randn(10, 2), y)
+
+
+def potential_energy(potential, batch):
+    """U in nats, the closed-form part included, in float64; the mean over chains."""
+    with torch.no_grad():
+        energy = potential(batch).double() * potential.num_data
+        if potential.prior is None:
+            return energy
+        weights = potential.layout.flatten(potential)
+        log_prior = potential.prior.score_and_log_prob(weights)[1]
+        return energy - log_prior / (potential.num_chains or 1)
+
+
+def put(potential, **values):
+    """Write unconstrained values of sites, flat for a network, into a potential."""
+    own = dict(potential.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            for key, part in potential.sites[name].split(value).items():
+                own[key].copy_(part)
+
+
+def joined(potential, tensors):
+    """Tensors by parameter name as tensors by site."""
+    return {name: site.join(tensors) for name, site in potential.sites.items()}

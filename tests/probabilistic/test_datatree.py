@@ -1,5 +1,6 @@
 import arviz_stats
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from probabilistic.problems import eight_schools, make_prior, schools_model
@@ -63,3 +64,30 @@ def test_the_likelihood_is_not_scaled_by_the_batch(network):
     network.prior.layout.load_(network.module, network.prior.loc)
     expected = Normal(std=1.0).log_prob(network.module(x), y)
     np.testing.assert_allclose(tree["log_likelihood"]["obs"][0, 0], expected.detach(), rtol=1e-5)
+
+
+def test_a_prior_without_directions_has_no_coordinates():
+    module = nn.Linear(3, 1)
+    prior = make_prior(module, rank=0)
+    samples = {"weights": prior.sample((2, 5))}
+    tree = samples_to_datatree(samples, networks={"weights": prior}, max_size=3)
+    assert set(tree["posterior"].data_vars) == {"weights_mahalanobis"}
+    arviz_stats.summary(tree)
+
+
+def test_each_draw_is_seen_at_its_own_width():
+    module = nn.Linear(3, 1)
+    prior = make_prior(module)
+    model = BayesianNetwork(
+        module, prior, Normal(std=1.0), 10, rms_std=dist.LogNormal(torch.tensor(0.0), 1.0)
+    )
+    widths = torch.tensor([[0.1, 10.0]])
+    samples = {"rms_std": widths, "weights": prior.sample((1, 2))}
+    data = torch.randn(5, 3), torch.randn(5, 1)
+    tree = samples_to_datatree(samples, model=model, data=data, max_size=3)
+    expected = [
+        prior.rescale(rms_std=float(width)).mahalanobis(weights)
+        for width, weights in zip(widths[0], samples["weights"][0], strict=True)
+    ]
+    found = tree["posterior"]["weights_mahalanobis"][0]
+    np.testing.assert_allclose(found, torch.stack(expected), rtol=1e-5)

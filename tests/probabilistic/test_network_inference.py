@@ -1,6 +1,5 @@
 """Pyro's own inference on a `BayesianNetwork`, judged by a conjugate model's closed form."""
 
-import warnings
 from functools import partial
 
 import arviz_stats
@@ -9,7 +8,6 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
-from probabilistic.problems import make_prior
 from pyro.infer import HMC, MCMC, NUTS, SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import (
     AutoDelta,
@@ -19,11 +17,9 @@ from pyro.infer.autoguide import (
     AutoNormal,
     init_to_value,
 )
-from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from bayesprior.probabilistic import BayesianNetwork, samples_to_datatree
-from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.probabilistic import samples_to_datatree
 
 FALSE_ALARM = 1e-6
 
@@ -125,15 +121,3 @@ class TestMonteCarlo:
         error = arviz_stats.mcse(tree, method="mean")["moment"].values
         z = values.mean(0).numpy() / error
         assert abs(z).max() < scipy.stats.norm.isf(FALSE_ALARM / (2 * len(z)))
-
-    def test_dropout_in_train_mode_is_warned_of(self):
-        module = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5), nn.Linear(3, 2))
-        model = BayesianNetwork(module, make_prior(module), Categorical(), 10)
-        data = torch.randn(10, 2), torch.randint(2, (10,))
-        mcmc = MCMC(NUTS(model, max_tree_depth=1), 1, 1, disable_progbar=True)
-        with pytest.warns(UserWarning, match=r"'module.1' is in train mode.*call .eval\(\)"):
-            mcmc.run(*data)
-        with warnings.catch_warnings(action="error"):
-            SVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(*data)
-            model.eval()
-            MCMC(NUTS(model, max_tree_depth=1), 1, 1, disable_progbar=True).run(*data)

@@ -106,7 +106,9 @@ class TestHyperpriors:
         trace = poutine.trace(model).get_trace(conjugate.x)
         noise = trace.nodes["obs"]["fn"].base_dist.scale
         torch.testing.assert_close(noise[0, 0], trace.nodes["std"]["value"].double())
-        assert model.likelihood.std == 1.0
+        with pytest.raises(ConfigError, match=r"'std' is random.*likelihood_at"):
+            _ = model.likelihood
+        assert model.likelihood_at({"std": 0.7, "other": 3}).std == 0.7
 
     def test_guides_learn_them(self, conjugate):
         model = BayesianNetwork(
@@ -160,6 +162,19 @@ class TestBadInput:
         model = BayesianNetwork(module, make_prior(module), Categorical(), 5)
         with pytest.raises(ConfigError, match="batch of 10 is larger than num_data = 5"):
             model(*data)
+
+    @pytest.mark.parametrize("parallel", [False, True])
+    def test_any_number_of_points_is_predicted(self, data, parallel):
+        module = classifier()
+        model = BayesianNetwork(module, make_prior(module), Categorical(), 5)
+        found = Predictive(model, num_samples=3, parallel=parallel)(data[0])
+        assert found["obs"].shape == (3, 10)
+
+    def test_a_pattern_that_is_almost_right(self, data):
+        module = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 3)})
+        for pattern in ("haed.*", "head"):
+            with pytest.raises(ConfigError, match=r"matches no parameter; did you mean 'head\.\*'"):
+                BayesianNetwork(module, make_prior(module), Categorical(), 10, random=pattern)
 
     def test_prior_of_another_layout(self):
         other = nn.Linear(5, 5)

@@ -8,25 +8,32 @@ import torch
 from probabilistic.problems import (
     Conjugate,
     eight_schools,
+    joined,
     make_prior,
     network_problem,
+    potential_energy,
+    put,
     schools_model,
 )
 from pyro import poutine
-from pyro.infer.autoguide.initialization import init_to_sample, init_to_value
+from pyro.infer.autoguide.initialization import (
+    init_to_mean,
+    init_to_sample,
+    init_to_value,
+)
 from pyro.infer.mcmc.util import initialize_model
 from torch import nn
 
-from bayesprior.errors import ConfigError
 from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGLD, ImplicitPriorSGD
 from bayesprior.inference.schedules import constant
 from bayesprior.probabilistic import BayesianNetwork, PyroPotential, potential_loss
+from bayesprior.probabilistic.log_joint import call_model
 from bayesprior.tasks.likelihoods import Categorical, Normal
 
 
 def full_gradient(potential, batch):
-    """Gradient of U, the closed-form part included, by name."""
+    """Gradient of U, the closed-form part included, by site."""
     potential.zero_grad()
     potential(batch).backward()
     out = {n: p.grad * potential.num_data for n, p in potential.named_parameters()}
@@ -34,7 +41,7 @@ def full_gradient(potential, batch):
         score = potential.prior.score(potential.layout.flatten(potential))
         for name, view in potential.layout.unflatten(score).items():
             out[name] = out[name] - view
-    return out
+    return joined(potential, out)
 
 
 def pyros_potential(model, batch):
@@ -104,13 +111,11 @@ class TestEnergy:
         with torch.no_grad():
             for parameter in potential.parameters():
                 parameter.copy_(torch.randn_like(parameter) / 2)
-        point = {
-            name: potential.get_parameter(name).detach().clone().requires_grad_()
-            for name in potential.layout.names
-        }
+        sites = joined(potential, dict(potential.named_parameters()))
+        point = {name: value.detach().clone().requires_grad_() for name, value in sites.items()}
         expected = reference(point)
         torch.testing.assert_close(
-            potential.potential_energy(batch), expected.detach().double(), rtol=1e-5, atol=1e-4
+            potential_energy(potential, batch), expected.detach().double(), rtol=1e-5, atol=1e-4
         )
         gradients = dict(
             zip(point, torch.autograd.grad(expected, list(point.values())), strict=True)
@@ -131,11 +136,11 @@ class TestEnergy:
         for chain in range(3):
             for name, parameter in single.named_parameters():
                 parameter.data = several.get_parameter(name)[chain].detach().clone()
-            energies.append(single.potential_energy(batch))
+            energies.append(potential_energy(single, batch))
             for name, gradient in full_gradient(single, batch).items():
                 torch.testing.assert_close(found[name][chain], gradient, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
-            several.potential_energy(batch), torch.stack(energies).mean(), rtol=1e-5, atol=1e-4
+            potential_energy(several, batch), torch.stack(energies).mean(), rtol=1e-5, atol=1e-4
         )
 
     def test_minibatches_are_unbiased(self, conjugate):
@@ -147,9 +152,9 @@ class TestEnergy:
 
     def test_the_closed_form_never_meets_autograd(self, conjugate):
         potential = PyroPotential(conjugate.model, (conjugate.x, conjugate.y))
-        with torch.no_grad():
-            potential.weights.copy_(conjugate.prior.sample())
-        conjugate.prior.layout.load_(conjugate.module, potential.weights.detach())
+        weights = conjugate.prior.sample()
+        put(potential, weights=weights)
+        conjugate.prior.layout.load_(conjugate.module, weights)
         expected = -Normal(std=conjugate.noise).log_prob(conjugate.module(conjugate.x), conjugate.y)
         torch.testing.assert_close(
             potential((conjugate.x, conjugate.y)), expected.mean(), check_dtype=False
@@ -188,7 +193,7 @@ class TestJacobian:
 
         def density(u):
             potential.rate.data.fill_(u)
-            return math.exp(-potential.potential_energy(y).item())
+            return math.exp(-potential_energy(potential, y).item())
 
         assert math.log(scipy.integrate.quad(density, -12, 6)[0]) == pytest.approx(closed, 1e-7)
 
@@ -215,14 +220,13 @@ class TestJacobian:
         closed = dist.DirichletMultinomial(concentration, 7).log_prob(counts)
         torch.testing.assert_close(found, closed, rtol=1e-7, atol=0)
 
-    def test_constrain_and_back(self, problem):
+    def test_constrained_values_have_the_sites_shapes(self, problem):
         model, batch = problem
         potential = PyroPotential(model, batch)
         weights = torch.randn(2, 5, potential.layout.dim) / 2
-        values = potential.constrain(weights)
-        for name, value in values.items():
-            assert value.shape[:2] == (2, 5), name
-        torch.testing.assert_close(potential.unconstrain(values), weights, rtol=1e-3, atol=1e-3)
+        nodes = poutine.trace(lambda: call_model(model, batch)).get_trace().nodes
+        for name, value in potential.constrain(weights).items():
+            assert value.shape == (2, 5, *nodes[name]["value"].shape), name
 
     def test_constrained_values_lie_in_the_support(self):
         model, batch = PROBLEMS["constrained"]()
@@ -275,17 +279,41 @@ class TestModule:
         module = nn.Sequential(nn.Linear(2, 30), nn.Dropout(0.5), nn.Linear(30, 2))
         model = BayesianNetwork(module, make_prior(module), Categorical(), 30)
         batch = torch.randn(10, 2), torch.randint(2, (10,))
-        assert PyroPotential(model, batch).is_random
-        assert not PyroPotential(model.eval(), batch).is_random
+        assert PyroPotential(model.train(), batch).is_random(batch)
+        assert PyroPotential(model, batch, num_chains=2).is_random(batch)
+        assert not PyroPotential(model.eval(), batch).is_random(batch)
+
+    def test_dropout_is_seen_beside_the_prior_of_many_weights(self):
+        """A prior of a million weights has a log density that hides a change of some nats."""
+        module = nn.Sequential(nn.Linear(2, 1000), nn.Dropout(0.01), nn.Linear(1000, 1000))
+        module.append(nn.Linear(1000, 2))
+        model = BayesianNetwork(module, make_prior(module, rank=0), Categorical(), 30)
+        batch = torch.randn(10, 2), torch.randint(2, (10,))
+        assert PyroPotential(model.train(), batch).is_random(batch)
 
     def test_random_subsamples_do_not(self):
-        assert not PyroPotential(scaled_model, torch.randn(5)).is_random
+        y = torch.randn(5)
+        assert not PyroPotential(scaled_model, y).is_random(y)
 
-    def test_it_stays_where_its_model_is(self):
-        model, batch = network_problem()
-        potential = PyroPotential(model, batch).to("cpu")
-        with pytest.raises(ConfigError, match="stays where its model is .cpu, torch.float32."):
-            potential.double()
+        def choosing(y):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", 5, subsample_size=2) as chosen:
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y[chosen])
+
+        assert not PyroPotential(choosing, y).is_random(y)
+
+    def test_the_model_runs_once(self):
+        runs = []
+
+        def counted(*batch):
+            runs.append(batch)
+            schools_model(*batch)
+
+        PyroPotential(counted, eight_schools(), init_strategy=init_to_sample)
+        assert len(runs) == 1
+        fixed = init_to_value(values={"tau": torch.tensor(2.0)}, fallback=init_to_mean)
+        PyroPotential(counted, eight_schools(), num_chains=7, init_strategy=fixed)
+        assert len(runs) == 2
 
 
 class TestEngine:
@@ -303,8 +331,8 @@ class TestEngine:
             num_data=potential.num_data,
             progress=False,
         )
-        distance = (potential.weights - conjugate.mean) @ conjugate.cov.inverse()
-        assert (distance @ (potential.weights - conjugate.mean)).sqrt() < 1e-3
+        residual = potential.values()["weights"] - conjugate.mean
+        assert (residual @ conjugate.cov.inverse() @ residual).sqrt() < 1e-3
 
     @pytest.mark.statistical
     def test_sgld_has_the_law_of_the_discretized_chain(self, seed):
@@ -325,7 +353,7 @@ class TestEngine:
         assert step / values[0] < 2
         law = values / (1 - step / values / 2)
         noise = torch.randn(num_chains, 2, dtype=torch.float64) * law.sqrt()
-        potential.weights.data.copy_(conjugate.mean + noise @ vectors.T)
+        put(potential, weights=conjugate.mean + noise @ vectors.T)
         train(
             potential,
             potential_loss,
@@ -337,7 +365,7 @@ class TestEngine:
             num_data=potential.num_data,
             progress=False,
         )
-        whitened = (potential.weights.detach() - conjugate.mean) @ vectors / law.sqrt()
+        whitened = (potential.values()["weights"] - conjugate.mean) @ vectors / law.sqrt()
         mean_z = whitened.mean(0) * num_chains**0.5
         variance_z = (whitened.var(0) - 1) * (num_chains / 2) ** 0.5
         assert torch.cat([mean_z, variance_z]).abs().max() < 5.5

@@ -1,10 +1,11 @@
 """Every method of the engine on a Pyro model, with results by site name."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from probabilistic.problems import make_prior
+from probabilistic.problems import joined, make_prior
 from pyro.infer.mcmc.util import initialize_model
 from torch import nn
 from torch.func import functional_call
@@ -16,8 +17,15 @@ from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.schedules import constant, cyclical
-from bayesprior.probabilistic import PyroPotential, potential_loss
+from bayesprior.prediction.predict import predict
+from bayesprior.probabilistic import (
+    BayesianNetwork,
+    PyroPotential,
+    StochasticGradientMCMC,
+    potential_loss,
+)
 from bayesprior.storage import chain_dir
+from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.weights.gaussian import GaussianWeights
 
 METHODS = {
@@ -45,6 +53,21 @@ def problem():
 
     batch = next(iter(DataLoader(data, 10)))
     return PyroPotential(model, batch), DataLoader(data, 10, shuffle=True), data.tensors
+
+
+def batch_norm_network():
+    layers = [nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 2)]
+    module = nn.Sequential(*layers)
+    module(5 * torch.randn(20, 2) + torch.randn(2))  # statistics of its own
+    return module
+
+
+@pytest.fixture
+def network():
+    """A network whose prior brings no statistics, and data."""
+    module = batch_norm_network()
+    x = torch.randn(30, 2)
+    return BayesianNetwork(module, make_prior(module), Categorical(), 30), (x, (x[:, 0] > 0).long())
 
 
 def fit(potential, loader, optimizer, schedule, num_steps, **options):
@@ -102,7 +125,8 @@ def test_map_is_at_rest_by_pyros_own_potential(problem):
     energy = initialize_model(potential.model, batch)[1]
 
     def slope():
-        latents = {n: p.detach().requires_grad_() for n, p in potential.named_parameters()}
+        sites = joined(potential, dict(potential.named_parameters()))
+        latents = {name: value.detach().requires_grad_() for name, value in sites.items()}
         gradients = torch.autograd.grad(energy(latents), list(latents.values()))
         return torch.cat([gradient.flatten() for gradient in gradients]).norm()
 
@@ -125,8 +149,41 @@ def test_swag_has_the_moments_of_its_trajectory(problem):
     fit(potential, loader, optimizer, schedule, 60, collectors=[swag], on_step=keep)
     law = swag.posterior()
     assert isinstance(law, GaussianWeights)
-    assert law.layout == potential.layout
+    assert set(law.layout.names) == {"0.weight", "0.bias", "2.weight", "2.bias", "noise", "mixture"}
     seen = torch.stack(seen)
     torch.testing.assert_close(law.loc, seen.mean(0))
     torch.testing.assert_close(law.cov_diag, seen.var(0) / 2, rtol=1e-3, atol=1e-9)
     check_sites(potential.constrain(law.sample((7,))), 7)
+
+
+def test_swag_of_a_networks_potential_is_its_next_prior(network):
+    """Names and BatchNorm statistics are the network's own."""
+    model, data = network
+    potential = PyroPotential(model, data)
+    swag = SWAG(rank=3)
+    optimizer = torch.optim.SGD(potential.parameters(), lr=5e-3)
+    fit(potential, [data], optimizer, constant(), 8, collectors=[swag])
+    law = swag.posterior()
+    assert law.layout == model.prior.layout
+    statistics = dict(model.module.named_buffers())
+    assert law.buffers.keys() == statistics.keys()
+    for name, value in statistics.items():
+        assert torch.equal(law.buffers[name], value)
+    BayesianNetwork(model.module, law, Categorical(), 30)
+
+
+def test_stored_draws_predict_in_a_new_session(network, tmp_path):
+    model, (x, y) = network
+    mcmc = StochasticGradientMCMC(SGLD, lr=1e-3)
+    mcmc.run(model, [(x, y)], num_samples=3, num_chains=2, run_dir=tmp_path, progress=False)
+    stored = StoredDraws(tmp_path)
+    fresh = batch_norm_network()  # other weights, other statistics
+    loader = DataLoader(TensorDataset(x, y), 30)
+    found = predict(fresh, stored, loader, Categorical(), progress=False)
+    grouped = mcmc.get_samples(group_by_chain=True)["weights"]
+    for weights, row in zip(grouped.flatten(0, 1), found.log_likelihood, strict=True):
+        model.prior.layout.load_(model.module, weights)
+        expected = Categorical().log_prob(model.module.eval()(x), y)
+        np.testing.assert_allclose(row, expected.detach(), rtol=1e-4, atol=1e-5)
+    again = predict(fresh, mcmc.posterior(), loader, Categorical(), progress=False)
+    np.testing.assert_array_equal(again.log_likelihood, found.log_likelihood)

@@ -71,7 +71,7 @@ def test_the_chain_has_the_predicted_law(seed):
         progress=False,
     )
     *_, (mean, cov) = found.laws(lr, num_steps)
-    residual = (potential.weights.detach() - mean).T
+    residual = (potential.values()["weights"] - mean).T
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(cov), residual, upper=False)
     mean_z = whitened.mean(1) * num_chains**0.5
     spread = whitened @ whitened.T / num_chains - torch.eye(3, dtype=torch.float64)

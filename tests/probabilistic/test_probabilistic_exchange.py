@@ -61,11 +61,12 @@ class TestHandWritten:
         assert samples["w"].shape == (5, 13)
         assert Predictive(model, samples)(data[0])["y"].shape == (5, 12)
 
-    def test_our_samplers(self, model, data):
+    def test_our_samplers(self, model, network, data):
         x, y = data
         potential = PyroPotential(model, (x[:4], y[:4, 0]))
         assert potential.prior is not None  # the closed form is found in anyone's model
-        assert set(potential.layout.names) == {"w", "noise"}
+        assert list(potential.sites) == ["w", "noise"]
+        assert set(potential.layout.names) == {*dict(network.named_parameters()), "noise"}
 
     def test_guide_from_the_same_family(self, model, data):
         """A posterior that a low-rank guide found is the next prior."""

@@ -1,15 +1,18 @@
+import pytest
 import torch
 from probabilistic.problems import make_prior
 from torch import nn
 
+from bayesprior.errors import ConfigError
 from bayesprior.probabilistic.site_prior import SitePrior
 from bayesprior.weights.layout import ParameterLayout
 
 
 def test_it_speaks_of_its_sites_only():
     first, second = make_prior(nn.Linear(2, 1)), make_prior(nn.Linear(3, 2))
-    layout = ParameterLayout(("mu", "a", "tau", "b"), ((2,), (3,), (), (8,)))
-    prior = SitePrior(layout, {"a": first, "b": second})
+    names = ("mu", "a.weight", "a.bias", "tau", "b.weight", "b.bias")
+    layout = ParameterLayout(names, ((2,), (1, 2), (1,), (), (2, 3), (2,)))
+    prior = SitePrior(layout, [(first, names[1:3]), (second, names[4:])])
     value = torch.randn(14)
     a, b = value[2:5], value[6:]
     score, log_prob = prior.score_and_log_prob(value)
@@ -18,27 +21,51 @@ def test_it_speaks_of_its_sites_only():
     torch.testing.assert_close(prior.score(value), expected)
     exact = first.log_prob(a, torch.float64) + second.log_prob(b, torch.float64)
     torch.testing.assert_close(log_prob, exact, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(prior.log_prob(value), exact)
     assert torch.equal(prior.max_precision()[2:5], first.max_precision())
     assert torch.equal(prior.loc[6:], second.loc)
     assert not prior.loc[:2].any()
     assert not prior.max_precision()[5].any()
 
 
-def test_one_site_of_one_chain_is_the_law_itself():
+def test_one_site_of_one_chain_is_the_distribution_itself():
     law = make_prior(nn.Linear(2, 1))
-    prior = SitePrior(ParameterLayout(("weights",), ((3,),)), {"weights": law})
+    prior = SitePrior(law.layout, [(law, law.layout.names)])
     value = torch.randn(3)
     assert torch.equal(prior.score(value), law.score(value))
     assert prior.score_and_log_prob(value)[1] == law.score_and_log_prob(value)[1]
 
 
-def test_stacked_chains():
+@pytest.mark.parametrize("num_chains", [None, 1, 5])
+def test_another_order_and_stacked_chains(num_chains):
+    """The module's order is not the prior's: weights are found by their names."""
     law = make_prior(nn.Linear(2, 1))
-    prior = SitePrior(ParameterLayout(("weights",), ((5, 3),)), {"weights": law})
-    value = torch.randn(5, 3)
-    torch.testing.assert_close(prior.score(value.flatten()).view(5, 3), law.score(value))
-    exact = law.log_prob(value, torch.float64).sum()
-    torch.testing.assert_close(prior.log_prob(value.flatten()), exact)
-    assert torch.equal(prior.loc.view(5, 3), law.loc.expand(5, 3))
-    assert torch.equal(prior.max_precision().view(5, 3)[1], law.max_precision())
+    lead = () if num_chains is None else (num_chains,)
+    layout = ParameterLayout(("bias", "x", "weight"), ((*lead, 1), lead, (*lead, 1, 2)))
+    prior = SitePrior(layout, [(law, law.layout.names)])
+    value = torch.randn(layout.dim)
+
+    def own(flat):
+        views = layout.unflatten(flat)
+        return torch.cat([views["weight"].reshape(*lead, 2), views["bias"].reshape(*lead, 1)], -1)
+
+    score, log_prob = prior.score_and_log_prob(value)
+    torch.testing.assert_close(own(score), law.score(own(value)))
+    exact = law.log_prob(own(value), torch.float64).sum()
+    torch.testing.assert_close(log_prob, exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(own(prior.loc), law.loc.expand(*lead, 3))
+    assert torch.equal(own(prior.max_precision()), law.max_precision().expand(*lead, 3))
+    assert not layout.unflatten(score)["x"].any()
+
+
+def test_elsewhere_it_is_the_same():
+    law = make_prior(nn.Linear(2, 1))
+    layout = ParameterLayout(("x", *law.layout.names), ((), *law.layout.shapes))
+    for where in (layout, law.layout):
+        prior = SitePrior(where, [(law, law.layout.names)])
+        value = torch.randn(prior.layout.dim)
+        wide = prior.to(dtype=torch.float64)
+        assert wide.loc.dtype == torch.float64
+        torch.testing.assert_close(wide.score(value.double()).float(), prior.score(value))
+        assert not prior.buffers
+        with pytest.raises(ConfigError, match="distributions of its sites"):
+            prior.save("prior.safetensors")

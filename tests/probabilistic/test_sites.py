@@ -1,6 +1,7 @@
 """What a potential asks of a model's sites and plates; one clear error each."""
 
 import math
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -93,7 +94,7 @@ class TestSites:
 
         self.check(model, torch.zeros(4), "num_data = 40.*hold 4; give the plate", num_data=40)
         potential = PyroPotential(model, torch.zeros(4))
-        with pytest.raises(ConfigError, match="plate 'data' of site 'y' has size 3 now and had 4"):
+        with pytest.raises(ConfigError, match="plate 'data' of site 'y' stands for 3 data now"):
             potential(torch.zeros(3))
 
     def test_batch_larger_than_the_plate(self):
@@ -103,6 +104,61 @@ class TestSites:
                 pyro.sample("y", dist.Normal(mean, 1.0).expand([len(y)]), obs=y)
 
         self.check(model, torch.zeros(4), "batch of 4 is larger than the plate 'data' of 3")
+
+    def test_only_subsampled_plates_count(self):
+        def model(y):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            data = pyro.plate("data", 600, subsample_size=len(y), dim=-1)
+            with data, pyro.plate("dims", 3, dim=-2):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y.T)
+
+        for size in (10, 600):
+            for given in (None, 600):
+                assert PyroPotential(model, torch.zeros(size, 3), num_data=given).num_data == 600
+        self.check(model, torch.zeros(10, 3), "num_data = 1800.*hold 600", num_data=1800)
+
+    def test_scaling_by_hand(self):
+        """N / B as Pyro's older models have it, with a smaller last batch."""
+
+        def model(y):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            with poutine.scale(scale=100 / len(y)), pyro.plate("data", len(y)):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+        def plated(y):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", 100, subsample_size=len(y)):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+        first, last = torch.randn(30), torch.randn(10)
+        potential, other = (PyroPotential(m, first) for m in (model, plated))
+        assert potential.is_subsampled
+        assert potential.num_data == 100
+        for batch in (first, last):
+            torch.testing.assert_close(potential(batch), other(batch))
+        assert PyroPotential(model, first, num_data=50).num_data == 50  # a tempered likelihood
+        potential._model = (poutine.scale(model, scale=0.5),)
+        with pytest.raises(ConfigError, match="stands for 50 data now and for 100 before"):
+            potential(first)
+
+    def test_what_cannot_be_vectorized(self):
+        def model(y):
+            probs = pyro.sample("probs", dist.Dirichlet(torch.ones(2, 2)).to_event(1))
+            with pyro.plate("data", 5):
+                law = dist.DiscreteHMM(torch.zeros(2), probs.log(), dist.Normal(torch.ones(2), 1.0))
+                pyro.sample("y", law, obs=y)
+
+        y = torch.randn(5, 7)
+        PyroPotential(model, y)(y).backward()
+        potential = PyroPotential(model, y, num_chains=2)
+        with warnings.catch_warnings(action="ignore"):
+            with pytest.raises(ConfigError, match="use chain_method='sequential'") as caught:
+                potential(y)
+        assert "\n" not in str(caught.value)
+
+    def test_initial_value_of_another_shape(self):
+        wrong = init_to_value(values={"mu": torch.zeros(3)}, fallback=None)
+        self.check(schools_model, eight_schools(), r"'mu' has shape \(3,\)", init_strategy=wrong)
 
     def test_num_data_missing(self):
         def model(y):
@@ -127,5 +183,5 @@ class TestSites:
         model, batch = network_problem()
         potential = PyroPotential(model, batch)
         model.prior = model.prior.rescale(rms_std=0.1)
-        with pytest.raises(ConfigError, match="prior of 'weights' changed"):
+        with pytest.raises(ConfigError, match="prior of 'weights' is another object than before"):
             potential(batch)

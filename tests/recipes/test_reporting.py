@@ -10,7 +10,7 @@ from recipes_cases import source_and_target
 from bayesprior.data.corruptions import CORRUPTIONS
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.recipes import fit_map, make_prior, report, sample
-from bayesprior.recipes.reporting import corrupted
+from bayesprior.recipes.reporting import corrupted, rebuild
 from bayesprior.tree.files import load_tree
 
 QUIET = {"progress": False, "device": "cpu"}
@@ -62,6 +62,13 @@ def test_sampled_run_is_reported_with_everything(task, tmp_path):
     assert again["posterior"].sizes["draw"] == 12
     verdicts = json.loads((tmp_path / "report" / "report.json").read_text())["verdicts"]
     assert {v["question"] for v in verdicts} >= {"Did the prior help?", "Did the sampler work?"}
+    files = [p for p in (tmp_path / "report").rglob("*") if p.is_file() and p.suffix != ".nc"]
+    before = {path: path.read_text() for path in files}
+    for path in files:
+        path.unlink()
+    assert rebuild(tmp_path / "report") == tmp_path / "report" / "report.html"
+    assert {path: path.read_text() for path in files} == before
+    assert "Most uncertain points" in before[tmp_path / "report" / "report.md"]
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<svg" in page
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -20,74 +20,101 @@ OPTIONS = {"data": "digits", "seed": 0, "lr": 0.1, "device": "cpu", "widths": [1
 
 
 def test_a_new_folder_gets_its_configuration(tmp_path):
-    folder = open_run(tmp_path / "a" / "b", "fit", OPTIONS, {"prior": "abc"})
+    folder = open_run(tmp_path / "a" / "b", "fit_map", OPTIONS, {"prior": "abc"}, {"prior": "p"})
     found = read_config(folder)
-    assert (found.command, found.options, found.inputs) == ("fit", OPTIONS, {"prior": "abc"})
+    assert (found.recipe, found.options, found.digests) == ("fit_map", OPTIONS, {"prior": "abc"})
+    assert (found.made_from, found.first_edition) == ({"prior": "p"}, False)
     assert found.versions == versions()
     assert yaml.safe_load((folder / CONFIG).read_text())["options"]["widths"] == [1, 2]
 
 
 def test_the_same_configuration_is_the_same_run(tmp_path):
-    folder = open_run(tmp_path, "fit", OPTIONS)
+    folder = open_run(tmp_path, "fit_map", OPTIONS)
     add_results(folder, "fit", {"nll": 0.5})
     before = (folder / CONFIG).read_bytes()
     other = OPTIONS | {"device": "cuda", "progress": False, "out": "elsewhere"}
-    assert open_run(tmp_path, "fit", other) == folder
+    assert open_run(tmp_path, "fit_map", other) == folder
     assert (folder / CONFIG).read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("command", "options", "inputs", "said"),
+    ("recipe", "options", "digests", "said"),
     [
-        ("fit", OPTIONS | {"lr": 0.2}, {}, r"its lr is 0\.1, this one's 0\.2"),
-        ("fit", OPTIONS | {"rank": 3}, {}, "its rank is None, this one's 3"),
-        ("predict", OPTIONS, {}, "its command is 'fit', this one's 'predict'"),
-        ("fit", OPTIONS, {"prior": "new"}, "the file given as prior has changed"),
+        ("fit_map", OPTIONS | {"lr": 0.2}, {}, r"its lr is 0\.1, this one's 0\.2"),
+        ("fit_map", OPTIONS | {"rank": 3}, {}, "its rank is None, this one's 3"),
+        ("sample", OPTIONS, {}, "it was made by fit_map, not sample"),
+        ("fit_map", OPTIONS, {"prior": "new"}, "its prior is another law"),
+        ("fit_map", OPTIONS, {"prior": "old", "network": "b"}, "its network is None, this one's"),
     ],
 )
 def test_another_configuration_is_refused_by_its_first_key(
-    tmp_path, command, options, inputs, said
+    tmp_path, recipe, options, digests, said
 ):
-    folder = open_run(tmp_path, "fit", OPTIONS, {"prior": "old"} if inputs else {})
+    folder = open_run(tmp_path, "fit_map", OPTIONS, {"prior": "old"} if digests else {})
     add_results(folder, "fit", {"nll": 0.5})
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ConfigError, match=said) as caught:
-        open_run(tmp_path, command, options, inputs)
+        open_run(tmp_path, recipe, options, digests)
     assert "nothing was overwritten" in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_names_of_inputs_tell_what_a_changed_digest_means(tmp_path):
+    """A file that moved is the same; another few-shot seed is named rather than its digest."""
+    names = {"data": {"data": "digits", "data_seed": 0}, "relative": {"x": "a"}}
+    folder = open_run(tmp_path, "fit_map", OPTIONS, {"data.train": "20 a"}, names)
+    add_results(folder, "fit", {})
+    moved = {"data": {"data": "elsewhere", "data_seed": 0}, "relative": {"x": "b"}}
+    open_run(tmp_path, "fit_map", OPTIONS, {"data.train": "20 a"}, moved)
+    other = {"data": {"data": "digits", "data_seed": 1}}
+    with pytest.raises(ConfigError, match="its data_seed is 0, this one's 1"):
+        open_run(tmp_path, "fit_map", OPTIONS, {"data.train": "20 b"}, other)
+    with pytest.raises(ConfigError, match="its training data were others"):
+        open_run(tmp_path, "fit_map", OPTIONS, {"data.train": "20 b"}, names)
+
+
 def test_a_run_that_never_wrote_anything_may_be_corrected(tmp_path):
-    open_run(tmp_path, "fit", OPTIONS)
-    open_run(tmp_path, "fit", OPTIONS | {"lr": 0.2})
+    open_run(tmp_path, "fit_map", OPTIONS)
+    open_run(tmp_path, "fit_map", OPTIONS | {"lr": 0.2})
     assert read_config(tmp_path).options["lr"] == 0.2
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="is not empty and holds no config.yaml"):
-        open_run(tmp_path, "fit", OPTIONS)
+        open_run(tmp_path, "fit_map", OPTIONS)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(ConfigError, match="is a file; --out needs a folder"):
-        open_run(tmp_path / "thesis.tex", "fit", OPTIONS)
+    with pytest.raises(ConfigError, match="is a file; out needs a folder"):
+        open_run(tmp_path / "thesis.tex", "fit_map", OPTIONS)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_read_only_place_is_a_storage_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="could not write"):
-        open_run(tmp_path / "run", "fit", OPTIONS)
+        open_run(tmp_path / "run", "fit_map", OPTIONS)
 
 
 def test_reading_a_folder_that_is_no_run_names_the_nearest_one(tmp_path):
-    open_run(tmp_path / "map-run", "fit", OPTIONS)
+    open_run(tmp_path / "map-run", "fit_map", OPTIONS)
     with pytest.raises(ConfigError, match="is no run folder.*did you mean 'map-run'"):
         read_config(tmp_path / "map-rum")
-    with pytest.raises(ConfigError, match="was made by 'bayesprior fit'"):
-        read_config(tmp_path / "map-run", "make-prior")
+    with pytest.raises(ConfigError, match="was made by fit_map; this needs .* of make_prior or x"):
+        read_config(tmp_path / "map-run", "make_prior", "x")
 
 
-@pytest.mark.parametrize("text", ["just text", "command: fit", "- a\n- b", "{:", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "just text",
+        "command: fit",
+        "recipe: fit_map",
+        "format: bayesprior.run/3",
+        "- a\n- b",
+        "{:",
+        "",
+    ],
+)
 def test_a_broken_configuration_is_one_line(tmp_path, text):
     (tmp_path / CONFIG).write_text(text)
     with pytest.raises(ConfigError, match="is no configuration of a run") as caught:

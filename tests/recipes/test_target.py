@@ -136,11 +136,12 @@ def test_head_has_its_own_temperature(task, tmp_path):
 def test_bad_arguments_are_one_clear_error(task, tmp_path):
     state, prior, data = task
     bad = [
-        ({"sampler": "nuts"}, "sampler must be 'sgld' or 'sghmc', got 'nuts'"),
-        ({"chains": 0}, "must be at least 1"),
+        ({"sampler": "nuts"}, "sampler must be one of 'sgld', 'sghmc', got 'nuts'"),
+        ({"chains": 0}, "chains must be at least 1, got 0"),
+        ({"friction": 1.5}, "friction must be at most 1"),
         ({"cycles": 4}, "num_draws = 30 is no multiple of cycles = 4"),
-        ({"temperature": -1.0}, "temperature must be"),
-        ({"lr": 0.0}, "lr must be positive"),
+        ({"temperature": -1.0}, "temperature must be at least 0"),
+        ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": 1e9}, "unstable under this prior"),
         ({"device": "cuda:99"}, "cuda"),
     ]
@@ -158,5 +159,5 @@ def test_map_from_the_modules_own_weights_is_fine_tuning(task):
     before = prior.layout.flatten(module)
     fit_map(module, zero, data, num_steps=1, lr=1e-9, start="module", **QUIET)
     torch.testing.assert_close(prior.layout.flatten(module), before)
-    with pytest.raises(ConfigError, match="start must be 'prior' or 'module'"):
+    with pytest.raises(ConfigError, match="start must be one of 'prior', 'module'"):
         fit_map(module, zero, data, start="source", **QUIET)

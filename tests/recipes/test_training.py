@@ -4,7 +4,7 @@ from recipes_cases import Net
 
 from bayesprior.errors import ConfigError
 from bayesprior.recipes import initialize_, pick_device
-from bayesprior.recipes.training import is_under, parameter_groups
+from bayesprior.recipes.training import chain_seed, parameter_groups
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
@@ -49,7 +49,7 @@ def test_groups_split_shared_and_new_weights():
     assert len(parameter_groups(module, point, 0.1, 0.2)) == 1
 
 
-def test_prefixes_are_whole_components():
-    assert is_under("head.weight", "head")
-    assert is_under("head", "head")
-    assert not is_under("header.weight", "head")
+def test_seeds_of_chains_do_not_overlap():
+    seeds = [chain_seed(seed, chain) for seed in range(50) for chain in range(50)]
+    assert len(set(seeds)) == 2500
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -5,20 +5,24 @@ import numpy as np
 import pytest
 import torch
 
-from bayesprior.diagnostics.compare import RunResult
+from bayesprior.diagnostics.compare import MethodResult
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.inference.posteriors import PointPosterior
+from bayesprior.prediction.metrics import METRICS, MetricRow
 from bayesprior.prediction.predict import predict
-from bayesprior.report.build import build_report, chain_summaries, temperature_checks
-from bayesprior.report.document import Picture, Table
-from bayesprior.tasks.likelihoods import Categorical, PixelCategorical
+from bayesprior.report import build
+from bayesprior.report.build import SECTIONS, build_report
+from bayesprior.report.context import Heading
+from bayesprior.report.document import Picture, Table, Text
+from bayesprior.report.verdicts import Verdict
+from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
 from bayesprior.tree.build import to_datatree
 from bayesprior.tree.files import load_tree, save_tree
 
 QUESTIONS = [
     "Did the prior help?",
-    "Did the sampler work?",
     "Can the probabilities be trusted?",
+    "Did the sampler work?",
     "Does the prior fit the data?",
 ]
 
@@ -41,34 +45,26 @@ def full(run, tmp_path):
     """Everything there is, through a file."""
     run.draw(2, 30, width=0.05)
     blurred = {f"blur-{s}": run.predictions["rotated"] for s in (1, 3)}
-    save_tree(run.tree(draws=30, shifted=blurred), tmp_path / "report.nc")
     outcome = Outcome.from_prediction("test", run.predictions["test"])
-    results = [
-        RunResult(name, [outcome, outcome], seconds=1.0, extra={"ood_auroc": [0.6, 0.7]})
-        for name in ("scratch", "sgld")
-    ]
-    tree = load_tree(tmp_path / "report.nc")
-    return build_report(
-        tree,
-        title="Run",
-        prior=run.prior,
-        num_data=30,
-        validation=outcome,
-        images=np.zeros((30, 4, 4), np.uint8),
-        runs=results,
-        method="sgld",
-        baseline="scratch",
-        trees={"a": tree, "b": tree},
-        configuration={"lr": 0.1},
+    methods = [MethodResult(n, [outcome, outcome], seconds=1.0) for n in ("sgld", "scratch")]
+    attrs = {"title": "Run", "num_data": 30, "method": "sgld", "baseline": "scratch"}
+    attrs |= {"only_prior": 1, "configuration": {"lr": 0.1}}
+    tree = run.tree(
+        draws=30,
+        shifted=blurred,
+        validation=run.predictions["test"],
+        images={i: np.zeros((4, 4), np.uint8) for i in range(30)},
+        methods=methods,
+        attrs=attrs,
     )
+    save_tree(tree, tmp_path / "report.nc")
+    return build_report(load_tree(tmp_path / "report.nc"))
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")
 def test_a_complete_run_reports_everything(full):
-    assert [v.question for v in full.verdicts] == [
-        *QUESTIONS,
-        "Do the probabilities stay honest when the data change?",
-    ]
+    changed = "Do the probabilities stay honest when the data change?"
+    assert [v.question for v in full.verdicts] == [*QUESTIONS[:2], changed, *QUESTIONS[2:]]
     assert full.verdicts[0].headline == "No measurable difference"
     assert [s.title for s in full.sections] == [
         "Results",
@@ -79,6 +75,7 @@ def test_a_complete_run_reports_everything(full):
         "The sampler",
         "The prior",
         "Not reported",
+        "How the answers are decided",
         "Configuration",
     ]
     assert pictures(full) == {
@@ -89,7 +86,7 @@ def test_a_complete_run_reports_everything(full):
         "Error after rejecting the least certain",
         "Most confident mistakes",
         "Most uncertain points",
-        "Scores against severity",
+        "Metrics against severity",
         "Trace",
         "Where the posterior ended in the prior",
         "Distance by layer",
@@ -97,15 +94,15 @@ def test_a_complete_run_reports_everything(full):
     assert set(missing(full)) == {"temperature of the sampler"}
     assert full.data["configuration"]["lr"] == 0.1
     json.loads(full.to_json())
-    rows = {row["score"]: row for row in tables(full)["Scores on the test set (30 points)"].rows}
-    found = tables(full)["Scores of each set"].rows
+    rows = {row["score"]: row for row in tables(full)["Metrics of the test set (30 points)"].rows}
+    found = tables(full)["Metrics of each set"].rows
     assert [row["severity"] for row in found] == [0, 1, 3]
     assert rows["accuracy"]["value"].estimate == found[0]["accuracy"]
 
 
 def test_a_point_estimate_alone_reports_what_it_can(run):
     tree = run.tree(chains=1, draws=1, train=None, shifted={}, ood={}, traces=())
-    report = build_report(tree, title="MAP")
+    report = build_report(tree)
     levels = {v.question: v.level for v in report.verdicts}
     assert levels["Did the prior help?"] == "unknown"
     assert levels["Did the sampler work?"] == "unknown"
@@ -122,14 +119,14 @@ def test_a_point_estimate_alone_reports_what_it_can(run):
 
 
 def test_predictions_alone(run):
-    report = build_report(to_datatree(test=run.predictions["test"]), title="x")
+    report = build_report(to_datatree(test=run.predictions["test"]))
     assert {s.title for s in report.sections} >= {"Results", "Calibration", "Uncertainty"}
     assert {"posterior", "distance from the prior"} <= set(missing(report))
 
 
 def test_no_predictions_at_all(run):
-    report = build_report(run.tree(test=None, shifted={}, ood={}), title="x")
-    trust = report.verdicts[2]
+    report = build_report(run.tree(test=None, shifted={}, ood={}))
+    trust = report.verdicts[1]
     assert (trust.level, trust.headline) == ("unknown", "No points")
     assert missing(report)["predictions"]
 
@@ -138,59 +135,38 @@ def test_failed_chains_keep_other_verdicts_from_being_believed(run):
     run.draw(2, 30, width=0.05)
     run.posterior.weights[1] += 0.3
     run.predict()
-    report = build_report(run.tree(draws=30), title="x")
-    assert report.verdicts[1].level == "fail"
-    assert report.verdicts[3].level != "ok"
+    report = build_report(run.tree(draws=30))
+    assert report.verdicts[3].level == "fail"
+    assert report.verdicts[4].level != "ok"
     assert "mislead" in missing(report)["sensitivity to the prior"]
 
 
 def test_dropped_draws_are_named(run):
     tree = to_datatree(prior=run.prior, draws=list(run.posterior.draws())[:-1])
-    assert "1 draw(s)" in missing(build_report(tree, title="x"))
+    assert "1 draw(s)" in missing(build_report(tree))
 
 
 def test_independent_draws_need_not_converge_but_be_wide_enough(run):
-    report = build_report(run.tree(), title="SWAG", independent_draws=True)
-    assert report.verdicts[1].headline == "Nothing to converge"
+    report = build_report(run.tree(attrs={"independent_draws": 1}))
+    assert report.verdicts[3].headline == "Nothing to converge"
     run.draw(2, 4, width=0.05)
     few = run.tree(
-        train=predict(run.model, run.posterior, [[t[:1] for t in run.loader[0]]], Categorical())
+        train=predict(run.model, run.posterior, [[t[:1] for t in run.loader[0]]], Categorical()),
+        attrs={"independent_draws": 1},
     )
-    report = build_report(few, title="SWAG", independent_draws=True)
-    assert report.verdicts[1].headline == "The draws are narrower than the posterior"
-
-
-def test_chains_are_followed_in_function_space_and_in_the_prior(run):
-    run.draw(2, 20)
-    assert {s.name for s in chain_summaries(run.tree(draws=20))} == {
-        "held-out log likelihood",
-        "probability of the true class",
-        "log posterior",
-        "position along the prior's directions",
-    }
-
-
-def test_temperatures_are_read_where_the_claim_holds(run, rng):
-    """Exploring steps at T = 0 and the first half of the sampling ones do not count."""
-    rows = [{"step": float(i), "temperature": 0.0, "kinetic_temperature": 9.0} for i in range(10)]
-    rows += [
-        {"step": float(i), "temperature": 0.5, "kinetic_temperature": 7.0 if i < 30 else 0.5}
-        for i in range(10, 50)
-    ]
-    for row in rows[30:]:
-        row["kinetic_temperature"] += 0.01 * rng.normal()
-    [check] = temperature_checks(run.tree(traces=[rows, rows]))
-    assert (check.name, check.claimed) == ("kinetic", 0.5)
-    assert check.measured.estimate == pytest.approx(0.5, abs=0.02)
-    assert temperature_checks(run.tree(traces=())) == []
+    report = build_report(few)
+    assert report.verdicts[3].headline == "The draws are narrower than the posterior"
 
 
 def test_an_outcome_of_other_points_is_named(run):
     other = Outcome.from_prediction("test", run.predictions["rotated"])
     wrong = dataclasses.replace(other, targets=np.roll(other.targets, 1))
-    results = [RunResult("a", [other]), RunResult("b", [wrong])]
-    report = build_report(run.tree(), title="x", runs=results, baseline="a", method="b")
+    methods = [MethodResult("a", [other]), MethodResult("b", [wrong])]
+    report = build_report(run.tree(methods=methods, attrs={"method": "a", "baseline": "b"}))
     assert "not scored on the same test points" in missing(report)["paired differences"]
+    first = report.verdicts[0]
+    assert (first.question, first.headline) == ("Is a better than b?", "Not compared")
+    assert "not scored on the same test points" in first.reason
 
 
 def test_pixels_are_reported_from_streamed_sums_and_alike_from_maps(tmp_path):
@@ -206,17 +182,17 @@ def test_pixels_are_reported_from_streamed_sums_and_alike_from_maps(tmp_path):
     for maps in (True, False):
         found = predict(net, posterior, frames, PixelCategorical(), keep_maps=maps)
         save_tree(to_datatree(train=found, test=found, shifted={"fog-2": found}), tmp_path / "a.nc")
-        reports[maps] = build_report(load_tree(tmp_path / "a.nc"), title="pixels")
+        reports[maps] = build_report(load_tree(tmp_path / "a.nc"))
     small, large = (
         next(v for v in reports[m].verdicts if v.question.startswith("Can")) for m in (False, True)
     )
-    assert small == large
+    assert (small.level, small.headline) == (large.level, large.headline)
     assert [s.title for s in reports[False].sections[:2]] == ["Results", "Calibration"]
     rows = reports[False].sections[0].items[0].rows
     assert [row["set"] for row in rows] == ["test set", "fog-2"]
     for key, value in found.metrics.items():
         assert rows[0][key] == pytest.approx(value)
-    assert "predict with keep_maps=True" in missing(reports[False])["measures of single pixels"]
+    assert "keep_maps=True" in missing(reports[False])["measures of single pixels"]
     assert "measures of single pixels" not in missing(reports[True])
 
 
@@ -225,8 +201,8 @@ def test_a_class_that_never_occurs_changes_nothing_else(run):
         x, y = run.sets[name]
         run.sets[name] = (x, y.where(y != 3, 0))
     run.predict()
-    report = build_report(run.tree(), title="x")
-    found = tables(report)["Scores on the test set (30 points)"].rows
+    report = build_report(run.tree())
+    found = tables(report)["Metrics of the test set (30 points)"].rows
     assert np.isfinite([row["value"].estimate for row in found[:2]]).all()
     assert "predictions" not in missing(report)
 
@@ -235,19 +211,62 @@ def test_nan_probabilities_are_named_and_the_rest_is_reported(run):
     tree = run.tree()
     tree["predictions"].probs[3, 1] = np.nan
     tree["predictions_noise"].probs[:] = np.nan
-    report = build_report(tree, title="x")
+    report = build_report(tree)
     assert "1 of 30 rows of probabilities hold NaN" in missing(report)["predictions"]
     assert {s.title for s in report.sections} >= {"The sampler", "The prior"}
     run.predict()  # the tree shares memory with them
     tree = run.tree()
     tree["predictions_noise"].probs[:] = np.nan
-    report = build_report(tree, title="x")
+    report = build_report(tree)
     assert "20 of 20 rows" in missing(report)["set predictions_noise"]
     assert "Calibration" in {s.title for s in report.sections}
 
 
 def test_one_chain_and_a_tree_without_log_likelihood(run):
-    report = build_report(run.tree(chains=1, draws=30, train=None), title="x")
+    report = build_report(run.tree(chains=1, draws=30, train=None))
     assert missing(report)["log_likelihood"].endswith("no LOO, no psense")
     assert "tree lacks log_likelihood" in missing(report)["sensitivity to the prior"]
-    assert report.verdicts[1].headline == "Too few draws"
+    assert report.verdicts[3].headline == "Too few draws"
+
+
+def test_what_is_added_at_run_time_stands_on_the_page(run, monkeypatch):
+    """A metric's row, a heading and a verdict, each written in one place."""
+    row = MetricRow("hesitation", "entropy of right answers", lambda p: p.entropy, False, 0.01)
+    monkeypatch.setitem(METRICS, "hesitation", row)
+    verdict = Verdict("Is it raining?", "ok", "No", "The sky is blue.")
+    heading = Heading("Weather", lambda context: [Text("Sunny.")], lambda context: verdict)
+    monkeypatch.setattr(build, "SECTIONS", [*SECTIONS, heading])
+    run.predict()
+    entropy = float(run.predictions["test"].predictive_entropy.mean())
+    assert run.predictions["test"].metrics["hesitation"] == pytest.approx(entropy, rel=1e-5)
+    outcome = Outcome.from_prediction("test", run.predictions["test"])
+    methods = [MethodResult(n, [outcome] * 2) for n in "ab"]
+    tree = run.tree(methods=methods, attrs={"method": "a", "baseline": "b"})
+    report = build_report(tree)
+    rows = {
+        r["score"]: r["value"] for r in tables(report)["Metrics of the test set (30 points)"].rows
+    }
+    assert rows["hesitation"].estimate == pytest.approx(entropy, rel=1e-5)
+    assert "hesitation" in tables(report)["All methods"].rows[0]
+    assert "hesitation" in {r["metric"] for r in tables(report)["Paired differences to b"].rows}
+    assert report.verdicts[-1] == verdict
+    assert "Sunny." in report.to_html()
+
+
+def test_numbers_are_reported_with_their_intervals():
+    line = torch.nn.Linear(3, 1)
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    batch = (x, (line(x) + torch.randn(50, 1, generator=torch.Generator().manual_seed(1))).detach())
+    found = predict(line, PointPosterior.from_module(line), [batch], Normal(std=1.0))
+    report = build_report(to_datatree(train=found, test=found))
+    answers = {v.question: v.headline for v in report.verdicts}
+    assert answers["Can the probabilities be trusted?"] == "Yes"
+    assert [s.title for s in report.sections[:2]] == ["Results", "Calibration"]
+    rows = {row["score"]: row["value"] for row in report.sections[0].items[0].rows}
+    assert rows["NLL"].estimate == pytest.approx(found.metrics["nll"])
+    assert rows["RMSE"].estimate == pytest.approx(found.metrics["rmse"])
+    assert rows["predicted std"] == pytest.approx(1.0)
+    assert len(report.sections[1].items[1].rows) == 4
+    text = report.to_markdown()
+    assert "the targets are numbers" in text
+    assert "no class probabilities" not in text

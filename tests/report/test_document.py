@@ -8,10 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from bayesprior.diagnostics.intervals import Interval
-from bayesprior.diagnostics.verdicts import Verdict
 from bayesprior.errors import StorageError
 from bayesprior.report.document import Column, Picture, Report, Section, Table, Text
 from bayesprior.report.style import styled
+from bayesprior.report.verdicts import Verdict
 
 
 @styled
@@ -100,10 +100,10 @@ def test_figures_follow_the_theme_and_stand_alone(report, tmp_path):
 def test_cells(report):
     text = report.to_markdown()
     assert "| a\\|b | 0.13 ± 0.01 | +1.0 [-2.0, +inf] |" in text
-    assert "| <script> | – | – |" in text
+    assert "| &lt;script> | – | – |" in text
     assert "nothing here" not in text
     assert "![Curve & co](figures/results-curve-co.svg)" in text
-    assert "- ! **Works? Half.** 1 < 2." in text
+    assert "- ! **Works? Half.** 1 &lt; 2." in text
 
 
 def test_json_holds_everything_unrounded(report):
@@ -141,3 +141,18 @@ def test_figures_of_one_title_get_different_names():
     report = Report("r", "", [], [twins])
     assert [name for name, _ in report.pictures()] == ["s-t", "s-t-2"]
     assert report.to_html().count("<svg") == 2
+
+
+def test_what_markdown_would_read_as_its_own_is_escaped():
+    text = "*bold* [link](javascript:x) a_b _c_ `d` ```"
+    items = [Text(text), Text("```\nraw *text*\n```", is_code=True)]
+    shown = Report(text, "", [], [Section("s", items)]).to_markdown()
+    assert shown.startswith("# \\*bold\\* [link]\\(javascript:x) a_b \\_c\\_ \\`d\\`")
+    assert "raw *text*" in shown
+    assert shown.count("```\n") == 2  # none of its own ends the block
+
+
+def test_a_row_has_its_own_number_format():
+    rows = [{"v": 0.12345, "format": ".1f"}, {"v": 0.12345}]
+    text = Report("r", "", [], [Section("s", [Table("t", [Column("v", "v", ".3f")], rows)])])
+    assert "| 0.1 |\n| 0.123 |" in text.to_markdown()

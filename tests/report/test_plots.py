@@ -11,6 +11,7 @@ from bayesprior.diagnostics.uncertainty import entropy, risk_coverage
 from bayesprior.errors import DataError
 from bayesprior.report.plots import (
     comparison_forest,
+    coverage_plot,
     image_grid,
     mahalanobis_plot,
     prior_coordinate_plot,
@@ -57,7 +58,7 @@ def test_prior_coordinates(run):
     mean = tree["posterior"].prior_coordinate.mean(("chain", "draw"))
     np.testing.assert_allclose(axes.lines[-1].get_ydata(), mean)
     one_draw = run.tree(chains=1, draws=1)
-    assert not prior_coordinate_plot(one_draw, max_directions=2).axes[0].collections
+    assert not prior_coordinate_plot(one_draw).axes[0].collections
 
 
 def test_mahalanobis(run):
@@ -68,7 +69,6 @@ def test_mahalanobis(run):
     )
     names = [tick.get_text() for tick in axes.get_yticklabels()]
     assert names == ["all weights", "weight", "bias"]
-    assert len(mahalanobis_plot(checks, max_blocks=1).axes[0].get_yticklabels()) == 2
 
 
 def test_trace(run):
@@ -101,10 +101,10 @@ def test_uncertainty_histograms(outcome):
 
 def test_shift_curves():
     rows = [
-        ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}),
-        ShiftRow("blur", 3, {"accuracy": 0.5, "ece": 0.2}),
-        ShiftRow("blur", 1, {"accuracy": 0.8, "ece": 0.1}),
-        ShiftRow("winter", None, {"accuracy": 0.7, "ece": 0.1}),
+        ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 9, 0.1),
+        ShiftRow("blur", 3, {"accuracy": 0.5, "ece": 0.2}, 9, 0.1),
+        ShiftRow("blur", 1, {"accuracy": 0.8, "ece": 0.1}, 9, 0.1),
+        ShiftRow("winter", None, {"accuracy": 0.7, "ece": 0.1}, 9, 0.1),
     ]
     accuracy, error = shift_curves(rows).axes
     np.testing.assert_array_equal(
@@ -116,8 +116,8 @@ def test_shift_curves():
 
 
 def test_percent_labels_are_round_and_exact():
-    rows = [ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01})]
-    rows += [ShiftRow("blur", i, {"accuracy": 0.8, "ece": 0.045 * i}) for i in (1, 2, 3)]
+    rows = [ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 9, 0.1)]
+    rows += [ShiftRow("blur", i, {"accuracy": 0.8, "ece": 0.045 * i}, 9, 0.1) for i in (1, 2, 3)]
     figure = shift_curves(rows)
     figure.draw_without_rendering()
     for axes in figure.axes:
@@ -130,10 +130,8 @@ def test_percent_labels_are_round_and_exact():
 @pytest.mark.parametrize("metric", ["accuracy", "nll"])
 def test_a_forest_with_long_names_is_not_cut(metric):
     name = "SGLD, with the prior learned from glyphs"
-    differences = [
-        Difference(name, metric, over, Interval(-0.1, -0.2, 0.1), "tie")
-        for over in ("seeds", "points")
-    ]
+    interval = Interval(-0.1, -0.2, 0.1)
+    differences = [Difference(name, metric, interval, 3, "seeds and points", "tie")]
     figure = comparison_forest(differences, metric)
     figure.draw_without_rendering()
     [axes] = figure.axes
@@ -145,14 +143,14 @@ def test_a_forest_with_long_names_is_not_cut(metric):
 
 
 def test_comparison_forest():
-    differences = [
-        Difference("map", "nll", over, Interval(-0.1, -0.2, 0.1), "tie")
-        for over in ("seeds", "points")
-    ]
+    interval = Interval(-0.1, -0.2, 0.1)
+    differences = [Difference("map", "nll", interval, 3, "seeds and points", "tie")]
     [axes] = comparison_forest(differences, "nll").axes
-    for lines in axes.collections:
-        [segment] = lines.get_segments()
-        np.testing.assert_array_equal(segment[:, 0], [-0.2, 0.1])
+    [lines] = axes.collections
+    [segment] = lines.get_segments()
+    np.testing.assert_array_equal(segment[:, 0], [-0.2, 0.1])
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["no difference", "95% over seeds and points"]
     assert "left of the line is better" in axes.get_xlabel()
     with pytest.raises(DataError, match="no differences of 'ece'"):
         comparison_forest(differences, "ece")
@@ -161,8 +159,16 @@ def test_comparison_forest():
 @pytest.mark.parametrize("shape", [(5, 8, 8), (5, 8, 8, 1), (5, 8, 8, 3)])
 def test_image_grid(shape, rng):
     images = rng.integers(0, 256, shape).astype(np.uint8)
-    figure = image_grid(images, list("abcde"), columns=4)
+    figure = image_grid(images, list("abcde"))
     shown = [axes for axes in figure.axes if axes.images]
     assert len(figure.axes) == 8
     assert [axes.get_xlabel() for axes in shown] == list("abcde")
     np.testing.assert_array_equal(shown[2].images[0].get_array(), images[2].squeeze())
+
+
+def test_coverage_is_of_the_ranks(rng):
+    pit = rng.random(200)
+    [axes] = coverage_plot(pit).axes
+    levels, inside = labeled(axes, "model").get_xydata().T
+    expected = [(np.abs(pit - 0.5) <= level / 2).mean() for level in levels]
+    np.testing.assert_allclose(inside, expected)

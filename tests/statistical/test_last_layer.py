@@ -8,6 +8,7 @@ from inference_linear import half_square
 from scipy import stats
 from torch import nn
 
+from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.engine import train
 from bayesprior.inference.schedules import constant
 from bayesprior.testing import assert_plausible
@@ -18,22 +19,6 @@ pytestmark = pytest.mark.statistical
 
 NUM_DATA, BURN_IN, THIN, NUM_DRAWS = 40, 150, 3, 450
 UNDAMPED = [case for case in SAMPLERS if not case.name.endswith("1.0")]
-
-
-class Keep:
-    """A collector that keeps the draws in memory."""
-
-    def __init__(self):
-        self.draws = []
-
-    def update(self, event):
-        self.draws.append(event.layout.flatten(event.module))
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
 
 
 class LastLayer:
@@ -82,7 +67,7 @@ def test_moments_of_one_chain_are_those_of_the_posterior(case, seed):
     probe = case.make([torch.zeros(1, requires_grad=True)], lr=1.0, num_data=1, seed=0)
     lr = 0.5 * probe.stability_limit(curvatures[-1])
     trainable = [p for p in problem.module.parameters() if p.requires_grad]
-    keep = Keep()
+    keep = DrawsInMemory()
     train(
         problem.module,
         half_square,
@@ -95,7 +80,7 @@ def test_moments_of_one_chain_are_those_of_the_posterior(case, seed):
         collectors=[keep],
         progress=False,
     )
-    draws = (torch.stack(keep.draws) - problem.mean).numpy() @ basis
+    draws = (torch.stack([draw.weights for draw in keep.draws()]) - problem.mean).numpy() @ basis
     count = len(draws)
     assert count == NUM_DRAWS
     pairs = np.r_[count, 2 * np.arange(count - 1, 0, -1)]  # how often each lag occurs

@@ -24,7 +24,7 @@ from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGHMC, SGLD
 from bayesprior.inference.schedules import constant
 from bayesprior.probabilistic import BayesianNetwork, StochasticGradientMCMC, potential_loss
-from bayesprior.probabilistic.site_draws import DrawKeeper
+from bayesprior.probabilistic.draws import SiteDraws
 from bayesprior.tasks.likelihoods import Normal
 from bayesprior.tasks.objectives import supervised
 from bayesprior.weights.gaussian import GaussianWeights
@@ -202,7 +202,8 @@ def test_samplers_agree_with_nuts(problem, seed):
         check(found, exact_schools())
         check(reference, exact_schools())
     potential = mcmc.potential
-    keeper = DrawKeeper(potential.layout, 5, 0)
+    draws = SiteDraws(potential)
+    draws.begin(0)
     train(
         potential,
         potential_loss,
@@ -214,11 +215,15 @@ def test_samplers_agree_with_nuts(problem, seed):
         5 * thin,
         prior=potential.prior,
         num_data=potential.num_data,
-        collectors=(keeper,),
+        collectors=(draws,),
         progress=False,
     )
-    draws = potential.constrain(torch.stack([draw.weights for draw in keeper.draws()]))
-    check(moments({name: value.transpose(0, 1) for name, value in draws.items()}), reference)
+    chains = [list(draws.read(chain)) for chain in range(500)]
+    found = {
+        name: torch.stack([torch.stack([draw[name] for draw in chain]) for chain in chains])
+        for name in potential.sites
+    }
+    check(moments(found), reference)
 
 
 @pytest.mark.slow

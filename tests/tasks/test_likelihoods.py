@@ -177,3 +177,66 @@ def test_values_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         PixelCategorical().ignore_index = 0
     assert PixelCategorical(0) == PixelCategorical(0) != PixelCategorical()
+
+
+# --- shapes, ranges and subclasses ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "outputs", "targets"),
+    [
+        (Normal(1.0), torch.zeros(3, 1), torch.zeros(3)),  # would become (3, 3)
+        (Normal(1.0), torch.zeros(3, 2), torch.zeros(3, 1)),
+        (Normal(1.0), torch.zeros(3, 2), torch.zeros(1, 2)),
+        (HeteroscedasticNormal(), torch.zeros(3, 2), torch.zeros(3)),
+        (HeteroscedasticNormal(), torch.zeros(3, 3), torch.zeros(3, 2)),
+        (HeteroscedasticNormal(), torch.zeros(3, 4), torch.zeros(3, 1)),
+        (Categorical(), torch.zeros(3, 2), torch.zeros(1).long()),
+        (Categorical(), torch.zeros(3, 2), torch.zeros(3, 2)),  # soft labels
+        (PixelCategorical(), torch.zeros(1, 2, 3, 3), torch.zeros(1, 1, 3).long()),
+    ],
+)
+def test_log_prob_refuses_shapes_that_only_broadcast(likelihood, outputs, targets):
+    with pytest.raises(DataError, match=r"expected .*, got outputs .* and targets") as error:
+        likelihood.log_prob(outputs, targets)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("case", [categorical, pixels, normal, heteroscedastic])
+def test_further_axes_before_the_examples(case):
+    likelihood, outputs, targets = case()
+    stacked = torch.stack([outputs, outputs + 1, -outputs])
+    alone = torch.stack([likelihood.log_prob(o, targets) for o in stacked])
+    every = targets.expand(3, *targets.shape)
+    torch.testing.assert_close(likelihood.log_prob(stacked, every), alone)
+    law = likelihood.distribution(stacked)
+    assert law.batch_shape == stacked.shape[:2]
+    torch.testing.assert_close(law.log_prob(targets), alone)
+    entropies = [likelihood.entropy(likelihood.predictive(o)) for o in stacked]
+    torch.testing.assert_close(
+        likelihood.entropy(likelihood.predictive(stacked)), torch.stack(entropies)
+    )
+
+
+@pytest.mark.parametrize("log_variance", [-170.0, -110.0, 110.0, 170.0])
+def test_heteroscedastic_stays_finite_beyond_the_range_of_the_variance(log_variance):
+    outputs = torch.tensor([[1.0, log_variance]], requires_grad=True)
+    log_prob = HeteroscedasticNormal().log_prob(outputs, torch.ones(1, 1))
+    expected = -(log_variance + math.log(2 * math.pi)) / 2
+    assert log_prob.item() == pytest.approx(expected, rel=1e-6)
+    log_prob.sum().backward()
+    assert outputs.grad.tolist() == [[0.0, -0.5]]
+
+
+class Floored(HeteroscedasticNormal):
+    """Never less noise than 1."""
+
+    def predictive(self, outputs):
+        mean, variance = super().predictive(outputs)
+        return Moments(mean, variance + 1)
+
+
+def test_log_prob_follows_a_subclass_own_law():
+    outputs, targets = torch.randn(4, 2), torch.randn(4, 1)
+    law = torch.distributions.Normal(outputs[:, :1], (outputs[:, 1:].exp() + 1).sqrt())
+    torch.testing.assert_close(Floored().log_prob(outputs, targets), law.log_prob(targets)[:, 0])

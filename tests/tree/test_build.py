@@ -1,18 +1,14 @@
+import dataclasses
 import json
 
-import arviz_stats as azs
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
-from pyro.infer import MCMC, NUTS
 
 from bayesprior.diagnostics.predictions import Outcome, scores
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.posteriors import PointPosterior
-from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.predict import predict
 from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
 from bayesprior.tree.build import to_datatree
@@ -88,6 +84,12 @@ def test_test_sets_are_scored_alike_from_tree_and_prediction(run, tree):
     assert Outcome.from_group(tree, "predictions_noise").targets is None
 
 
+def test_draws_carry_their_share_of_a_mixture(run):
+    draws = [dataclasses.replace(d, weight=1.0 + d.chain) for d in run.posterior.draws()]
+    shares = to_datatree(prior=run.prior, draws=draws)["sample_stats"].mixture_weight
+    np.testing.assert_allclose(shares, [[1 / 12] * 4, [2 / 12] * 4])
+
+
 def test_sampled_labels_follow_the_averaged_probabilities(run):
     tree = run.tree(chains=1, draws=200)
     labels = tree["posterior_predictive"].y.values.reshape(-1, 30)
@@ -109,39 +111,6 @@ def test_swag_draws_come_from_a_gaussian(run):
     tree = to_datatree(prior=run.prior, draws=draws, train=prediction)
     assert tree["posterior"].mahalanobis.shape == (1, 7)
     assert json.loads(tree.attrs["missing"]).keys() == {"predictions"}
-
-
-def test_other_latents_join_the_posterior(run):
-    noise = np.random.default_rng(0).normal(size=(2, 6, 3))
-    tree = run.tree(draws=6, samples={"noise_std": noise})
-    np.testing.assert_array_equal(tree["posterior"].noise_std, noise)
-    alone = to_datatree(samples={"noise_std": noise})
-    assert float(azs.rhat(alone).noise_std.max()) > 0
-    with pytest.raises(DataError, match="do not share one"):
-        run.tree(draws=5, samples={"noise_std": noise})
-
-
-def test_pyros_own_mcmc_becomes_a_tree(run):
-    def model():
-        pyro.sample("weights", run.prior)
-        pyro.sample("noise_std", dist.Gamma(2.0, 1.0))
-
-    kernel = NUTS(model, max_tree_depth=2)
-    mcmc = MCMC(kernel, num_samples=12, warmup_steps=5, disable_progbar=True)
-    mcmc.run()
-    samples = mcmc.get_samples(group_by_chain=True)
-    weights = samples.pop("weights")
-    tree = to_datatree(prior=run.prior, draws=in_order(weights), samples=samples)
-    np.testing.assert_array_equal(tree["posterior"].noise_std, samples["noise_std"])
-    np.testing.assert_allclose(
-        tree["posterior"].mahalanobis[0], run.prior.mahalanobis(weights[0]), rtol=1e-6
-    )
-
-
-def in_order(weights):
-    for chain, rows in enumerate(weights):
-        for index, row in enumerate(rows):
-            yield Draw(chain, index, row)
 
 
 def test_summary_mode_is_small_and_scores_alike(run):
@@ -173,7 +142,13 @@ def test_regression_and_pixels(tmp_path):
     batch = [(torch.randn(5, 2), torch.randn(5, 1))]
     prediction = predict(line, PointPosterior.from_module(line), batch, Normal(std=1.0))
     tree = to_datatree(train=prediction, test=prediction)
-    assert tree["predictions"].y.dims == ("chain", "draw", "point", "output")
+    for group, point in (("predictions", "point"), ("posterior_predictive", "train_point")):
+        assert tree[group].y.dims == ("chain", "draw", point)
+    assert tree["observed_data"].y.dims == tree["log_likelihood"].y.dims[2:]
+    wide = torch.nn.Linear(2, 2)
+    batch = [(torch.randn(5, 2), torch.randn(5, 2))]
+    two = to_datatree(test=predict(wide, PointPosterior.from_module(wide), batch, Normal(std=1.0)))
+    assert two["predictions"].y.dims == ("chain", "draw", "point", "output")
     convolution = torch.nn.Conv2d(3, 4, 1)
     frames = [(torch.randn(2, 3, 5, 6), torch.randint(0, 4, (2, 5, 6)))]
     posterior = PointPosterior.from_module(convolution)

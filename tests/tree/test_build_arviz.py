@@ -10,6 +10,7 @@ import pytest
 import torch
 import xarray as xr
 from pyro.infer import MCMC, NUTS
+from torch import nn
 from torch.func import functional_call
 
 from bayesprior.inference.collectors.draws import DrawWriter
@@ -20,11 +21,13 @@ from bayesprior.inference.progress import read_trace
 from bayesprior.inference.schedules import constant
 from bayesprior.prediction.predict import predict
 from bayesprior.storage import TRACE, chain_dir
-from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.tasks.likelihoods import Categorical, Normal
 from bayesprior.tasks.objectives import supervised
 from bayesprior.tree.build import to_datatree
 from bayesprior.tree.files import load_tree, save_tree
 from bayesprior.tree.trace import draw_statistics
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The inplace keyword"),  # ArviZ on new pandas
@@ -84,6 +87,22 @@ def mcmc_tree(run, folder):
     return tree_of(run, run.posterior)
 
 
+def regression_tree(run, folder):
+    """One output and a prior of rank 0."""
+    line = nn.Linear(3, 1)
+    prior = GaussianWeights.point(ParameterLayout.from_module(line), torch.zeros(4), 1.0)
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    batch = [(x, x.sum(1, keepdim=True))]
+    posterior = prior.rescale(cov_scale=0.05)
+    found = predict(line, posterior, batch, Normal(std=1.0), num_draws=100)
+    return to_datatree(prior=prior, draws=posterior.draws(100, 0), train=found, test=found)
+
+
+def rank_0_tree(run, folder):
+    run.prior = run.prior.isotropic()
+    return swag_tree(run, folder)
+
+
 def tree_of(run, posterior, num_draws=None, **options):
     def predicted(name):
         batch = [run.sets[name]]
@@ -105,21 +124,22 @@ METHODS = {
     "swag": (swag_tree, 1, 100),
     "sgld": (sgld_tree, 3, 40),
     "mcmc": (mcmc_tree, 2, 40),
+    "rank 0": (rank_0_tree, 1, 100),
+    "regression": (regression_tree, 1, 100),
 }
 
 
 @pytest.fixture(scope="module")
 def trees(run_factory_module, tmp_path_factory):
-    """Every method's tree, from netCDF; that from zarr is the same."""
+    """Every method's tree, from netCDF."""
     found = {}
     for name, (make, chains, draws) in METHODS.items():
         folder = tmp_path_factory.mktemp(name)
         tree = make(run_factory_module(), folder)
         assert tree["posterior"].mahalanobis.shape == (chains, draws)
-        for suffix in (".nc", ".zarr"):
-            save_tree(tree, folder / f"tree{suffix}")
-            found[name] = load_tree(folder / f"tree{suffix}")
-            xr.testing.assert_identical(found[name], tree)
+        save_tree(tree, folder / "tree.nc")
+        found[name] = load_tree(folder / "tree.nc")
+        xr.testing.assert_identical(found[name], tree)
     return found
 
 
@@ -225,5 +245,56 @@ def test_a_point_estimate_can_be_plotted(trees, tmp_path):
         mpl.use("Agg")
         options = {"var_names": ["y"], "data_type": "categorical", "backend": "matplotlib"}
         azp.plot_ppc_pava(trees["map"], **options).savefig(tmp_path / "plot.png")
+        mpl.pyplot.close("all")
+    assert (tmp_path / "plot.png").stat().st_size > 2000
+
+
+def finite(found):
+    """Whether every number of what ArviZ returned is one."""
+    values = found.to_array() if isinstance(found, xr.Dataset) else found
+    numbers = [v for v in np.ravel(values) if isinstance(v, float | np.floating)]
+    return len(numbers) > 0 and np.isfinite(np.array(numbers)).all()
+
+
+# What ArviZ computes of a tree as it is: no variable named, none left out. A point has one draw.
+CALLS = {
+    "summary": lambda tree: azs.summary(tree, kind="stats", round_to="none").to_numpy(float),
+    "mean": lambda tree: azs.mean(tree),
+    "hdi": lambda tree: azs.hdi(tree),
+    "eti": lambda tree: azs.eti(tree),
+    "loo": lambda tree: [float(azs.loo(tree).elpd)],
+    "loo_pit": lambda tree: azs.loo_pit(tree).y,
+    "ess": lambda tree: azs.ess(tree),
+    "mcse": lambda tree: azs.mcse(tree),
+}
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "map"])
+@pytest.mark.parametrize("call", CALLS)
+def test_arviz_takes_the_tree_as_it_is(trees, method, call):
+    assert finite(CALLS[call](trees[method]))
+
+
+@pytest.mark.parametrize("call", ["summary", "mean"])
+def test_arviz_takes_a_point(trees, call):
+    assert CALLS[call](trees["map"]) is not None
+
+
+NUMBERS = {
+    "loo_metrics": lambda tree: [azs.loo_metrics(tree, kind="rmse").mean],
+    "metrics": lambda tree: [azs.metrics(tree, kind="rmse").mean],
+}
+
+
+@pytest.mark.parametrize("call", ["loo_metrics", "metrics"])
+def test_arviz_scores_one_output(trees, call):
+    assert finite(np.array(NUMBERS[call](trees["regression"]), float))
+
+
+@pytest.mark.parametrize("plot", [azp.plot_ppc_interval, azp.plot_ppc_pit, azp.plot_ppc_dist])
+def test_plots_of_one_output(trees, plot, tmp_path):
+    with mpl.rc_context():
+        mpl.use("Agg")
+        plot(trees["regression"], backend="matplotlib").savefig(tmp_path / "plot.png")
         mpl.pyplot.close("all")
     assert (tmp_path / "plot.png").stat().st_size > 2000

@@ -10,9 +10,8 @@ def tree(run):
     return run.tree()
 
 
-@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
-def test_written_and_read_back(tree, tmp_path, suffix):
-    path = tmp_path / f"report{suffix}"
+def test_written_and_read_back(tree, tmp_path):
+    path = tmp_path / "report.nc"
     for _ in range(2):  # also over an older one
         save_tree(tree, path)
         xr.testing.assert_identical(load_tree(path), tree)
@@ -25,9 +24,8 @@ def test_unreadable_and_unwritable_files(tree, tmp_path):
     (tmp_path / "bad.nc").write_text("no tree")
     with pytest.raises(DataError, match="no readable DataTree"):
         load_tree(tmp_path / "bad.nc")
-    with pytest.raises(ConfigError, match=r"ends in \.nc or \.zarr"):
+    with pytest.raises(ConfigError, match=r"ends in \.nc"):
         save_tree(tree, tmp_path / "tree.pkl")
     (tmp_path / "file").write_text("")
-    for name in ("a.nc", "a.zarr"):
-        with pytest.raises(StorageError, match="could not write|cannot write"):
-            save_tree(tree, tmp_path / "file" / name)
+    with pytest.raises(StorageError, match="could not write"):
+        save_tree(tree, tmp_path / "file" / "a.nc")

@@ -1,8 +1,10 @@
 """Names <-> positions: round trips, order, tied weights, and errors that name the culprit."""
 
+import json
 import math
 import random
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -225,3 +227,22 @@ def test_describe_names_a_few_of_many():
     assert "and 6 more" in text
     assert many.compare(many).describe() == "equal"
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("w", (-1,), r"the shape of 'w' must hold integers of 0 or more, got \(-1,\)"),
+        ("w", (2.0,), "must hold integers"),
+        ("w", (True,), "must hold integers"),
+        (3, (1,), "name must be text, got 3"),
+        ("\ud800", (1,), "name must be text, got '.ud800'"),
+    ],
+)
+def test_sizes_are_counts_and_names_are_text(name, shape, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(LayoutMismatchError, match=message):
+        ParameterLayout((name,), (shape,))
+    text = json.dumps([[name, shape]])
+    with pytest.raises(LayoutMismatchError, match=message):
+        ParameterLayout.from_json(text)

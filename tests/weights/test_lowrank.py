@@ -1,5 +1,7 @@
 """Low-rank products and solves against dense linear algebra in float64."""
 
+import functools
+
 import pytest
 import torch
 from dense import FALSE_ALARM, standard_normal_p_value
@@ -7,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from bayesprior.errors import ConfigError
 from bayesprior.weights import lowrank
+from bayesprior.weights.covariance import quadratic
 from bayesprior.weights.lowrank import LowRankCovariance
 
 # torch's own forward-mode differentiation scripts its decompositions
@@ -42,14 +45,12 @@ def dense(cov):
 def test_scalars_equal_the_dense_ones(cov, dense):
     torch.testing.assert_close(cov.log_det, torch.linalg.slogdet(dense).logabsdet)
     assert cov.trace == pytest.approx(float(dense.trace()))
-    shares = torch.linalg.eigvalsh(cov.gram()).flip(0)
-    if cov.rank:
-        shares = shares.clamp_min(0)
-    if cov.diag.numel() and cov.rank:
-        torch.testing.assert_close(cov.shares(), shares / shares.sum())
-        assert cov.shares().sum() == pytest.approx(1)
-    else:
-        assert len(cov.shares()) == 0
+    width = torch.rand(cov.dim, dtype=torch.float64) + 0.5
+    for given, rows in ((None, cov.rows), (width, cov.rows * width)):
+        spectrum = torch.linalg.svdvals(rows).square()
+        found = cov.spectrum(given)
+        torch.testing.assert_close(found[: len(spectrum)], spectrum)
+        assert (found[len(spectrum) :].abs() < 1e-9).all()
 
 
 def test_capacitance_is_torch_s(cov):
@@ -79,8 +80,9 @@ def test_derivatives_are_right_to_second_order(cov):
     residual = torch.randn(2, cov.diag.shape[0], dtype=torch.float64, requires_grad=True)
     if not residual.numel():
         pytest.skip("nothing to differentiate")
-    assert gradcheck(cov.differentiable_quadratic, residual, check_forward_ad=True)
-    assert gradgradcheck(cov.differentiable_quadratic, residual)
+    function = functools.partial(quadratic, cov=cov)
+    assert gradcheck(function, residual, check_forward_ad=True)
+    assert gradgradcheck(function, residual)
 
 
 def test_transforms_of_torch_func(cov, dense):
@@ -88,7 +90,7 @@ def test_transforms_of_torch_func(cov, dense):
     if not residual.numel():
         pytest.skip("torch's jacfwd takes no empty tensor")
     precision = torch.linalg.inv(dense)
-    function = cov.differentiable_quadratic
+    function = functools.partial(quadratic, cov=cov)
     expected = 2 * residual @ precision
     torch.testing.assert_close(torch.vmap(function)(residual), cov.quadratic(residual))
     torch.testing.assert_close(torch.vmap(torch.func.grad(function))(residual), expected)
@@ -104,16 +106,46 @@ def test_transforms_of_torch_func(cov, dense):
 def test_forward_over_forward_is_refused_and_never_zero(cov):
     residual = torch.randn(cov.diag.shape[0], dtype=torch.float64)
     if len(residual):
+        function = functools.partial(quadratic, cov=cov)
         with pytest.raises(ConfigError, match=r"use torch\.func\.hessian"):
-            torch.func.jacfwd(torch.func.jacfwd(cov.differentiable_quadratic))(residual)
+            torch.func.jacfwd(torch.func.jacfwd(function))(residual)
 
 
 @pytest.mark.statistical
 def test_whitened_projections_are_standard_normal(cov, dense):
-    values, vectors = cov.whitening()
-    assert len(values) == min(cov.rank, cov.diag.shape[0])
-    if not len(values):
-        return
     draws = torch.randn(2000, len(dense), dtype=torch.float64) @ torch.linalg.cholesky(dense).T
-    z = (cov.project(draws) @ vectors) / (values * (1 + values)).sqrt()
-    assert standard_normal_p_value(z.numpy()) > FALSE_ALARM
+    z = cov.coordinates(draws)
+    assert z.shape == (2000, min(cov.rank, cov.dim))
+    if cov.rank and cov.dim:
+        assert standard_normal_p_value(z.numpy()) > FALSE_ALARM
+    whitened = cov.whiten(draws)
+    if cov.dim:
+        assert standard_normal_p_value(whitened.numpy()) > FALSE_ALARM
+
+
+def test_products_and_roots(cov, dense):
+    """Two passes over W: M v, R z with R R^T = M, its inverse, and their adjoints."""
+    value = torch.randn(2, 3, cov.dim, dtype=torch.float64)
+    close = torch.testing.assert_close
+    close(cov.product(value), value @ dense)
+    identity = torch.eye(cov.dim, dtype=torch.float64)
+    root = cov.color(identity).T
+    close(root @ root.T, dense)
+    close(cov.color(identity, transposed=True), root)
+    close(cov.whiten(identity).T @ root, identity)
+    close(cov.whiten(identity, transposed=True) @ root, identity)
+    assert cov.color(value.float()).dtype == torch.float64
+
+
+def test_a_block_of_the_precision(cov, dense):
+    slices = [slice(0, cov.dim // 3), slice(cov.dim // 2, cov.dim)]
+    at = [i for s in slices for i in range(cov.dim)[s]]
+    precision = torch.linalg.inv(dense)[at][:, at]
+    part = cov.take(slices, precision=True)
+    residual = torch.randn(len(at), dtype=torch.float64)
+    torch.testing.assert_close(part.solve(residual), precision @ residual)
+    torch.testing.assert_close(part.quadratic(residual), residual @ precision @ residual)
+    torch.testing.assert_close(part.inverse_diagonal, precision.diagonal())
+    other = cov.take(slices)
+    torch.testing.assert_close(torch.diag(other.diag) + other.rows.T @ other.rows, dense[at][:, at])
+    assert cov.take([slice(0, cov.dim)]) is cov

@@ -54,7 +54,7 @@ class DrawWriter:
                     f"{self.folder} holds draws of another run; resume it or choose another folder"
                 )
             self._owned = True
-            draw = Draw(self.chain, self.next_index, event.weights(), event.buffers())
+            draw = Draw(self.chain, self.next_index, event.weights(), event.buffers(), event.layout)
             save_draw(self.folder, event.layout, draw, step=event.step)
         self.next_index += 1
 

@@ -55,10 +55,11 @@ class SWAG:
 
     Notes
     -----
-    Memory (K + 3) D. All moments are of differences to the first snapshot and by Welford's
-    update, so float32 keeps about six digits of the variance even where the snapshots agree in
-    four; E[x^2] - E[x]^2 then loses nearly half of the weights. Deviations are from the final
-    mean, not from the running mean of their time, whose first is identically zero.
+    Memory (K + 3) D. It collects what the engine trains; `Watching` shows it other weights, such as
+    those of a frozen momentum network. All moments are of differences to the first snapshot and
+    by Welford's update, so float32 keeps about six digits of the variance even where the
+    snapshots agree in four; E[x^2] - E[x]^2 then loses nearly half of the weights. Deviations are
+    from the final mean, not from the running mean of their time, whose first is identically zero.
 
     References
     ----------
@@ -94,9 +95,11 @@ class SWAG:
     def update(self, event: StepEvent) -> None:
         """Take in the weights after a collected step, and the module's buffers at that time."""
         self._buffers = event.buffers()
+        if event.read is not None:
+            self.update_weights(event.weights(), event.layout)
+            return
         moments = self._prepare(event.layout, event.layout.parameters(event.module)[0])
-        row = event.layout.flatten(event.module, out=moments.row(self.count))
-        self._take_in(row, moments)
+        self._take_in(event.weights(out=moments.row(self.count)), moments)
 
     @torch.no_grad()
     def update_weights(self, weights: Float[Tensor, " D"], layout: ParameterLayout) -> None:

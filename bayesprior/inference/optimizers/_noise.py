@@ -7,7 +7,6 @@ call ahead, in the background of the next forward and backward pass. That costs 
 of noise, and hides the time only where a core is idle.
 """
 
-import hashlib
 import threading
 
 import torch
@@ -15,22 +14,10 @@ from torch import Tensor
 
 from bayesprior.errors import CheckpointError
 
-__all__ = ["NoiseStream", "initial_state", "standard_normal"]
+__all__ = ["NoiseStream", "standard_normal"]
 
 # Below this, starting a thread costs more than the 1 ms that it hides.
 _AHEAD_FROM = 1 << 18
-
-
-def initial_state(key: str, device: torch.device) -> Tensor:
-    """Return a generator state that is a function of ``key``: a seed and what it is for.
-
-    The key is hashed: a plain ``manual_seed(seed)`` would replay the numbers that the global
-    generator, usually seeded alike, used for the initial weights.
-    """
-    digest = hashlib.blake2b(f"bayesprior noise {key}".encode(), digest_size=8)
-    generator = torch.Generator(device)
-    generator.manual_seed(int.from_bytes(digest.digest(), "little"))
-    return generator.get_state()
 
 
 def standard_normal(

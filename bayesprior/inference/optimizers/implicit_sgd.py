@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from bayesprior.errors import ConfigError
+from bayesprior.inference.optimizers._groups import check_keys
+from bayesprior.inference.protocols import PriorShare
 
 __all__ = ["ImplicitPriorSGD", "implicit_sgd_update_"]
 
@@ -118,6 +120,7 @@ class ImplicitPriorSGD(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, its values checked like those of the constructor."""
+        check_keys(param_group, self)
         group = {**self.defaults, **param_group}
         if not 0 < group["lr"] < math.inf:
             raise ConfigError(f"lr must be positive and finite, got {group['lr']}")
@@ -127,8 +130,12 @@ class ImplicitPriorSGD(Optimizer):
             raise ConfigError("nesterov=True needs momentum > 0")
         super().add_param_group(param_group)
 
+    def take_prior(self, prior: PriorShare | None) -> None:
+        """Take a prior's curvature (None: of none); the engine and `attach_prior` call this."""
+        self.set_prior_precision({} if prior is None else prior.curvature())
+
     def set_prior_precision(self, precision: Mapping[Tensor, Tensor]) -> None:
-        """Say how stiff the prior is; the engine and `attach_prior` call this.
+        """Say how stiff the prior is.
 
         It replaces what was set before. It is not part of ``state_dict``, as it derives from the
         prior, and must be set again on a copy of the optimizer.

@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from bayesprior.errors import ConfigError
-from bayesprior.inference.optimizers._noise import NoiseStream, initial_state
+from bayesprior.inference.generators import generator
+from bayesprior.inference.optimizers._groups import check_keys
+from bayesprior.inference.optimizers._noise import NoiseStream
 
 __all__ = ["Sampler"]
 
@@ -60,8 +62,16 @@ class Sampler(Optimizer, abc.ABC):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, its values checked like those of the constructor."""
+        check_keys(param_group, self)
         self.check_group({**self.defaults, **param_group})
         super().add_param_group({**param_group, "noise_state": []})
+        group = self.param_groups[-1]
+        try:
+            if group["temperature"] > 0:
+                _check_dtypes({p.dtype for p in group["params"]})
+        except ConfigError:
+            self.param_groups.pop()
+            raise
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise `ConfigError` unless a group's values can work."""
@@ -110,9 +120,10 @@ class Sampler(Optimizer, abc.ABC):
         states = list(group["noise_state"])
         noise: dict[Tensor, Tensor] = {}
         kinds = dict.fromkeys((p.device, p.dtype) for p in group["params"])
+        _check_dtypes({dtype for _, dtype in kinds})
         for kind, (device, dtype) in enumerate(kinds):
             if kind == len(states):
-                states.append(initial_state(f"{group['seed']} {index} {kind}", device))
+                states.append(generator(device, "noise", group["seed"], index, kind).get_state())
             alike = [p for p in params if (p.device, p.dtype) == (device, dtype)]
             if alike:
                 sizes = [p.numel() for p in alike]
@@ -140,6 +151,22 @@ class Sampler(Optimizer, abc.ABC):
             The parameter group that is asked about; the first one by default.
         """
 
-    def kinetic_temperature(self) -> float | None:
-        """Return the temperature read off the velocities; None for a sampler without them."""
+    def kinetic_temperature(self, group: Mapping[str, Any] | None = None) -> float | None:
+        """Return the temperature read off the velocities; None for a sampler without them.
+
+        Parameters
+        ----------
+        group
+            The parameter group that is asked about; all weights by default.
+        """
         return None
+
+
+def _check_dtypes(dtypes: set[torch.dtype]) -> None:
+    """Refuse types in which a step of the noise's size is rounded away or up."""
+    for dtype in dtypes:
+        if dtype.itemsize < 4:
+            raise ConfigError(
+                f"weights of {dtype} cannot be sampled: rounding a step changes the law; use "
+                "module.float(), and precision='bf16-mixed' for speed"
+            )

@@ -208,17 +208,17 @@ class SGHMC(Sampler):
         numerator = 4.0 if group["integrator"] == "baoab" else 2 * (2 - group["friction"])
         return numerator / curvature if curvature > 0 else math.inf
 
-    def kinetic_temperature(self) -> float | None:
-        """Return the mean of N u^2 over all weights, whose expectation is T; None before a step.
+    def kinetic_temperature(self, group: Mapping[str, Any] | None = None) -> float | None:
+        """Return the mean of N u^2 over the weights, whose expectation is T; None before a step.
 
         Exact on Gaussian targets for BAOAB. A value above T means that minibatch noise or too
         large a step heats the chain.
         """
         total, count = 0.0, 0
-        for group in self.param_groups:
-            velocities = [self.state[p]["velocity"] for p in group["params"] if p in self.state]
+        for some in self.param_groups if group is None else (group,):
+            velocities = [self.state[p]["velocity"] for p in some["params"] if p in self.state]
             if velocities:
                 norms = torch.stack(torch._foreach_norm(velocities)).double()
-                total += group["num_data"] * float(norms.square().sum())
+                total += some["num_data"] * float(norms.square().sum())
                 count += sum(v.numel() for v in velocities)
         return total / count if count else None

@@ -1,6 +1,7 @@
 """Losses for the training loop: supervised, and one file a self-supervised family."""
 
+from bayesprior.tasks.objectives.objective import Objective
 from bayesprior.tasks.objectives.supervised import supervised
-from bayesprior.tasks.objectives.two_view import two_view
+from bayesprior.tasks.objectives.two_view import TwoView, two_view
 
-__all__ = ["supervised", "two_view"]
+__all__ = ["Objective", "TwoView", "supervised", "two_view"]

@@ -3,16 +3,26 @@
 The prior never enters here; the engine adds its gradient after ``backward``.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
-from bayesprior.inference.protocols import Batch, LossFn
+from bayesprior.errors import DataError
+from bayesprior.inference.protocols import LossFn
 from bayesprior.tasks.likelihoods import Likelihood
+from bayesprior.tasks.protocols import Batch, Forward, field_of, pair_forward
 
 __all__ = ["supervised"]
 
 
-def supervised(likelihood: Likelihood) -> LossFn:
-    """Return the mean negative log likelihood of ``(inputs, targets)`` batches.
+def supervised(
+    likelihood: Likelihood,
+    *,
+    forward: Forward = pair_forward,
+    auxiliary: Mapping[str, float] | None = None,
+) -> LossFn:
+    """Return the mean negative log likelihood of batches with targets.
 
     loss = -(1 / B) sum_b log p(y_b | f(x_b)), the unit in which ``lr`` means what it means in
     plain SGD.
@@ -22,6 +32,13 @@ def supervised(likelihood: Likelihood) -> LossFn:
     likelihood
         How outputs speak about targets. It checks every batch, so a label out of range is a
         `DataError` and not a fault inside a kernel.
+    forward
+        Calls the module on a batch; ``(inputs, targets)`` by default. Ready-made ones for
+        dictionaries and for modules that return them are in `bayesprior.tasks.protocols`.
+    auxiliary
+        Weights of further outputs by name, such as ``{"aux": 0.5}`` for torchvision's
+        segmentation networks: each adds its own negative log likelihood of the same targets.
+        The module is called once.
 
     Returns
     -------
@@ -38,11 +55,25 @@ def supervised(likelihood: Likelihood) -> LossFn:
     0.6931 {'accuracy': '0.667'}
     """
 
-    def loss_fn(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs, targets = batch
-        outputs = module(inputs)
+    def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         likelihood.validate(outputs, targets)
-        loss = -likelihood.log_prob(outputs, targets).mean()
+        return -likelihood.log_prob(outputs, targets).mean()
+
+    def loss_fn(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        returned: list[Any] = []
+        hook = None
+        if auxiliary:  # the forward passes on only the outputs that predict
+            hook = module.register_forward_hook(lambda _, __, found: returned.append(found))
+        try:
+            outputs, targets = forward(module, batch)
+        finally:
+            if hook is not None:
+                hook.remove()
+        if targets is None:
+            raise DataError("the batch has no targets, and a supervised loss needs them")
+        loss = mean_loss(outputs, targets)
+        for name, weight in (auxiliary or {}).items():
+            loss = loss + weight * mean_loss(field_of(returned[0], name), targets)
         return loss, likelihood.monitor(outputs.detach(), targets)
 
     return loss_fn

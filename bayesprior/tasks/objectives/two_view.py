@@ -7,12 +7,44 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.inference.protocols import Batch, LossFn
+from bayesprior.tasks.objectives.objective import Objective
+from bayesprior.tasks.protocols import Batch
 
-__all__ = ["two_view"]
+__all__ = ["TwoView", "two_view"]
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
-def two_view(ssl_loss: Callable[[Tensor, Tensor], Tensor]) -> LossFn:
+class TwoView(Objective):
+    """A self-supervised loss of two views of each example; see `two_view`.
+
+    Parameters
+    ----------
+    criterion
+        ``criterion(z1, z2)``, the scalar mean loss. If it is a module, what it owns is trained
+        and kept with the network.
+    """
+
+    def __init__(self, criterion: Criterion) -> None:
+        super().__init__()
+        self.criterion = criterion
+
+    def forward(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch of two views, and ``embedding_std``."""
+        embeddings = module(torch.cat(_views(batch)))
+        loss = self.criterion(*embeddings.chunk(2))
+        if loss.dim() != 0:
+            raise ConfigError(
+                "the self-supervised loss must return a scalar (the mean over the batch), "
+                f"got shape {tuple(loss.shape)}; use reduction='mean'"
+            )
+        with torch.no_grad():
+            unit = F.normalize(embeddings.flatten(1), dim=1)
+            spread = unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5
+        return loss, {"embedding_std": spread}
+
+
+def two_view(ssl_loss: Criterion) -> TwoView:
     """Return a self-supervised loss of two views of each example.
 
     Both views go through the module in one forward pass (as in SimCLR), so BatchNorm sees them
@@ -25,13 +57,13 @@ def two_view(ssl_loss: Callable[[Tensor, Tensor], Tensor]) -> LossFn:
     ----------
     ssl_loss
         ``ssl_loss(z1, z2)``, both of shape (B, P), to the scalar mean loss: a function or a
-        module such as those of ``lightly.loss``.
+        module such as those of ``lightly.loss``, whose memory is kept with the run.
 
     Returns
     -------
-    LossFn
-        For batches ``(view1, view2)`` or ``((view1, view2), anything)``. Its extra scalar
-        ``embedding_std`` is the mean standard deviation of the normalized embeddings times
+    TwoView
+        A loss function for batches ``(view1, view2)`` or ``((view1, view2), anything)``. Its extra
+        scalar ``embedding_std`` is the mean standard deviation of the normalized embeddings times
         sqrt(P): near 1 when they fill the sphere, near 0 when they collapsed.
 
     References
@@ -47,22 +79,7 @@ def two_view(ssl_loss: Callable[[Tensor, Tensor], Tensor]) -> LossFn:
     >>> loss.item()
     1.0
     """
-
-    def loss_fn(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        view1, view2 = _views(batch)
-        embeddings = module(torch.cat([view1, view2]))
-        loss = ssl_loss(*embeddings.chunk(2))
-        if loss.dim() != 0:
-            raise ConfigError(
-                "the self-supervised loss must return a scalar (the mean over the batch), "
-                f"got shape {tuple(loss.shape)}; use reduction='mean'"
-            )
-        with torch.no_grad():
-            unit = F.normalize(embeddings.flatten(1), dim=1)
-            spread = unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5
-        return loss, {"embedding_std": spread}
-
-    return loss_fn
+    return TwoView(ssl_loss)
 
 
 def _views(batch: Batch) -> tuple[Tensor, Tensor]:

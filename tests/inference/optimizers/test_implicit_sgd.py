@@ -220,3 +220,9 @@ def test_a_precision_of_a_foreign_parameter_is_refused():
 def test_impossible_arguments_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         ImplicitPriorSGD([torch.ones(3, requires_grad=True)], **arguments)
+
+
+def test_an_option_that_would_be_ignored_is_refused():
+    group = {"params": [torch.ones(3, requires_grad=True)], "weight_decay": 0.05}
+    with pytest.raises(ConfigError, match="weight_decay = 0.05.*the prior takes its place"):
+        ImplicitPriorSGD([group], lr=0.1)

@@ -168,3 +168,24 @@ def test_under_fabric(case):
     assert torch.equal(module.weight, plain_module.weight)
     assert wrapped.kinetic_temperature() == plain.kinetic_temperature()
     assert isinstance(wrapped, SGLD | SGHMC)
+
+
+@ALL
+@pytest.mark.parametrize("key", ["weight_decay", "temprature"])
+def test_an_option_that_would_be_ignored_is_refused(case, key):
+    params = [torch.zeros(3, requires_grad=True)]
+    with pytest.raises(ConfigError, match=f"sets {key} = 0.05, which SG.* would ignore"):
+        case.make([{"params": params, key: 0.05}], **ARGS)
+    case.make([{"params": params, "weight_decay": 0.0, "name": "biases"}], **ARGS)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_16_bits_are_refused(case, dtype):
+    params = [torch.zeros(3, dtype=dtype, requires_grad=True)]
+    with pytest.raises(ConfigError, match=f"weights of {dtype} cannot be sampled"):
+        case.make(params, **ARGS)
+    cold = case.make(params, **ARGS | {"temperature": 0.0})
+    cold.param_groups[0]["temperature"] = 1.0
+    with pytest.raises(ConfigError, match="cannot be sampled"):
+        steps(cold, params, 1)

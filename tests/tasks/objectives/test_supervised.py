@@ -6,14 +6,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import DataError
 from bayesprior.tasks.likelihoods import (
     Categorical,
     HeteroscedasticNormal,
     Normal,
     PixelCategorical,
 )
-from bayesprior.tasks.objectives import supervised, two_view
+from bayesprior.tasks.objectives import supervised
+from bayesprior.tasks.protocols import dictionary_forward, inputs_forward
 
 
 def test_supervised_is_the_mean_cross_entropy():
@@ -65,63 +66,49 @@ def test_supervised_refuses_a_label_out_of_range():
         supervised(Categorical())(nn.Linear(2, 3), (torch.zeros(1, 2), torch.tensor([3])))
 
 
-def alignment(left, right):
-    return ((left - right) ** 2).sum(1).mean()
+# --- other batches and outputs -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("labeled", [False, True])
-def test_two_view_takes_both_kinds_of_batches(labeled):
-    module = nn.Linear(3, 2)
-    views = (torch.randn(4, 3), torch.randn(4, 3))
-    batch = (views, torch.zeros(4)) if labeled else views
-    loss, extras = two_view(alignment)(module, batch)
-    torch.testing.assert_close(loss, alignment(module(views[0]), module(views[1])))
+class Segmenter(nn.Module):
+    """Two heads, as torchvision's segmentation networks have them while they train."""
+
+    def __init__(self):
+        super().__init__()
+        self.main, self.extra, self.calls = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 1), 0
+
+    def forward(self, inputs):
+        self.calls += 1
+        return {"out": self.main(inputs), "aux": self.extra(inputs)}
+
+
+def test_auxiliary_losses_are_weighted_and_the_module_is_called_once():
+    module, likelihood = Segmenter(), PixelCategorical()
+    inputs, targets = torch.randn(2, 2, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    main, extra = (
+        -likelihood.log_prob(part(inputs), targets).mean() for part in (module.main, module.extra)
+    )
+    plain = supervised(likelihood, forward=dictionary_forward())
+    torch.testing.assert_close(plain(module, (inputs, targets))[0], main)
+    both = supervised(likelihood, forward=dictionary_forward(), auxiliary={"aux": 0.5})
+    module.calls = 0
+    loss, _ = both(module, (inputs, targets))
+    torch.testing.assert_close(loss, main + 0.5 * extra)
+    assert module.calls == 1
+    assert not module._forward_hooks
     loss.backward()
-    assert module.weight.grad.any()
-    assert set(extras) == {"embedding_std"}
+    assert module.extra.weight.grad.any()
+    wrong = supervised(likelihood, forward=dictionary_forward(), auxiliary={"auxx": 0.5})
+    with pytest.raises(DataError, match="returned dict with out, aux, without 'auxx'"):
+        wrong(module, (inputs, targets))
 
 
-def test_two_view_makes_one_forward_pass():
-    module = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
-    views = torch.randn(4, 3), torch.randn(4, 3)
-    two_view(alignment)(module, views)
-    assert module[0].num_batches_tracked == 1
-    torch.testing.assert_close(module[0].running_mean, 0.1 * torch.cat(views).mean(0))
+def test_a_forward_of_ones_own():
+    module, batch = nn.Linear(3, 2), {"x": torch.randn(4, 3), "y": torch.tensor([0, 1, 1, 0])}
+    loss_fn = supervised(Categorical(), forward=lambda m, b: (m(b["x"]), b["y"]))
+    expected = F.cross_entropy(module(batch["x"]), batch["y"])
+    torch.testing.assert_close(loss_fn(module, batch)[0], expected)
 
 
-def test_embedding_std_tells_collapse_from_health():
-    loss_fn = two_view(alignment)
-    _, collapsed = loss_fn(nn.Identity(), (torch.ones(64, 8), torch.ones(64, 8)))
-    _, healthy = loss_fn(nn.Identity(), (torch.randn(64, 8), torch.randn(64, 8)))
-    assert collapsed["embedding_std"] < 1e-6
-    assert 0.9 < healthy["embedding_std"] <= 1.0
-
-
-@pytest.mark.parametrize(
-    ("batch", "message"),
-    [
-        ((torch.zeros(2, 3), torch.zeros(2)), "is this a labeled batch"),
-        ((torch.zeros(2, 3),), r"\(view1, view2\)"),
-        (((torch.zeros(2, 3),) * 3, torch.zeros(2)), r"\(view1, view2\)"),
-        ((), r"\(view1, view2\)"),
-    ],
-)
-def test_two_view_refuses_other_batches(batch, message):
-    with pytest.raises(DataError, match=message):
-        two_view(alignment)(nn.Linear(3, 2), batch)
-
-
-def test_two_view_refuses_a_loss_per_example():
-    views = torch.zeros(2, 3), torch.zeros(2, 3)
-    with pytest.raises(ConfigError, match=r"scalar .* got shape \(2, 3\)"):
-        two_view(lambda a, b: (a - b) ** 2)(nn.Identity(), views)
-
-
-def test_nt_xent_of_lightly():
-    loss_module = pytest.importorskip("lightly.loss").NTXentLoss(temperature=0.5)
-    z1, z2 = torch.randn(5, 4), torch.randn(5, 4)
-    loss, _ = two_view(loss_module)(nn.Identity(), (z1, z2))
-    z = F.normalize(torch.cat([z1, z2]), dim=1)
-    similarity = (z @ z.T / 0.5).masked_fill(torch.eye(10, dtype=torch.bool), -math.inf)
-    partner = torch.arange(10).roll(5)
-    torch.testing.assert_close(loss, F.cross_entropy(similarity, partner))
+def test_a_batch_without_targets_is_named():
+    with pytest.raises(DataError, match="the batch has no targets"):
+        supervised(Categorical(), forward=inputs_forward)(nn.Linear(3, 2), torch.zeros(1, 3))

@@ -1,0 +1,254 @@
+"""What every command takes, and the function behind it. Nothing heavy is imported here.
+
+A command's options are the recipe's own (`bayesprior.recipes.options`) and what stands for its
+objects: files and names.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from bayesprior.recipes.fields import Options
+from bayesprior.recipes.options import (
+    AverageOptions,
+    DataOptions,
+    DemoOptions,
+    MapOptions,
+    ModelOptions,
+    NewDataOptions,
+    PageOptions,
+    PriorOptions,
+    RunOptions,
+    SampleOptions,
+    SghmcOptions,
+    SourceOptions,
+    SwagOptions,
+)
+from bayesprior.registry import resolve
+
+__all__ = ["COMMANDS", "Command", "values_of"]
+
+
+def _path(**default: Any) -> Any:
+    return dataclasses.field(metadata={"path": True}, **default)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Named(ModelOptions, DataOptions):
+    """Folder."""
+
+    out: str = _path()
+    """Folder to write; an unfinished run of the same options in it is resumed."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitSource(Named, SourceOptions):
+    """Train on the source task and fit the source posterior (SWAG).
+
+    Writes source.safetensors.
+    """
+
+    weights: str | None = _path(default=None)
+    """Start from these: a .safetensors, .pth or .pt file, or a name of torchvision's such as
+    DEFAULT."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MakePrior(Named, PriorOptions, RunOptions):
+    """Turn a source posterior into a prior for the target's network.
+
+    Writes prior.safetensors. The data only give the shapes of input and head.
+    """
+
+    source: str | None = _path(default=None)
+    """File that fit-source wrote."""
+    weights: str | None = _path(default=None)
+    """Or a checkpoint alone, as in fit-source: the prior is isotropic around it (L2-SP) and needs
+    rms_std."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit(Named, RunOptions):
+    """Prior."""
+
+    method: ClassVar[str] = ""
+
+    prior: str = _path()
+    """File that make-prior wrote."""
+    rms_std: float | None = dataclasses.field(
+        default=None, metadata={"above": 0, "shown": "the file's own"}
+    )
+    """Bring the prior to this width first."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitMap(Fit, MapOptions):
+    """Infer the target's weights by maximizing the posterior (MAP).
+
+    Writes map.safetensors.
+    """
+
+    method: ClassVar[str] = "map"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitSwag(Fit, SwagOptions):
+    """Infer by a Gaussian fitted to what SGD does around the posterior's mode (SWAG).
+
+    Writes swag.safetensors.
+    """
+
+    method: ClassVar[str] = "swag"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitSgld(Fit, SampleOptions):
+    """Infer by sampling with stochastic-gradient Langevin dynamics (SGLD).
+
+    Writes chain-00/draw-0000.safetensors and so on.
+    """
+
+    method: ClassVar[str] = "sgld"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitSghmc(Fit, SghmcOptions):
+    """Infer by sampling with stochastic-gradient Hamiltonian Monte Carlo (SGHMC).
+
+    Writes chain-00/draw-0000.safetensors and so on.
+    """
+
+    method: ClassVar[str] = "sghmc"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predict(NewDataOptions):
+    """Predict a split with a run's model average, or new data.
+
+    Without NEW: accuracy, NLL, Brier and ECE of a split, also in results.json, and
+    predictive-SPLIT.nc (an ArviZ DataTree). With NEW: one row each, with class, probabilities,
+    entropy, and whether to abstain.
+    """
+
+    positional: ClassVar[dict[str, str]] = {"run": "", "new": "*"}
+
+    run: str = _path()
+    """Folder of a fit."""
+    new: tuple[str, ...] = _path(default=())
+    """Folders of pictures, pictures, or .npz files with x."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Which examples, where no NEW is given."""
+    out: str | None = dataclasses.field(
+        default=None, metadata={"path": True, "shown": "the rows are printed"}
+    )
+    """The .csv file of the predictions for NEW."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Report(PageOptions):
+    """Report on a fit, set beside other fits: report.html, .md, .json and report.nc for ArviZ.
+
+    The page is about the first run; the others are set beside it on the same test points. Runs
+    that differ in their seeds only are one method.
+    """
+
+    positional: ClassVar[dict[str, str]] = {"runs": "+"}
+
+    runs: tuple[str, ...] = _path()
+    """Folders of fits."""
+    reference: str | None = dataclasses.field(
+        default=None, metadata={"path": True, "shown": "the second run"}
+    )
+    """The run that the first one is held against."""
+    out: str | None = dataclasses.field(
+        default=None, metadata={"path": True, "shown": "the first run's"}
+    )
+    """Folder of the report."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compare(AverageOptions):
+    """Set fits side by side: one table, and each one's paired differences to the reference.
+
+    Runs that differ in their seeds only are one method with several seeds. Runs are predicted on
+    their test split first where that is not done.
+    """
+
+    positional: ClassVar[dict[str, str]] = {"runs": "+"}
+
+    runs: tuple[str, ...] = _path()
+    """Folders of fits of the same test split."""
+    reference: str | None = dataclasses.field(
+        default=None, metadata={"path": True, "shown": "the first run"}
+    )
+    """The run that the others are held against."""
+    out: str | None = dataclasses.field(
+        default=None, metadata={"path": True, "shown": "nothing is written"}
+    )
+    """Also write the numbers to this .json file."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inspect(Options):
+    """Say what a file or a run folder holds: prior, posterior, estimate, draw, checkpoint, run."""
+
+    positional: ClassVar[dict[str, str]] = {"paths": "+"}
+
+    paths: tuple[str, ...] = _path()
+    """Files or folders that bayesprior wrote; told by their content."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Demo(DemoOptions):
+    """Run the embedded example, offline: typeset glyphs to handwritten digits.
+
+    Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
+    handwritten digits from a few labeled images: from scratch, by fine-tuning, with L2-SP, and by
+    MAP, SWAG and SGLD with the learned prior. Every method is tuned on validation data with the
+    same budget. Prints one table and writes report.html.
+    """
+
+
+def values_of(group: type[Options], options: Options) -> dict[str, Any]:
+    """Return the fields of one group among a command's options.
+
+    Examples
+    --------
+    >>> values_of(ModelOptions, FitMap(data="digits", model="mlp", prior="p", out="o"))
+    {'model': 'mlp', 'model_options': {}, 'head': None}
+    """
+    return {spec.name: getattr(options, spec.name) for spec in dataclasses.fields(group)}
+
+
+class Command(NamedTuple):
+    """A command: the class of its options, and the import path of what it calls with them."""
+
+    options: type[Options]
+    path: str
+
+    @property
+    def function(self) -> Callable[[Any], None]:
+        """The function, imported now."""
+        return resolve("command", self.path, {})
+
+    @property
+    def positional(self) -> dict[str, str]:
+        """Name -> number (of argparse's kind) of the arguments without a flag."""
+        return getattr(self.options, "positional", {})
+
+
+COMMANDS = {
+    "demo": Command(Demo, "bayesprior.demo.command:demo"),
+    "fit-source": Command(FitSource, "bayesprior.cli.fitting:fit_source"),
+    "make-prior": Command(MakePrior, "bayesprior.cli.fitting:make_prior"),
+    "fit map": Command(FitMap, "bayesprior.cli.fitting:fit"),
+    "fit swag": Command(FitSwag, "bayesprior.cli.fitting:fit"),
+    "fit sgld": Command(FitSgld, "bayesprior.cli.fitting:fit"),
+    "fit sghmc": Command(FitSghmc, "bayesprior.cli.fitting:fit"),
+    "predict": Command(Predict, "bayesprior.cli.reporting:predict"),
+    "report": Command(Report, "bayesprior.cli.reporting:report"),
+    "compare": Command(Compare, "bayesprior.cli.reporting:compare"),
+    "inspect": Command(Inspect, "bayesprior.cli.inspection:inspect"),
+}
+"""Every command by its words."""

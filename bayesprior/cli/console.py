@@ -1,0 +1,54 @@
+"""What the command line prints: text as it is, and never a terminal's control sequences."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["print_pairs", "print_table", "printable", "say"]
+
+
+def printable(text: object) -> str:
+    r"""Return text on one line, with control characters written out.
+
+    Names in files that somebody else wrote must not move a terminal's cursor or change its title.
+
+    Examples
+    --------
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    >>> printable("two\nlines")
+    'two lines'
+    """
+    line = " ".join(str(text).split())
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in line
+    )
+
+
+def say(message: object) -> None:
+    """Print one line on stderr."""
+    print("bayesprior:", printable(message), file=sys.stderr)
+
+
+def print_pairs(pairs: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+    """Print names and values in two columns; numbers with four digits."""
+    rows = list(pairs.items() if isinstance(pairs, Mapping) else pairs)
+    width = max((len(printable(name)) for name, _ in rows), default=0)
+    for name, value in rows:
+        text = f"{value:.4g}" if isinstance(value, float) else printable(value)
+        print(f"{printable(name):{width}}  {text}")
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: the first column to the left, numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(header):
+        table.add_column(Text(printable(name)), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console(highlight=False, emoji=False).print(table)

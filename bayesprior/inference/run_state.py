@@ -1,0 +1,243 @@
+"""What belongs to a run of the training loop: its parameters, rates and checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from bayesprior.errors import ConfigError, DataError, DivergenceError
+from bayesprior.inference.checkpoint import (
+    BatchStream,
+    all_finite,
+    frozen_fingerprints,
+    load_checkpoint,
+    load_module_state,
+    module_state,
+    random_states,
+    restore_random,
+    save_checkpoint,
+)
+from bayesprior.inference.prior_term import group_labels
+from bayesprior.inference.protocols import Batch, Collector, Phase
+from bayesprior.storage import CHECKPOINT
+
+__all__ = ["RunState"]
+
+
+class RunState:
+    """Model, objective, optimizer, data and collectors of one run, and where they are saved.
+
+    Parameters
+    ----------
+    model
+        The plain module.
+    objective
+        The loss, where it is a module.
+    optimizer
+        The plain optimizer, over trainable parameters of both.
+    stream, collectors, fabric, folder
+        Of the run; ``folder`` None saves nothing.
+    expected
+        What a checkpoint must agree with.
+
+    Raises
+    ------
+    ConfigError
+        If the optimizer leaves a trainable parameter of the objective out.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: nn.Module | None,
+        optimizer: Optimizer,
+        stream: BatchStream,
+        collectors: Sequence[Collector],
+        fabric: Any,
+        folder: Path | None,
+        expected: Mapping[str, Any],
+    ) -> None:
+        self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.stream, self.collectors, self.fabric = stream, collectors, fabric
+        self.folder, self.expected = folder, dict(expected)
+        self.saved_step: int | None = None
+        self.held = [p for group in optimizer.param_groups for p in group["params"]]
+        held = set(self.held)
+        owned = objective.named_parameters() if objective is not None else ()
+        for name, parameter in owned:
+            if parameter.requires_grad and parameter not in held:
+                raise ConfigError(
+                    f"the objective's parameter {name!r} is in no group of the optimizer: make it "
+                    "over the objective's parameters, too, or freeze them"
+                )
+        # What backward fills: what the optimizer leaves out must not pile up.
+        rest = (p for p in model.parameters() if p.requires_grad and p not in held)
+        self.trainable = [*self.held, *rest]
+        self._unchanged: dict[str, int] = {}
+        self._rates: list[tuple[Any, Any]] = []
+        self._labels = group_labels(optimizer)
+        self._sizes = [sum(p.numel() for p in g["params"]) for g in optimizer.param_groups]
+        self.expected["lr"] = [float(group["lr"]) for group in optimizer.param_groups]
+
+    @property
+    def path(self) -> Path | None:
+        """The checkpoint."""
+        return self.folder / CHECKPOINT if self.folder is not None else None
+
+    def begin(self) -> int:
+        """Start at step 0, with the rates and temperatures that the groups have now."""
+        if self.path is not None and self.path.exists():
+            raise ConfigError(
+                f"{self.path} exists: pass resume=True to continue that run, or choose another "
+                "folder; nothing was overwritten"
+            )
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._unchanged = frozen_fingerprints(self.model)
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+            if "temperature" in group:
+                group["initial_temperature"] = group["temperature"]
+        self.save(0)  # so that a run killed early resumes, and draws without a run cannot exist
+        return 0
+
+    def restore(self) -> int:
+        """Go where the checkpoint is, and return its step."""
+        if self.path is None:
+            raise ConfigError("resume=True needs run_dir")
+        state = load_checkpoint(self.path, expected=self.expected)
+        self._unchanged = state["frozen"]
+        load_module_state(self.model, state["model"], self._unchanged)
+        if self.objective is not None:
+            self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for collector, saved in zip(self.collectors, state["collectors"], strict=True):
+            collector.load_state_dict(saved)
+        self.stream.load_state_dict(state["stream"])
+        restore_random(state["random"])
+        self.saved_step = state["step"]
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """Check weights and replicas, and write the checkpoint."""
+        self.check_weights(step)
+        self._check_replicas()
+        if self.path is None:
+            return
+        if self.fabric.is_global_zero:
+            if self._unchanged:  # a momentum copy, say, is frozen and moves
+                here = frozen_fingerprints(self.model)
+                kept = self._unchanged.items()
+                self._unchanged = {n: value for n, value in kept if here.get(n) == value}
+            state = {
+                "run": self.expected,
+                "step": step,
+                "model": module_state(self.model, self._unchanged),
+                "frozen": self._unchanged,
+                "objective": self.objective.state_dict() if self.objective is not None else None,
+                "optimizer": self.optimizer.state_dict(),
+                "collectors": [c.state_dict() for c in self.collectors],
+                "stream": self.stream.state_dict(),
+                "random": random_states(),
+            }
+            save_checkpoint(self.path, state)
+        self.fabric.barrier()
+        self.saved_step = step
+
+    def set_phase(self, phase: Phase) -> None:
+        """Multiply every group's own rate and temperature by the schedule's factors."""
+        rates = []
+        for index, group in enumerate(self.optimizer.param_groups):
+            if self._rates and any(
+                now is not before and now != before
+                for now, before in zip(_rates(group), self._rates[index], strict=True)
+            ):
+                raise ConfigError(
+                    f"lr or temperature of parameter group {index} was changed inside the run; "
+                    "give train() a schedule that says so, or call train() again"
+                )
+            group["lr"] = group["initial_lr"] * phase.lr_factor
+            if "temperature" in group:
+                group["temperature"] = group["initial_temperature"] * phase.temperature_factor
+            rates.append(_rates(group))
+        self._rates = rates
+
+    def end(self) -> None:
+        """Give the groups their own rates and temperatures back, for whatever comes next."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.pop("initial_lr", group["lr"])
+            if "initial_temperature" in group:
+                group["temperature"] = group.pop("initial_temperature")
+
+    def scalars(
+        self, loss: Tensor, extras: Mapping[str, Any], prior: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Return a row of the trace.
+
+        ``temperature`` is the mean over all weights, as the measured temperatures are; of several
+        groups each one's is a column, too.
+        """
+        groups = self.optimizer.param_groups
+        stats = {"loss": loss.item(), **prior, "lr": float(groups[0]["lr"])}
+        kinetic = getattr(self.optimizer, "kinetic_temperature", None)
+        if "temperature" in groups[0]:
+            values = [float(group["temperature"]) for group in groups]
+            pairs = zip(values, self._sizes, strict=True)
+            stats["temperature"] = (
+                sum(t * n for t, n in pairs) / sum(self._sizes)
+                if len(set(values)) > 1
+                else values[0]
+            )
+            if len(groups) > 1:
+                for label, value in zip(self._labels, values, strict=True):
+                    stats[f"temperature.{label}"] = value
+        if kinetic is not None and (value := kinetic()) is not None:
+            stats["kinetic_temperature"] = float(value)
+            if len(groups) > 1:
+                for label, group in zip(self._labels, groups, strict=True):
+                    if (own := kinetic(group)) is not None:
+                        stats[f"kinetic_temperature.{label}"] = float(own)
+        return stats | {name: float(value) for name, value in extras.items()}
+
+    def check_loss(self, loss: Tensor, step: int, batches: Sequence[Batch]) -> None:
+        """Raise unless the loss is finite; says so if it is the data that is not."""
+        if torch.isfinite(loss):
+            return
+        leaves = (leaf for leaf in tree_leaves(batches) if isinstance(leaf, Tensor))
+        if not all_finite(leaf for leaf in leaves if leaf.is_floating_point()):
+            raise DataError(
+                f"{self.stream.place} of the inputs holds NaN or infinite values (found at step "
+                f"{step}, where the loss is {loss.item()}); mend the data"
+            )
+        self._diverged(f"the loss is {loss.item()}", step)
+
+    def check_weights(self, step: int) -> None:
+        """Raise `DivergenceError` unless what is trained is finite."""
+        if not all_finite(self.held):
+            self._diverged("a weight is NaN or infinite", step)
+
+    def _diverged(self, what: str, step: int) -> None:
+        lrs = ", ".join(f"{g['lr']:.4g}" for g in self.optimizer.param_groups)
+        kept = "no checkpoint was written"
+        if self.path is not None and self.saved_step is not None:
+            kept = f"the last good checkpoint is {self.path} (step {self.saved_step})"
+        raise DivergenceError(f"{what} at step {step} with lr {lrs}; {kept}; lower the lr")
+
+    def _check_replicas(self) -> None:
+        if self.fabric.world_size == 1:
+            return
+        total = torch.stack([p.detach().double().sum() for p in self.held]).sum()
+        sums = torch.as_tensor(self.fabric.all_gather(total))
+        if not torch.equal(sums, sums[0].expand_as(sums)):
+            raise DivergenceError(
+                "the replicas' weights have drifted apart; noise must come from generators with "
+                "equal seeds on all ranks"
+            )
+
+
+def _rates(group: Mapping[str, Any]) -> tuple[Any, Any]:
+    return group["lr"], group.get("temperature")

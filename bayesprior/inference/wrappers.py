@@ -1,0 +1,41 @@
+"""What stands around modules and optimizers: compiled, data-parallel, prepared, sharded."""
+
+import sys
+from typing import cast
+
+from torch import nn
+from torch.optim import Optimizer
+
+from bayesprior.errors import ConfigError
+
+__all__ = ["plain_module", "plain_optimizer", "refuse_shards"]
+
+
+def plain_optimizer(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer inside a wrapper, such as Fabric's or accelerate's."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def plain_module(module: nn.Module) -> nn.Module:
+    """Return the module inside ``torch.compile``'s and the data-parallel wrappers."""
+    parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    while True:
+        if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner
+        elif isinstance(module, parallel) or hasattr(module, "_forward_module"):  # Fabric's
+            module = cast(nn.Module, module.module)
+        else:
+            return module
+
+
+def refuse_shards(module: nn.Module) -> None:
+    """Raise `ConfigError` if FSDP, the first or the second, holds the parameters in pieces."""
+    fsdp = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
+    sharded = fsdp is not None and any(isinstance(part, fsdp) for part in module.modules())
+    if sharded or any(hasattr(p, "device_mesh") for p in module.parameters()):
+        raise ConfigError(
+            "the module's parameters are sharded (FSDP), and the weights are needed whole: use "
+            "DDP or one device"
+        )

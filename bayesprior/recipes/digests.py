@@ -1,0 +1,192 @@
+"""Fingerprints of what a run was given: data, priors, networks, files."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import random
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset, TensorDataset
+
+from bayesprior.data import DataBundle, LazyDataset
+from bayesprior.weights.file import Contents, packed
+from bayesprior.weights.gaussian import GaussianWeights
+
+__all__ = [
+    "data_digests",
+    "described",
+    "file_digest",
+    "network_digest",
+    "prior_digest",
+    "state_digest",
+]
+
+_EXAMPLES = 16  # of a data set whose content cannot be read otherwise
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def data_digests(data: DataBundle) -> dict[str, str]:
+    """Return for each split its number of examples and a digest.
+
+    Arrays count by content, folders by relative name, size and time of change of the files that
+    the split uses, and other data sets by type, length and 16 examples.
+    """
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {
+        name: f"{len(split)} {_digest(split, list(data.class_names))}"
+        for name, split in splits.items()
+        if split is not None
+    }
+
+
+def prior_digest(prior: GaussianWeights) -> str:
+    """Return a digest of the names, mean, covariance and BatchNorm statistics of a law."""
+    law = Contents(
+        prior.layout, prior.loc, prior.blocks, prior.buffers, statistics=prior.statistics
+    )
+    return _digest(*packed(law))
+
+
+def state_digest(state: Mapping[str, Any], without: Collection[str] = ()) -> str:
+    """Return a digest of a network's state, leaving some entries out."""
+    return _digest({name: value for name, value in state.items() if name not in without})
+
+
+def network_digest(module: nn.Module) -> str:
+    """Return a network's type and a digest of how it is built (not of its weights)."""
+    return f"{type(module).__name__} {_digest(_ADDRESS.sub('', repr(module)))[:16]}"
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def described(value: Any) -> Any:
+    """Return JSON primitives that name a value: its type, and its fields where it has them.
+
+    Examples
+    --------
+    >>> from bayesprior.tasks.likelihoods import Normal
+    >>> described(Normal(0.5)), described(len), described(None)
+    ({'class': 'Normal', 'std': 0.5}, 'len', None)
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        return value.tolist() if value.numel() <= 64 else f"{tuple(value.shape)} {_digest(value)}"
+    if isinstance(value, nn.Module):
+        return network_digest(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    if isinstance(value, Sequence | set | frozenset):
+        return [described(part) for part in value]
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _digest(*values: Any) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for value in values:
+        _feed(found, value)
+    return found.hexdigest()
+
+
+def _feed(found: hashlib.blake2b, value: Any) -> None:
+    """Feed a value: arrays by content, containers part by part, the rest as told above."""
+    if value is None or isinstance(value, bool | int | float | str | bytes | Path):
+        found.update(f"{type(value).__name__} {value!r};".encode())
+    elif isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous()
+        found.update(f"{plain.dtype} {tuple(plain.shape)};".encode())
+        if plain.numel():
+            found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, np.ndarray | np.generic):
+        array = np.ascontiguousarray(value)
+        found.update(f"{array.dtype} {array.shape};".encode())
+        found.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
+    elif isinstance(value, Mapping):
+        found.update(f"mapping {len(value)};".encode())
+        for key in sorted(value, key=str):  # files give names back in an order of their own
+            _feed(found, str(key))
+            _feed(found, value[key])
+    elif isinstance(value, list | tuple):
+        found.update(f"sequence {len(value)};".encode())
+        for part in value:
+            _feed(found, part)
+    elif isinstance(value, nn.Module):
+        _feed(found, [_ADDRESS.sub("", repr(value)), value.state_dict()])
+    elif isinstance(value, LazyDataset) and _is_folder(value.source):
+        rows = range(len(value.source)) if value.rows is None else value.rows.tolist()
+        _feed_files(found, value.source, rows)
+        _feed(found, [value.targets, value.crop, value.augment, value.transform])
+    elif isinstance(value, TensorDataset):
+        _feed(found, list(value.tensors))
+    elif isinstance(value, Subset):
+        _feed(found, [value.dataset, list(value.indices)])
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found.update(f"{type(value).__qualname__};".encode())
+        for spec in dataclasses.fields(value):
+            _feed(found, getattr(value, spec.name))
+    elif _is_folder(value):
+        _feed_files(found, value, range(len(value)))
+    elif isinstance(value, functools.partial):
+        _feed(found, [value.func, value.args, value.keywords])
+    elif hasattr(value, "tobytes") and hasattr(value, "mode"):  # an image of Pillow's
+        _feed(found, [value.mode, value.size, value.tobytes()])
+    elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        _feed_examples(found, value)
+    else:
+        _feed(found, getattr(value, "__qualname__", type(value).__qualname__))
+
+
+def _is_folder(value: Any) -> bool:
+    """Whether it is a set of files: ``samples`` of (path, class), as torchvision's folders."""
+    samples = getattr(value, "samples", None)
+    if not isinstance(samples, list | tuple) or not samples:
+        return False
+    first = samples[0]
+    return isinstance(first, list | tuple) and isinstance(first[0], str | Path)
+
+
+def _feed_files(found: hashlib.blake2b, folder: Any, rows: Sequence[int]) -> None:
+    paths = [str(sample[0]) for sample in folder.samples]
+    root = Path(getattr(folder, "root", None) or os.path.commonpath(paths))
+    for row in rows:
+        path, label = folder.samples[row][:2]
+        status = Path(path).stat()
+        name = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(path).name
+        _feed(found, [str(name), label, status.st_size, status.st_mtime_ns])
+
+
+def _feed_examples(found: hashlib.blake2b, data: Any) -> None:
+    count = len(data)
+    _feed(found, [type(data).__qualname__, count])
+    read = getattr(data, "raw", data.__getitem__)
+    with _seeded():
+        for index in sorted({i * (count - 1) // (_EXAMPLES - 1) for i in range(_EXAMPLES)}):
+            _feed(found, read(index))
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """Fix every global generator that an augmentation may draw from; put them back afterwards."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        torch.default_generator.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])  # noqa: NPY002

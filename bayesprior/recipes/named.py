@@ -1,0 +1,167 @@
+"""What the names of data, networks and weights stand for."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bayesprior.data import (
+    DataBundle,
+    few_shot,
+    get_data,
+    select_classes,
+    split_validation,
+)
+from bayesprior.errors import DataError
+from bayesprior.models import model_for
+from bayesprior.recipes.options import DataOptions, ModelOptions
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
+
+__all__ = ["foreign_set", "load_data", "load_model", "point_source"]
+
+
+def load_data(choice: DataOptions, *, trusted: bool = True) -> DataBundle:
+    """Return the data that a choice stands for.
+
+    Parameters
+    ----------
+    choice
+        Which data.
+    trusted
+        Whether the user wrote the name; an import path out of a file is refused otherwise.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If a name or option is unknown, or the data cannot be had.
+    """
+    name, options = choice.data, dict(choice.data_options)
+    if _is_npz(name):
+        name, options = "npz", {**options, "path": name}
+    bundle = get_data(name, trusted=trusted, **options)
+    if choice.classes is not None:
+        tokens = [token.strip() for token in str(choice.classes).split(",")]
+        known = bundle.class_names
+        chosen = [int(t) if t.isdigit() and t not in known else t for t in tokens]
+        bundle = select_classes(bundle, chosen)
+    if choice.num_validation is not None:
+        bundle = split_validation(bundle, num=choice.num_validation, seed=choice.data_seed)
+    if choice.num_data is not None or choice.per_class is not None:
+        bundle = few_shot(
+            bundle, num_data=choice.num_data, per_class=choice.per_class, seed=choice.data_seed
+        )
+    return bundle
+
+
+def load_model(
+    choice: ModelOptions,
+    bundle: DataBundle,
+    *,
+    seed: int,
+    weights: str | None = None,
+    trusted: bool = True,
+) -> tuple[nn.Module, str]:
+    """Return the network that a choice stands for, shaped for the data, and its head's name.
+
+    Parameters
+    ----------
+    choice
+        Which network.
+    bundle
+        Gives ``num_classes``, ``in_channels`` and ``in_features`` where the network asks.
+    seed
+        Of the random initialization; torch's global state is left as it is.
+    weights
+        A local file, or a name that torchvision knows such as DEFAULT. Their head is kept only
+        if it has as many outputs as there are classes.
+    trusted
+        Whether the user wrote the name; an import path out of a file is refused otherwise.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        If a name or option is unknown, or the weights do not fit.
+    """
+    module, head, _ = model_for(
+        choice.model,
+        num_classes=bundle.num_classes,
+        input_shape=bundle.input_shape,
+        weights=weights,
+        head=choice.head,
+        seed=seed,
+        trusted=trusted,
+        options=choice.model_options,
+    )
+    return module, head
+
+
+def point_source(
+    module: nn.Module, rms_std: float | None, checkpoint: str | None = None
+) -> GaussianWeights:
+    """Return the isotropic law around a network's weights, for a source that is a checkpoint.
+
+    Its provenance has the checkpoint's name.
+    """
+    layout = ParameterLayout.from_module(module)
+    buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+    provenance = {
+        "role": "checkpoint",
+        "model": type(module).__name__,
+        "checkpoint": checkpoint,
+    }
+    return GaussianWeights.point(
+        layout, layout.flatten(module), rms_std or 1.0, buffers=buffers, provenance=provenance
+    )
+
+
+def foreign_set(source: str, task: DataBundle, *, labeled: bool) -> DataBundle:
+    """Return another test set, its images prepared as the task's own are.
+
+    Parameters
+    ----------
+    source
+        An .npz file with x_test and y_test, or with x and y, all of which are used; or the name
+        of a data set.
+    task
+        Gives the transform, the shape and the classes.
+    labeled
+        Whether the labels must be the task's.
+
+    Raises
+    ------
+    DataError
+        If the images or the classes do not fit the task.
+    """
+    own = getattr(task.test, "transform", None)
+    if _is_npz(source):
+        bundle = get_data("npz", path=source, normalize=None)
+        test: Any = bundle.test
+        with np.load(source) as arrays:
+            if "x_test" not in arrays.files:  # split for training: put together again
+                inputs = torch.cat([bundle.train.inputs, test.inputs])
+                targets = torch.cat([bundle.train.targets, test.targets])
+                test = dataclasses.replace(test, inputs=inputs, targets=targets)
+        test = test if own is None else dataclasses.replace(test, transform=own)
+    else:
+        bundle = load_data(DataOptions(data=source))
+        test = bundle.test
+    if (shape := tuple(test[0][0].shape)) != task.input_shape:
+        raise DataError(
+            f"{source}: its images are {shape} as the network would see them, the task's are "
+            f"{task.input_shape}; resize them or fit with --data_options.size"
+        )
+    if labeled and bundle.num_classes > task.num_classes:
+        raise DataError(
+            f"{source} has {bundle.num_classes} classes, the task {task.num_classes}; give foreign "
+            "images as --ood"
+        )
+    if not labeled:  # foreign labels mean nothing to the task's likelihood
+        test = test.subset(torch.arange(len(test)), targets=torch.zeros(len(test)).long())
+    return dataclasses.replace(task, test=test, validation=None)
+
+
+def _is_npz(name: str) -> bool:
+    return name.endswith(".npz")

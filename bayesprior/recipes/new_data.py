@@ -1,0 +1,260 @@
+"""Predictions for new data: pictures and arrays that nobody has labeled."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from bayesprior.diagnostics.uncertainty import entropy
+from bayesprior.errors import ConfigError, DataError
+from bayesprior.recipes.new_inputs import NewInputs
+from bayesprior.recipes.predicting import averaged
+from bayesprior.recipes.saved import FitRun, load_run
+from bayesprior.storage import atomic_path
+from bayesprior.tasks.protocols import inputs_forward
+
+__all__ = ["NewPredictions", "Threshold", "check_out", "fitted_threshold", "predict_new"]
+
+
+class Threshold(NamedTuple):
+    """Which answers to abstain from, fitted on examples with labels.
+
+    Attributes
+    ----------
+    confidence
+        Least largest probability that is answered.
+    num_data
+        Examples it was fitted on.
+    num_kept
+        Those of them that are answered.
+    num_errors
+        Those of the answers that are wrong.
+    """
+
+    confidence: float
+    num_data: int
+    num_kept: int
+    num_errors: int
+
+
+@dataclass(frozen=True, eq=False)
+class NewPredictions:
+    """What a run says of N new inputs.
+
+    Attributes
+    ----------
+    files
+        Where each came from: a picture's file, or an archive and the row in it.
+    class_names
+        Of the C classes.
+    probs
+        (N, C), average of the class probabilities over draws.
+    threshold
+        For abstaining; None if the run has no validation data to fit it on.
+    unreadable
+        File -> reason, of the pictures that could not be read.
+    """
+
+    files: tuple[str, ...]
+    class_names: tuple[str, ...]
+    probs: np.ndarray
+    threshold: Threshold | None
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of a row's entries: file, class, one probability a class, entropy, abstain."""
+        own = ("file", "class", "entropy", "abstain")
+        probabilities = [f"p({name})" if name in own else name for name in self.class_names]
+        return ["file", "class", *probabilities, "entropy", "abstain"]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one row an input; ``abstain`` is None where there is no threshold."""
+        least = None if self.threshold is None else self.threshold.confidence
+        for file, probs, nats in zip(self.files, self.probs, entropy(self.probs), strict=True):
+            values = [
+                file,
+                self.class_names[int(probs.argmax())],
+                *map(float, probs),
+                float(nats),
+                None if least is None else bool(probs.max() < least),
+            ]
+            yield dict(zip(self.columns, values, strict=True))
+
+    def csv(self) -> str:
+        """Return the rows as comma-separated values with a header."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows():
+            writer.writerow(map(_cell, row.values()))
+        return text.getvalue()
+
+    def write(self, path: str | Path) -> None:
+        """Write the rows to a .csv file, atomically; replaces only a file of the same kind.
+
+        Raises
+        ------
+        ConfigError
+            If there is a file that is none of ours.
+        StorageError
+            If it cannot be written.
+        """
+        path = Path(path).expanduser()
+        check_out(path)
+        with atomic_path(path) as temporary:
+            temporary.write_text(self.csv(), encoding="utf-8", errors="surrogateescape")
+
+
+def check_out(path: str | Path) -> None:
+    """Refuse a file that is not ours to replace.
+
+    Raises
+    ------
+    ConfigError
+        If it has another ending than .csv, or holds something else.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() != ".csv":
+        raise ConfigError(f"out must be a .csv file, got {str(path)!r}")
+    if path.is_dir():
+        raise ConfigError(f"out is a folder: {path}")
+    if path.exists():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if not file.readline().startswith("file,class,"):
+                raise ConfigError(
+                    f"out is {path}, which holds something else; choose another; nothing was "
+                    "overwritten"
+                )
+
+
+def predict_new(
+    run: str | Path | FitRun,
+    new: Sequence[str | Path],
+    *,
+    risk: float = 0.05,
+    num_draws: int | None = None,
+    batch_size: int = 256,
+    batch_norm: str = "draw",
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+    trust: bool = False,
+) -> NewPredictions:
+    """Predict pictures and arrays with a finished run, through its own transform.
+
+    Parameters
+    ----------
+    run
+        Folder of a fit, or what `bayesprior.load_run` made of it.
+    new
+        Folders of pictures (searched through), picture files, or .npz files with ``x``.
+    risk
+        Largest share of errors among the answers that are not abstained from, see
+        `fitted_threshold`.
+    num_draws, batch_size, batch_norm, seed, device, progress
+        As in `bayesprior.predict`.
+    trust
+        Import what the run's folder names by an import path.
+
+    Returns
+    -------
+    NewPredictions
+        Pictures that cannot be read are named in ``unreadable``, the others are predicted.
+
+    Raises
+    ------
+    ConfigError
+        If the run is not finished or has no classes, or there is nothing to predict.
+    DataError
+        If not one input can be read.
+    """
+    fit = run if isinstance(run, FitRun) else load_run(run, trust=trust)
+    if not fit.data.class_names:
+        raise ConfigError(f"{fit.data.name!r} has no classes, of which new data could be")
+    source = NewInputs([Path(path).expanduser() for path in new], fit.data, batch_size)
+    options: dict[str, Any] = {
+        "num_draws": num_draws,
+        "batch_size": batch_size,
+        "batch_norm": batch_norm,
+        "seed": seed,
+        "device": device,
+        "progress": progress,
+    }
+    threshold = None
+    if fit.data.validation is not None:
+        known = averaged(fit, fit.data.loader("validation", batch_size), **options)
+        threshold = fitted_threshold(_array(known.mean_probs), _array(known.targets), risk)
+    try:
+        found = averaged(fit, source, forward=inputs_forward, **options)
+    except DataError:
+        if source.files:
+            raise
+        raise DataError(f"nothing could be read: {_listed(source.unreadable)}") from None
+    names = fit.data.class_names
+    probs = _array(found.mean_probs)
+    return NewPredictions(tuple(source.files), names, probs, threshold, source.unreadable)
+
+
+def _array(found: Tensor | None) -> np.ndarray:
+    if found is None or found.ndim > 2:
+        raise ConfigError("the run does not predict one class an input, as this table needs")
+    return found.numpy()
+
+
+def fitted_threshold(probs: np.ndarray, targets: np.ndarray, risk: float) -> Threshold:
+    """Return the least confidence at which at most a share ``risk`` of the answers is wrong.
+
+    Confidence is the largest probability; equal ones are answered or abstained from together.
+    The share is the one on these examples: on few of them it is a rough guide to others.
+
+    Parameters
+    ----------
+    probs
+        (N, C).
+    targets
+        (N,) labels.
+    risk
+        In [0, 1].
+
+    References
+    ----------
+    Y. Geifman and R. El-Yaniv, Selective classification for deep neural networks,
+    arXiv:1705.08500
+
+    Examples
+    --------
+    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
+    >>> fitted_threshold(probs, np.array([0, 0, 1]), risk=0.1)
+    Threshold(confidence=0.8, num_data=3, num_kept=2, num_errors=0)
+    """
+    confidence = probs.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    levels = confidence[order]
+    errors = np.cumsum((probs.argmax(1) != targets)[order])
+    ends = np.append(levels[1:] != levels[:-1], True)
+    good = np.flatnonzero(ends & (errors <= risk * np.arange(1, len(levels) + 1) + 1e-9))
+    if not good.size:
+        return Threshold(float("inf"), len(levels), 0, 0)
+    last = int(good[-1])
+    return Threshold(float(levels[last]), len(levels), last + 1, int(errors[last]))
+
+
+def _listed(unreadable: dict[str, str]) -> str:
+    """Return files and reasons in one line; the first few."""
+    parts = [f"{file} {reason}" for file, reason in list(unreadable.items())[:5]]
+    more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+    return "; ".join(parts) + more
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else value

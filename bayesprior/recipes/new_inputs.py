@@ -1,0 +1,187 @@
+"""New inputs, read as a run's own data set reads its examples: pictures and arrays."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesprior.data import ArrayDataset, DataBundle, LazyDataset
+from bayesprior.errors import ConfigError, DataError
+
+__all__ = ["NewInputs"]
+
+PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+"""Endings of the files that are taken from a folder; a file that is named itself may have any."""
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_DEEP = ("I", "F")  # modes of more than 8 bits a channel, which a conversion would cut off
+
+
+class NewInputs:
+    """Batches of new inputs, read anew at every pass, unreadable ones left out.
+
+    Parameters
+    ----------
+    paths
+        Folders of pictures, pictures, or .npz files with ``x``.
+    task
+        Gives the transform and the shape.
+    batch_size
+        Inputs a batch.
+
+    Attributes
+    ----------
+    files
+        Of the inputs in the last pass, in order.
+    unreadable
+        File -> reason.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing to read.
+    """
+
+    def __init__(self, paths: Sequence[Path], task: DataBundle, batch_size: int) -> None:
+        self._task, self._batch_size = task, batch_size
+        self._paths = [file for path in paths for file in _files(path)]
+        if not self._paths:
+            raise ConfigError("nothing to predict; name folders, pictures or .npz files")
+        self.files: list[str] = []
+        self.unreadable: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.files = []
+        waiting: list[Tensor] = []
+        for file, example in self._examples():
+            self.files.append(file)
+            waiting.append(example)
+            if len(waiting) == self._batch_size:
+                yield self._batch(waiting)
+                waiting = []
+        if waiting:
+            yield self._batch(waiting)
+
+    def _batch(self, examples: list[Tensor]) -> Tensor:
+        return self._task.test.finish(torch.stack(examples))
+
+    def _examples(self) -> Iterator[tuple[str, Tensor]]:
+        for path in self._paths:
+            try:
+                if path.suffix.lower() == ".npz":
+                    for row, example in enumerate(_arrays(path, self._task)):
+                        yield f"{path}[{row}]", example
+                else:
+                    yield str(path), _picture(path, self._task)
+            except DataError as error:
+                self.unreadable[str(path)] = str(error)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a folder's pictures, or the file itself."""
+    if not path.is_dir():
+        if not path.exists():
+            raise ConfigError(f"there is no file or folder {str(path)!r}")
+        return [path]
+    found = [
+        Path(folder) / name
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.lower().endswith(PICTURES) and not name.startswith(".")
+    ]
+    if not found:
+        raise ConfigError(f"the folder {str(path)!r} holds no pictures ({' '.join(PICTURES)})")
+    return sorted(found)
+
+
+def _picture(path: Path, task: DataBundle) -> Tensor:
+    """Read a picture as the run's own data set does, before its transform."""
+    from PIL import Image
+
+    if not path.is_file():  # a pipe would wait for ever
+        raise DataError("is no file")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _prepared(image, task)
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise what they like
+        raise DataError(f"is no readable picture ({_reason(error)})") from None
+
+
+def _prepared(image: Any, task: DataBundle) -> Tensor:
+    if image.mode.split(";")[0] in _DEEP:
+        raise DataError(f"has more than 8 bits a channel (mode {image.mode}); convert it")
+    if isinstance(task.test, LazyDataset) and task.test.crop is not None:
+        found: Tensor = task.test.crop(image.convert("RGB"))
+        return found
+    raw = task.test.raw(0)
+    mode = _MODES.get(len(raw)) if isinstance(raw, Tensor) and raw.ndim == 3 else None
+    if mode is None or not isinstance(task.test, ArrayDataset):
+        raise DataError(f"is a picture, and {task.name!r} has none; give an .npz file with x")
+    pixels = np.asarray(image.convert(mode))
+    example = torch.from_numpy(pixels.copy()).reshape(*pixels.shape[:2], len(raw)).permute(2, 0, 1)
+    return _fitting(example if raw.dtype == torch.uint8 else example / 255, task)
+
+
+def _fitting(example: Tensor, task: DataBundle) -> Tensor:
+    """Refuse another shape than the run's inputs have, unless its transform resizes."""
+    raw = task.test.raw(0)
+    resizes = getattr(getattr(task.test, "transform", None), "size", None) is not None
+    if example.shape != raw.shape and not (resizes and len(example) == len(raw)):
+        raise DataError(
+            f"has the shape {tuple(example.shape)}, the run's inputs have {tuple(raw.shape)}; "
+            "bring it to that, or fit with --data_options.size"
+        )
+    return example
+
+
+def _arrays(path: Path, task: DataBundle) -> Iterator[Tensor]:
+    """Yield the rows of an archive's ``x``."""
+    from PIL import Image
+
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            array = np.asarray(archive["x"])
+    except KeyError:
+        held = ", ".join(archive.files) or "nothing"
+        raise DataError(f"lacks the array x (it holds {held})") from None
+    except (OSError, EOFError, ValueError, IndexError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"cannot be read ({_reason(error)})") from None
+    if array.ndim < 2 or array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+        raise DataError(
+            f"its x has shape {array.shape} and type {array.dtype}; store uint8 or floats, one "
+            "input a row"
+        )
+    if not np.isfinite(array).all():
+        raise DataError("its x holds NaN or infinite values")
+    if isinstance(task.test, LazyDataset):
+        if array.dtype != np.uint8:
+            raise DataError(f"its x has type {array.dtype}; store pictures as uint8")
+        yield from (_prepared(Image.fromarray(row.squeeze()), task) for row in array)
+        return
+    raw = task.test.raw(0)
+    if raw.ndim == 3:
+        array = array[..., None] if array.ndim == 3 else array
+        array = np.moveaxis(array, -1, 1)
+        if raw.dtype != torch.uint8 and array.dtype == np.uint8:
+            array = array / np.float32(255)
+        elif raw.dtype == torch.uint8 and array.dtype != np.uint8:
+            if array.min() < 0 or array.max() > 1:
+                raise DataError("its x has float pixels outside [0, 1]; store uint8")
+            array = np.round(array * 255).astype(np.uint8)
+    for row in array:
+        example = torch.from_numpy(np.ascontiguousarray(row))
+        yield _fitting(example if raw.dtype == torch.uint8 else example.to(raw.dtype), task)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,261 @@
+"""What the headings of a report read: a run's tree and everything found from it, once."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from bayesprior.diagnostics.calibration import CalibrationBins
+from bayesprior.diagnostics.compare import Difference, MethodResult, paired_differences
+from bayesprior.diagnostics.convergence import (
+    ChainSummary,
+    TemperatureCheck,
+    chain_summaries,
+    temperature_checks,
+)
+from bayesprior.diagnostics.predictions import Outcome, scores
+from bayesprior.diagnostics.prior import (
+    ChiSquareCheck,
+    Direction,
+    Sensitivity,
+    direction_check,
+    directions,
+    mahalanobis_checks,
+    sensitivities,
+)
+from bayesprior.diagnostics.shift import ShiftRow, shift_table
+from bayesprior.errors import BayesPriorError
+from bayesprior.report.document import Item, Picture
+from bayesprior.report.verdicts import (
+    Verdict,
+    convergence_verdict,
+    temperature_verdict,
+    width_verdict,
+    worst,
+)
+from bayesprior.tree.beside import methods_of
+
+__all__ = ["Context", "Heading"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run's tree, what was found from it (each once), and what could not be found.
+
+    Attributes
+    ----------
+    tree
+        From `bayesprior.tree.build.to_datatree`; its attributes hold ``title``, ``subtitle``,
+        ``num_data``, ``temperature``, ``independent_draws``, ``method``, ``baseline``,
+        ``only_prior`` and ``configuration`` where they are known.
+    notes
+        ``what -> why`` of everything that could not be reported.
+    """
+
+    tree: xr.DataTree
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def attempt(self, what: str, make: Callable[[], T]) -> T | None:
+        """Return what ``make`` returns, or note its error's one line and return None."""
+        try:
+            return make()
+        except BayesPriorError as error:
+            self.notes[what] = str(error)
+            return None
+
+    def picture(self, title: str, caption: str, draw: Callable[[], Figure]) -> list[Picture]:
+        """Return the one picture, or note why there is none."""
+        figure = self.attempt(f"figure: {title}", draw)
+        return [] if figure is None else [Picture(title, caption, figure)]
+
+    @functools.cached_property
+    def attrs(self) -> Mapping[str, Any]:
+        """The tree's attributes, out of their JSON."""
+        return {
+            k: json.loads(v) if isinstance(v, str) and v[:1] in "{[" and v else v
+            for k, v in self.tree.attrs.items()
+        }
+
+    @property
+    def kind(self) -> str:
+        """What the predictions are of: ``classes``, ``pixels`` (no maps), ``numbers``, ``none``."""
+        if "predictions" not in self.tree.children:
+            return "none"
+        found = self.tree["predictions"]
+        kinds = {"probs": "classes", "mean": "numbers", "calibration": "pixels"}
+        return next((kind for name, kind in kinds.items() if name in found), "none")
+
+    @property
+    def temperature(self) -> float:
+        """That the posterior was sampled at."""
+        return float(self.attrs.get("temperature", 1.0))
+
+    @functools.cached_property
+    def test(self) -> Outcome | None:
+        """Predictions of the test set, of classes."""
+        if self.kind in ("numbers", "pixels"):
+            return None
+        return self.attempt("predictions", lambda: Outcome.from_group(self.tree, "predictions"))
+
+    @functools.cached_property
+    def validation(self) -> Outcome | None:
+        """Predictions of the points on which the temperature of the probabilities is fitted."""
+        if "validation" not in self.tree.children:
+            self.notes["temperature scaling"] = "no validation set was given to fit it on"
+            return None
+        take = functools.partial(Outcome.from_group, self.tree, "validation")
+        return self.attempt("temperature scaling", take)
+
+    @functools.cached_property
+    def further(self) -> dict[str, list[Outcome]]:
+        """Further sets, by ``shift`` (labels of the task) and ``ood`` (foreign)."""
+        out: dict[str, list[Outcome]] = {"shift": [], "ood": []}
+        for group in self.tree.children:
+            if group.startswith("predictions_"):
+                take = functools.partial(Outcome.from_group, self.tree, group)
+                if (found := self.attempt(f"set {group}", take)) is not None:
+                    out[str(self.tree[group].attrs["kind"])].append(found)
+        return out
+
+    @functools.cached_property
+    def scores(self) -> dict[str, float]:
+        """Metrics of the test set."""
+        return {} if self.test is None else scores(self.test)
+
+    @functools.cached_property
+    def bins(self) -> CalibrationBins:
+        """Top-label bins of the test set; empty without one."""
+        if self.kind == "pixels":
+            return CalibrationBins.from_sums(self.tree["predictions"].calibration.values)
+        return (
+            CalibrationBins.from_sums(np.zeros((3, 15))) if self.test is None else self.test.bins()
+        )
+
+    @functools.cached_property
+    def shift_rows(self) -> list[ShiftRow]:
+        """Metrics of the test set and of every shifted set; empty without any."""
+        if (test := self.test) is None or not (shifted := self.further["shift"]):
+            return []
+        make = functools.partial(shift_table, test, shifted)
+        return self.attempt("metrics on changed data", make) or []
+
+    @functools.cached_property
+    def methods(self) -> list[MethodResult]:
+        """Results on the same test points to set side by side."""
+        return methods_of(self.tree)
+
+    @functools.cached_property
+    def differences(self) -> list[Difference]:
+        """Every other method against the baseline, in pairs."""
+        if len(self.methods) < 2:
+            return []
+        baseline = str(self.attrs.get("baseline", self.methods[-1].name))
+        make = functools.partial(paired_differences, self.methods, baseline)
+        return self.attempt("paired differences", make) or []
+
+    @functools.cached_property
+    def checks(self) -> list[ChiSquareCheck]:
+        """Distances from the prior mean: of all weights, then by parameter."""
+        make = functools.partial(mahalanobis_checks, self.tree, temperature=self.temperature)
+        return self.attempt("distance from the prior", make) or []
+
+    @functools.cached_property
+    def own_directions(self) -> ChiSquareCheck | None:
+        """Distance along the prior's own directions."""
+        if not self.directions:
+            return None
+        return direction_check(self.tree, temperature=self.temperature)
+
+    @functools.cached_property
+    def directions(self) -> list[Direction]:
+        """The posterior along each direction of the prior."""
+        make = functools.partial(directions, self.tree)
+        return self.attempt("posterior along the prior's directions", make) or []
+
+    @functools.cached_property
+    def sensitivities(self) -> list[Sensitivity]:
+        """Reactions to a stronger or weaker prior, of chains that converged."""
+        if not self.converged:
+            self.notes["sensitivity to the prior"] = "the sampler failed; its weights would mislead"
+            return []
+        make = functools.partial(sensitivities, self.tree)
+        return self.attempt("sensitivity to the prior", make) or []
+
+    @functools.cached_property
+    def chains(self) -> list[ChainSummary]:
+        """Convergence of what is followed."""
+        return chain_summaries(self.tree)
+
+    @functools.cached_property
+    def temperatures(self) -> list[TemperatureCheck]:
+        """Measured temperatures against the claimed ones."""
+        return temperature_checks(self.tree)
+
+    @property
+    def num_draws(self) -> tuple[int, int]:
+        """Chains, and draws in each."""
+        for group in ("posterior", "predictions"):
+            if group in self.tree.children and "draw" in self.tree[group].sizes:
+                sizes = self.tree[group].sizes
+                return int(sizes["chain"]), int(sizes["draw"])
+        return 1, 1
+
+    @functools.cached_property
+    def sampler(self) -> Verdict:
+        """Whether the draws can be relied on; other answers depend on it."""
+        chains, draws = self.num_draws
+        independent = bool(self.attrs.get("independent_draws", 0))
+        found = [
+            convergence_verdict(
+                self.chains, num_chains=chains, num_draws=draws, independent=independent
+            )
+        ]
+        if chains * draws > 1 and not independent:
+            if self.temperatures:
+                found.append(temperature_verdict(self.temperatures))
+            else:
+                self.notes["temperature of the sampler"] = "the trace records none"
+        if self.checks and self.num_outputs and chains * draws > 1:
+            width = width_verdict(self.checks[0], self.num_outputs, temperature=self.temperature)
+            found.append(width)
+        return worst(found[0].question, found)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the draws did not fail."""
+        return self.sampler.level != "fail"
+
+    @property
+    def num_outputs(self) -> int:
+        """How many outputs the training set constrains: points times classes."""
+        if "log_likelihood" not in self.tree.children or self.kind == "none":
+            return 0
+        sizes = self.tree["predictions"].sizes
+        pixels = sizes.get("row", 1) * sizes.get("column", 1)
+        outputs = sizes.get("class_name", sizes.get("output", 0))
+        return int(self.tree["log_likelihood"].sizes["train_point"] * outputs * pixels)
+
+
+class Heading(NamedTuple):
+    """One heading of a report, which has no place on the page without items.
+
+    Attributes
+    ----------
+    title
+        Of the section.
+    items
+        What stands under it.
+    verdict
+        The answer it supports, on top of the page; None for no question.
+    """
+
+    title: str
+    items: Callable[[Context], Sequence[Item]]
+    verdict: Callable[[Context], Verdict | None] | None = None

@@ -1,0 +1,89 @@
+"""Calibration: whether the probabilities, or the predictive intervals, mean what they say."""
+
+import numpy as np
+
+from bayesprior.diagnostics.calibration import CalibrationBins, brier, class_wise_ece
+from bayesprior.diagnostics.regression import coverage, pit_values
+from bayesprior.report.context import Context, Heading
+from bayesprior.report.document import Column, Item, Picture, Table
+from bayesprior.report.plots import coverage_plot, reliability_diagram
+from bayesprior.report.verdicts import Verdict, calibration_verdict, coverage_verdict
+
+__all__ = ["HEADING"]
+
+RELIABILITY = (
+    "Points on the dashed line mean that of the answers given with 80 % confidence, 80 % are "
+    "right. Below it the model is too sure. Inside the gray band the gap can be chance."
+)
+COVERAGE = (
+    "On the dashed line, of the 80 % intervals 80 % hold their target. Below it the intervals "
+    "are too narrow. Inside the gray band the gap can be chance."
+)
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+def items(context: Context) -> list[Item]:
+    """Show the reliability diagram with its measures, or the coverage of the intervals."""
+    if context.kind == "numbers":
+        return _coverage(context)
+    if not context.bins.count.sum():
+        return []
+    out: list[Item] = [
+        Picture("Reliability diagram", RELIABILITY, reliability_diagram(context.bins))
+    ]
+    test = context.test
+    if test is None:
+        context.notes["measures of single pixels"] = (
+            "their maps were not kept: no Brier score by parts, class-wise ECE, rejection or "
+            "foreign data; for them give `predict` keep_maps=True"
+        )
+        return out
+    targets = np.asarray(test.targets)
+    parts = brier(test.probs, targets)
+    adaptive = CalibrationBins.equal_mass(test.confidence, test.is_right)
+    accuracy = f"accuracy is {context.scores['accuracy']:.3f}"
+    rows = [
+        ("top-label ECE", context.bins.ece, "confidence of the predicted class, 15 equal bins"),
+        ("class-wise ECE", class_wise_ece(test.probs, targets), "every class's probability"),
+        ("adaptive ECE", adaptive.ece, "bins of equally many points"),
+        ("largest gap (MCE)", context.bins.mce, "of one bin; noisy where bins are nearly empty"),
+        ("Brier: reliability", parts.reliability, "0 is perfectly calibrated"),
+        ("Brier: resolution", parts.resolution, "larger is better"),
+        ("Brier: uncertainty", parts.uncertainty, "of the labels themselves"),
+        ("mean confidence", context.scores["confidence"], accuracy),
+    ]
+    keys = ("name", "value", "note")
+    columns = [Column("name", "measure"), Column("value", "value", ".4f"), Column("note", "note")]
+    lines = [dict(zip(keys, row, strict=True)) for row in rows]
+    return [*out, Table("Calibration measures", columns, lines)]
+
+
+def _coverage(context: Context) -> list[Item]:
+    data = context.tree["predictions"].dataset
+    pit = context.attempt("coverage of the intervals", lambda: pit_values(data))
+    if pit is None:
+        return []
+    context.notes["metrics of classes"] = (
+        "the targets are numbers: NLL, RMSE and the coverage of intervals are reported, but "
+        "no ECE, rejection, foreign data or comparison"
+    )
+    held = [{"level": level, "inside": coverage(pit, level)} for level in LEVELS]
+    said = [Column("level", "interval", ".0%"), Column("inside", "targets inside", ".1%")]
+    return [
+        Picture("Coverage of the predictive intervals", COVERAGE, coverage_plot(pit)),
+        Table("Predictive intervals", said, held),
+    ]
+
+
+def verdict(context: Context) -> Verdict:
+    """Say whether the probabilities can be trusted."""
+    if context.kind == "numbers":
+        data = context.tree["predictions"].dataset
+        pit = context.attempt("coverage of the intervals", lambda: pit_values(data))
+        if pit is not None:
+            return coverage_verdict(pit)
+    is_dense = context.kind == "pixels" or (context.test is not None and context.test.is_dense)
+    return calibration_verdict(context.bins, independent=not is_dense)
+
+
+HEADING = Heading("Calibration", items, verdict)

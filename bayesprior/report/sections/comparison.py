@@ -1,0 +1,73 @@
+"""Comparison: methods side by side, ties called ties."""
+
+import functools
+
+from bayesprior.diagnostics.compare import compared_metrics, comparison_table
+from bayesprior.prediction.metrics import METRICS
+from bayesprior.report.context import Context, Heading
+from bayesprior.report.document import Column, Item, Table
+from bayesprior.report.plots import comparison_forest
+from bayesprior.report.verdicts import HELP, Verdict, comparison_verdict
+
+__all__ = ["HEADING"]
+
+
+def items(context: Context) -> list[Item]:
+    """Show every method's metrics, and the paired differences to the baseline."""
+    if len(context.methods) < 2:
+        return []
+    columns = [Column("method", "method"), Column("seeds", "seeds", "d")]
+    for name, row in compared_metrics().items():
+        columns.append(Column(name, row.label, row.format, f"{name}_se"))
+    columns.append(Column("seconds", "seconds", ".1f"))
+    note = "Means ± standard errors over seeds."
+    out: list[Item] = [Table("All methods", columns, comparison_table(context.methods), note)]
+    differences, baseline = context.differences, context.attrs.get("baseline", "")
+    for metric in ("nll", "accuracy") if differences else ():
+        caption = (
+            f"Difference to {baseline} in pairs of equal seeds. An interval that touches the line, "
+            "or a dot in the gray margin, is a tie: other seeds or other test points could turn "
+            "it around, or it is too small to matter."
+        )
+        draw = functools.partial(comparison_forest, differences, metric)
+        out += context.picture(f"Difference in {METRICS[metric].label}", caption, draw)
+    if differences:
+        ties = sum(d.verdict == "tie" for d in differences)
+        margins = ", ".join(f"{r.label} {r.margin:g}" for r in compared_metrics().values())
+        note = (
+            f"{ties} of {len(differences)} comparisons are ties. Intervals: 95 %, Student's t, "
+            "over seeds and test points crossed (their variances are added). Not corrected for the "
+            f"number of comparisons: about {0.05 * len(differences):.1f} of them would leave out 0 "
+            f"by chance. Smaller differences than these are called ties: {margins}. One seed is "
+            "called unknown."
+        )
+        shown = [
+            Column("method", "method"),
+            Column("metric", "metric"),
+            Column("interval", "difference [95 %]", "+.4f"),
+            Column("verdict", "verdict"),
+            Column("num_pairs", "pairs"),
+            Column("over", "over"),
+        ]
+        rows = [{**vars(d), "metric": METRICS[d.metric].label} for d in differences]
+        out.append(Table(f"Paired differences to {baseline}", shown, rows, note))
+    return out
+
+
+def verdict(context: Context) -> Verdict:
+    """Say whether the run's method is better than the baseline; what the prior did, if it alone."""
+    if len(context.methods) < 2:
+        reason = (
+            "Nothing was given to hold this run against: fit the same with a prior of shape zero "
+            "and name both."
+        )
+        return Verdict(HELP, "unknown", "Not compared", reason)
+    only_prior = bool(context.attrs.get("only_prior", 0))
+    names = [str(context.attrs.get(k, "")) for k in ("method", "baseline")]
+    if not context.differences:
+        question = HELP if only_prior else f"Is {names[0]} better than {names[1]}?"
+        return Verdict(question, "unknown", "Not compared", context.notes["paired differences"])
+    return comparison_verdict(context.differences, *names, only_prior=only_prior)
+
+
+HEADING = Heading("Comparison", items, verdict)

@@ -1,0 +1,103 @@
+"""The prior: what it said, and where the posterior ended in it."""
+
+import functools
+
+from bayesprior.diagnostics.prior import diagnose, prior_summary
+from bayesprior.report.context import Context, Heading
+from bayesprior.report.document import Column, Item, Picture, Table, Text
+from bayesprior.report.plots import mahalanobis_plot, prior_coordinate_plot
+from bayesprior.report.verdicts import THRESHOLDS, Verdict, conflict_verdict
+
+__all__ = ["HEADING"]
+
+
+def _diagnoses(context: Context) -> dict[int, str]:
+    limits = {"threshold": "sensitivity", "surprise": "surprise"}
+    values = {name: THRESHOLDS[limit].value for name, limit in limits.items()}
+    return diagnose(context.directions, context.sensitivities, **values)
+
+
+def items(context: Context) -> list[Item]:
+    """Show the posterior along the prior's directions and by layer, and the prior's own width."""
+    out: list[Item] = []
+    doubt = "" if context.converged else " The sampler failed: these spreads may be far too small."
+    if context.attrs.get("independent_draws", 0):
+        doubt = " The draws are SWAG's: their width is that of an optimizer's noise."
+    if context.directions:
+        caption = (
+            "Dots: mean of the draws along each direction the prior knows; bars: 95 % of them. "
+            "Gray: where the prior expects them (1 and 2 standard deviations). Far outside, data "
+            "and prior disagree; as wide as the gray, the data say nothing." + doubt
+        )
+        drawn = prior_coordinate_plot(context.tree)
+        out.append(Picture("Where the posterior ended in the prior", caption, drawn))
+    if context.checks:
+        caption = (
+            "Each layer's distance from the prior mean; 1 is that of a draw of the prior. Near 0 "
+            "nothing moved (or the layer ran at a low temperature); beyond the gray range the "
+            "prior was too narrow or wrong there."
+        )
+        out.append(Picture("Distance by layer", caption, mahalanobis_plot(context.checks)))
+    make = functools.partial(prior_summary, context.tree)
+    if (summary := context.attempt("how informative the prior is", make)) is not None:
+        share = "not recorded" if summary.jitter_share is None else f"{summary.jitter_share:.0%}"
+        text = (
+            f"Rank {summary.rank}, of which {summary.effective_rank:.1f} directions are really "
+            f"used; {summary.drift_share:.0%} of the factor's variance is one direction (near "
+            f"100 % the source run was still travelling); added constant variance: {share}."
+        )
+        columns = [
+            Column("name", "parameter"),
+            Column("size", "weights", ","),
+            Column("rms_std", "prior std", ".3g"),
+            Column("weight_decay", "weight decay of its mean variance", ".2g"),
+            Column("ratio", "squared distance / expected", ".2g"),
+        ]
+        ratios = {c.name: c.ratio for c in context.checks}
+        rows = [{**vars(b), "ratio": ratios.get(b.name)} for b in summary.blocks]
+        out += [Text(text), Table("The prior by layer", columns, rows)]
+    if context.directions:
+        out.append(_along(context, doubt))
+    return out
+
+
+def _along(context: Context, doubt: str) -> Table:
+    said = {s.index: vars(s) for s in context.sensitivities}
+    words = _diagnoses(context)
+    rows = [
+        {**vars(d), **said.get(d.index, {}), "diagnosis": words.get(d.index)}
+        for d in context.directions
+    ]
+    columns = [
+        Column("index", "direction"),
+        Column("mean", "mean", ".2f"),
+        Column("std", "std", ".2f"),
+        Column("contraction", "contraction", ".2f"),
+        Column("surprise", "surprise", ".1f"),
+        Column("prior", "sensitivity to prior", ".3f"),
+        Column("prior_floor", "by chance up to", ".3f"),
+        Column("likelihood", "to likelihood", ".3f"),
+        Column("likelihood_floor", "by chance up to", ".3f"),
+        Column("diagnosis", "diagnosis"),
+    ]
+    note = (
+        "Widest direction of the prior first; in prior standard deviations. Contraction: 0 the "
+        "draws are as wide as the prior, 1 far narrower. Surprise: how many standard deviations "
+        "the mean lies from where data that the prior expects would put it." + doubt
+    )
+    return Table("Along the prior's directions", columns, rows, note)
+
+
+def verdict(context: Context) -> Verdict:
+    """Say whether prior and data clash."""
+    chains, draws = context.num_draws
+    found = conflict_verdict(
+        context.checks, context.own_directions, _diagnoses(context), num_draws=chains * draws
+    )
+    if found.level == "ok" and not context.converged:
+        reason = f"{found.reason} But the sampler failed."
+        return Verdict(found.question, "unknown", "Cannot tell yet", reason)
+    return found
+
+
+HEADING = Heading("The prior", items, verdict)

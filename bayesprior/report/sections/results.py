@@ -1,0 +1,112 @@
+"""Results: every metric of the test set, with intervals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bayesprior.diagnostics.calibration import apply_temperature, fit_temperature
+from bayesprior.diagnostics.intervals import metric_interval
+from bayesprior.diagnostics.predictions import Outcome, metric_rows, score_intervals, scores
+from bayesprior.diagnostics.regression import regression_points
+from bayesprior.report.context import Context, Heading
+from bayesprior.report.document import Column, Item, Table
+
+__all__ = ["HEADING"]
+
+NOTE = "In brackets: 95 % intervals over the test points."
+
+
+def items(context: Context) -> list[Item]:
+    """Show the metrics of the test set, temperature scaling beside them."""
+    if context.kind == "numbers":
+        return _numbers(context)
+    if context.kind == "pixels":
+        return _streamed(context)
+    test = context.test
+    if test is None:
+        return []
+    found = context.scores
+    intervals = context.attempt("intervals of the metrics", lambda: score_intervals(test)) or {}
+    scaled, note = _scaled(context, test)
+    rows = [
+        {
+            "score": row.label,
+            "value": intervals.get(name, found[name]),
+            "scaled": scaled.get(name),
+            "meaning": row.meaning,
+            "format": row.format,
+        }
+        for name, row in metric_rows("pixels" if test.is_dense else "classes").items()
+    ]
+    return [_table(len(test.probs), rows, note)]
+
+
+def _table(num_points: int, rows: list[dict[str, Any]], note: str) -> Table:
+    columns = [Column("score", "metric"), Column("value", "value", ".3f")]
+    columns += [Column("scaled", "after temperature scaling", ".3f")]
+    columns += [Column("meaning", "what it says")]
+    return Table(f"Metrics of the test set ({num_points} points)", columns, rows, note)
+
+
+def _scaled(context: Context, test: Outcome) -> tuple[Mapping[str, float], str]:
+    """Metrics after temperature scaling, and what to say of them."""
+    validation = context.validation
+    if validation is None:
+        return {}, NOTE
+    temperature = fit_temperature(_logs(validation), np.asarray(validation.targets))
+    probs = apply_temperature(_logs(test), temperature)
+    targets = np.asarray(test.targets)
+    log_score = np.log(np.maximum(probs[np.arange(len(targets)), targets], 1e-300))
+    other = Outcome(
+        test.name, probs, targets, log_score, test.aleatoric, test.epistemic, test.is_dense
+    )
+    parts = ("aleatoric", "epistemic")  # of the draws, which are not scaled
+    note = (
+        f"{NOTE} Temperature scaling (T = {temperature:.2f}, fitted on validation data) is shown "
+        "beside, for comparison; everything else in this report is without it."
+    )
+    return {name: value for name, value in scores(other).items() if name not in parts}, note
+
+
+def _numbers(context: Context) -> list[Item]:
+    data = context.tree["predictions"].dataset
+    points = context.attempt("metrics of the numbers", lambda: regression_points(data))
+    if points is None:
+        return []
+    rows: list[dict[str, Any]] = [
+        {
+            "score": row.label,
+            "value": metric_interval(row, np.asarray(row.points(points), float)),
+            "meaning": row.meaning,
+            "format": row.format,
+        }
+        for row in metric_rows("numbers").values()
+    ]
+    std = float(np.sqrt(data.variance.values).mean())
+    meaning = "the error that the model expects"
+    rows.append({"score": "predicted std", "value": std, "meaning": meaning})
+    return [_table(len(points.log_score), rows, NOTE)]
+
+
+def _streamed(context: Context) -> list[Item]:
+    """Show sets of which only the streamed sums are kept."""
+    groups = {g: node for g, node in context.tree.children.items() if g.startswith("predictions")}
+    rows = [
+        {"set": g.removeprefix("predictions_").replace("predictions", "test set")}
+        | Context(node).attrs["metrics"]
+        for g, node in groups.items()
+        if node.attrs.get("kind") != "ood"
+    ]
+    shown = metric_rows("pixels").items()
+    columns = [Column("set", "set"), *(Column(name, row.label, row.format) for name, row in shown)]
+    note = "Over all pixels, which depend on their neighbors: no intervals."
+    return [Table("Metrics of each set", columns, rows, note)]
+
+
+def _logs(outcome: Outcome) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return np.log(outcome.probs)
+
+
+HEADING = Heading("Results", items)

@@ -1,0 +1,72 @@
+"""What lies in a run's tree beside its own results: other methods' results, and images to show."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Shaped
+
+from bayesprior.diagnostics.compare import MethodResult
+from bayesprior.diagnostics.predictions import Outcome
+from bayesprior.errors import DataError
+
+__all__ = ["image_group", "images_of", "method_group", "methods_of"]
+
+
+def method_group(result: MethodResult) -> xr.Dataset:
+    """Return a method's results as a group, of dims (seed, point, class_name).
+
+    Raises
+    ------
+    DataError
+        If the outcomes of its seeds are not of the same labeled points.
+    """
+    names = {"probs": ("seed", "point", "class_name")} | dict.fromkeys(
+        ("targets", "log_score", "aleatoric", "epistemic"), ("seed", "point")
+    )
+    variables: dict[str, Any] = {}
+    for name, dims in names.items():
+        parts = [getattr(outcome, name) for outcome in result.outcomes]
+        if any(part is None or np.shape(part) != np.shape(parts[0]) for part in parts):
+            raise DataError(f"the results of {result.name!r} are not of the same labeled points")
+        variables[name] = (dims, np.stack(parts))
+    attrs: dict[str, Any] = {"method": result.name, "is_dense": int(result.outcomes[0].is_dense)}
+    if result.seconds is not None:
+        attrs["seconds"] = float(result.seconds)
+    return xr.Dataset(variables, {"seed": list(result.by_seed())}, attrs)
+
+
+def methods_of(tree: xr.DataTree) -> list[MethodResult]:
+    """Return the methods that lie in a tree, in order."""
+    out = []
+    while (group := f"methods_{len(out)}") in tree.children:
+        data = tree[group]
+        name = str(data.attrs["method"])
+        outcomes = [
+            Outcome(
+                name,
+                *(data[n].values[i] for n in ("probs", "targets", "log_score")),
+                *(data[n].values[i] for n in ("aleatoric", "epistemic")),
+                is_dense=bool(data.attrs["is_dense"]),
+            )
+            for i in range(data.sizes["seed"])
+        ]
+        seeds = [int(seed) for seed in data.seed.values]
+        out.append(MethodResult(name, outcomes, seeds, data.attrs.get("seconds")))
+    return out
+
+
+def image_group(images: Mapping[int, Shaped[np.ndarray, "H W *channels"]]) -> xr.Dataset:
+    """Return raw images of one shape, by their position in the test set, as a group."""
+    pixels = np.stack(list(images.values()))
+    dims = ("shown", "row", "column", "channel")[: pixels.ndim]
+    return xr.Dataset({"pixels": (dims, pixels)}, {"shown": list(images)})
+
+
+def images_of(tree: xr.DataTree) -> dict[int, np.ndarray]:
+    """Return the images that lie in a tree, by their position in the test set."""
+    if "images" not in tree.children:
+        return {}
+    data = tree["images"]
+    return {int(i): image for i, image in zip(data.shown.values, data.pixels.values, strict=True)}

@@ -1,0 +1,30 @@
+import dataclasses
+
+import pytest
+
+from bayesprior.cli.commands import COMMANDS
+from bayesprior.recipes import options as groups
+from bayesprior.recipes.calls import field_docs
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_restates_an_option_of_a_recipe(name):
+    """Its own class adds files, names and places; the rest is inherited."""
+    known = {
+        spec.name
+        for kind in vars(groups).values()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        for spec in dataclasses.fields(kind)
+    }
+    for kind in COMMANDS[name].options.__mro__:
+        if kind.__module__ == "bayesprior.cli.commands":
+            own = set(vars(kind).get("__annotations__", {})) - {"method", "positional"}
+            assert own & known <= {"out", "prior", "source", "weights", "rms_std"}
+    assert set(field_docs(COMMANDS[name].options)) >= {
+        spec.name for spec in dataclasses.fields(COMMANDS[name].options)
+    }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_finds_its_function(name):
+    assert callable(COMMANDS[name].function)

@@ -1,0 +1,182 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from bayesprior.cli.commands import COMMANDS
+from bayesprior.cli.main import main
+from bayesprior.cli.parsing import find_command, parse
+from bayesprior.errors import ConfigError
+
+NEEDED = ["--data", "digits", "--model", "small_conv", "--prior", "p", "--out", "o"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help_and_a_real_default(name, capsys):
+    assert parse(name, ["--help"]) is None
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: bayesprior {name}")
+    for entry in out.split("\n  --")[1:]:
+        option, *text = entry.split()
+        if option not in ("config", "print_config"):
+            assert len(text) > 3, f"--{option} is not documented"
+            assert "(default: " in " ".join(text) or "(required)" in text
+    assert "None" not in out
+    assert "null" not in out
+
+
+def test_a_default_of_none_is_said_in_words(capsys):
+    parse("fit map", ["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Learning rate of the new weights. (default: lr)" in out
+    assert "(default: the last linear layer)" in out
+    assert "--progress true|false Show progress bars. (default: true)" in out
+
+
+def test_the_word_behind_fit_is_the_method():
+    assert find_command(["fit", "swag", "--lr", "1"]) == ("fit swag", ["--lr", "1"])
+    assert find_command(["fit", "--lr", "1", "--method", "sgld"]) == ("fit sgld", ["--lr", "1"])
+    assert find_command(["fit", "--method=map", "--x"]) == ("fit map", ["--x"])
+    assert find_command(["predict", "r"]) == ("predict", ["r"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a command: demo, fit-source"),
+        (["fti"], "no command 'fti'; did you mean 'fit'?"),
+        (["fit"], "name the method: bayesprior fit map|swag|sgld|sghmc"),
+        (["fit", "swga"], "not 'swga'; did you mean 'swag'?"),
+        (["fit", "--method", "magic"], "name the method: bayesprior fit map|swag|sgld|sghmc"),
+        (["fit", "map", *NEEDED, "--num_step", "3"], "no option --num_step; did you mean 'num_st"),
+        (["fit", "map", *NEEDED, "--chains", "3"], "--chains; that is one of bayesprior fit sgld"),
+        (["fit", "map", *NEEDED, "--lr", "fast"], "--lr must be a number, got 'fast'"),
+        (["fit", "map", *NEEDED, "--lr", "-1"], "--lr must be above 0, got -1"),
+        (["fit", "map", *NEEDED, "--lr.x", "1"], "--lr takes one value, not one named 'x'"),
+        (["fit", "map", *NEEDED, "--num_steps", "1.5"], "--num_steps must be a whole number, got"),
+        (["fit", "map", *NEEDED, "--num-steps", "1e30"], "--num_steps must be a whole number"),
+        (["fit", "map", *NEEDED, "--start", "no"], "--start must be one of 'prior', 'module', got"),
+        (["fit", "map", *NEEDED, "--progress", "x"], "unrecognized arguments: x"),
+        (["fit", "map", *NEEDED, "--seed"], "expected one argument"),
+        (["fit", "map", *NEEDED[:-2]], "missing: --out"),
+        (["fit", "map", *NEEDED, "stray"], "stray"),
+        (["fit", "map", *NEEDED, "--config", "no.yaml"], "cannot read the configuration 'no.yaml'"),
+        (["report", "r", "--shift", "bad"], "--shift takes NAME=VALUE, not 'bad'"),
+        (["report"], "missing: runs"),
+        (["predict"], "missing: run"),
+        (["inspect", "--file", "x"], "no option --file"),
+        (["demo", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+    ],
+)
+def test_mistakes(arguments, message, capsys, wrong):
+    status, line = wrong[json.dumps(arguments)]
+    assert status == 2
+    assert message in line
+
+
+@pytest.fixture(scope="module")
+def wrong():
+    """Status and message of every wrong command, in a process that does not check annotations."""
+    cases = test_mistakes.pytestmark[0].args[1]
+    code = """
+import contextlib, io, json, sys
+from bayesprior.cli.main import main
+for case in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        status = main(case)
+    assert said.getvalue().count(chr(10)) == 1, (case, said.getvalue())
+    print(json.dumps([json.dumps(case), [status, said.getvalue()]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([arguments for arguments, _ in cases]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+def test_options_come_with_their_types():
+    more = ["--data_options.num_test", "100", "--model_options", "norm=batch", "--lr", "1e-2"]
+    more += ["--model-options.widths=[8,16]", "--head-lr=0.5", "--progress", "false"]
+    found = parse("fit sgld", [*NEEDED, *more])
+    assert found.data_options == {"num_test": 100}
+    assert found.model_options == {"norm": "batch", "widths": [8, 16]}
+    assert (found.lr, found.head_lr, found.num_draws, found.progress) == (0.01, 0.5, 30, False)
+    assert type(found) is COMMANDS["fit sgld"].options
+
+
+def test_text_stays_what_was_typed():
+    found = parse("fit map", ["--data", "010", "--model", "m", "--prior", "~/p", "--out", "2024"])
+    assert (found.data, found.out) == ("010", "2024")
+    assert not found.prior.startswith("~")
+    assert parse("fit map", [*NEEDED, "--classes", "0,1"]).classes == "0,1"
+
+
+def test_a_flag_needs_no_value():
+    argv = ["--data", "glyphs", "--model", "mlp", "--out", "o", "--diagonal_only"]
+    assert parse("fit-source", argv).diagonal_only is True
+    assert parse("fit-source", [*argv, "--seed", "3"]).seed == 3
+    assert parse("fit-source", [*argv, "False"]).diagonal_only is False
+
+
+def test_arguments_without_a_flag_may_stand_anywhere():
+    found = parse("predict", ["run", "--out", "x.csv", "a.png", "--trust", "b.png"])
+    assert (found.run, found.new, found.out, found.trust) == (
+        "run",
+        ("a.png", "b.png"),
+        "x.csv",
+        True,
+    )
+    assert parse("report", ["a", "--shift", "x=f.npz", "b"]).shift == {"x": "f.npz"}
+
+
+def test_a_configuration_file_is_overridden_by_options(tmp_path):
+    path = tmp_path / "fit.yaml"
+    path.write_text(yaml.safe_dump({"lr": 0.5, "chains": 3, "data": "mnist", "seed": 4}))
+    found = parse("fit sgld", [*NEEDED, "--config", str(path), "--seed", "9"])
+    assert (found.lr, found.chains, found.seed) == (0.5, 3, 9)
+    needed = ["--model", "mlp", "--prior", "p", "--out", "o"]
+    assert parse("fit sgld", [f"--config={path}", *needed]).data == "mnist"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: 1\nlrr: 2", "no option --learning_rate"),
+        ("num_step: 2", "no option --num_step; did you mean 'num_steps'?"),
+        ("- a\n- b", "holds no options"),
+        ("{:", "is no YAML"),
+        ("command: demo\noptions: {}", "give the config.yaml in its folder"),
+    ],
+)
+def test_a_wrong_configuration(text, message, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        parse("fit map", [*NEEDED, "--config", str(path)])
+
+
+def test_print_config_prints_yaml_that_is_accepted(tmp_path, capsys):
+    assert main(["fit", "map", *NEEDED, "--lr", "0.125", "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["lr"] == 0.125
+    path = tmp_path / "fit.yaml"
+    path.write_text(printed)
+    found = parse("fit map", ["--config", str(path)])
+    assert (found.lr, found.head_lr, found.data) == (0.125, None, "digits")
+
+
+def test_a_runs_own_configuration_repeats_it(work):
+    path = work / "sgld" / "config.yaml"
+    found = parse("fit sgld", ["--config", str(path)])
+    assert found.out == str(work / "sgld")
+    assert (found.num_draws, found.num_data, found.model) == (6, 12, "small_conv")
+    assert found.prior == str(work / "prior" / "prior.safetensors")
+    for name in ("fit map", "fit sghmc", "fit-source"):
+        with pytest.raises(ConfigError, match="is a configuration of bayesprior fit sgld"):
+            parse(name, ["--config", str(path)])
