@@ -22,10 +22,13 @@ MAX_SIZE = 1.25 * FIRST_EDITION
 # Floors of the house: a module imports only from lower ones, or from its own entry (a folder).
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("weights.layout", "weights.selection", "weights.lowrank", "storage", "registry"),
-    ("tasks.protocols", "inference.generators", "weights.state_dicts"),
-    ("inference.protocols", "inference.progress", "weights.blocks"),
-    ("inference.schedules", "weights.file"),
+    ("weights.layout", "weights.selection", "weights.checks", "storage", "registry"),
+    ("tasks.protocols", "inference.generators", "inference.wrappers", "weights.state_dicts"),
+    ("weights.covariance",),
+    ("weights.lowrank", "weights.rows"),
+    ("inference.protocols", "inference.progress", "inference.batch_norm", "weights.blocks"),
+    ("inference.schedules", "inference.bound", "weights.file", "weights.algebra"),
+    ("weights.normal",),
     ("weights.gaussian", "tasks.likelihoods"),
     ("inference.optimizers", "inference.posteriors", "tasks.objectives"),
     ("inference.collectors", "inference.prior_term", "inference.checkpoint"),
