@@ -152,14 +152,14 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
     """
     data = bundle.train.without_augmentation() if bundle.test is None else bundle.test
     batch = data.__getitems__(EpochIndices(range(min(2, len(data)))))
-    weights = next(module.parameters(), torch.empty(0))
+    device = next(module.parameters(), torch.empty(0)).device
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
         with seeded(0):
-            outputs, targets = forward(module, to_device(batch, weights.device))
+            outputs, targets = forward(module, to_device(batch, device))
     except (RuntimeError, TypeError, IndexError) as error:
-        raise ConfigError(_refusal(module, bundle, batch, weights, error)) from error
+        raise ConfigError(_refusal(module, bundle.name, first_tensor(batch), error)) from error
     finally:
         for child, mode in modes.items():
             child.training = mode
@@ -178,12 +178,9 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
         )
 
 
-def _refusal(
-    module: nn.Module, bundle: DataBundle, batch: Any, weights: Tensor, error: Exception
-) -> str:
-    inputs = first_tensor(batch)
+def _refusal(module: nn.Module, name: str, inputs: Tensor, error: Exception) -> str:
     shape = tuple(inputs.shape[1:])
-    text = f"{type(module).__name__} does not take the inputs of {bundle.name!r}, {shape} each"
+    text = f"{type(module).__name__} does not take the inputs of {name!r}, {shape} each"
     layer = next((m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     if isinstance(layer, nn.Conv2d) and len(shape) == 3 and shape[0] != layer.in_channels:
         return (
@@ -192,6 +189,7 @@ def _refusal(
         )
     if isinstance(layer, nn.Linear) and not isinstance(error, TypeError):
         text += f": its first layer takes {layer.in_features} numbers"
-    if inputs.is_floating_point() and inputs.dtype != weights.dtype:
-        text += f"; its weights are {weights.dtype}, the inputs {inputs.dtype}"
+    dtype = next(module.parameters(), inputs).dtype
+    if inputs.is_floating_point() and inputs.dtype != dtype:
+        text += f"; its weights are {dtype}, the inputs {inputs.dtype}"
     return f"{text} ({str(error).splitlines()[0]})"

@@ -53,13 +53,13 @@ def as_examples(data: Any, collate_fn: Callable[[list[Any]], Any] | None = None)
         return dataclasses.replace(data, collate_fn=collate_fn)
     arrays = Tensor | np.ndarray
     pair = isinstance(data, tuple) and any(isinstance(part, arrays) for part in data)
-    if pair or isinstance(data, arrays | str | bytes | Mapping) or hasattr(data, "iloc"):
-        raise DataError(f"a split must be a data set, got {type(data).__name__}; {HINT}")
+    no_rows = isinstance(data, arrays | str | bytes | Mapping) or hasattr(data, "iloc")
+    kind = f"a split must be a data set with a length and data[i], got {type(data).__name__}"
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise DataError(
-            f"a split must be a data set with a length and data[i], got {type(data).__name__}; an "
-            f"iterable one has no N to weigh the prior against: list it first. {HINT}"
-        )
+        hint = "an iterable one has no N to weigh the prior against: list it first"
+        raise DataError(f"{kind}; {hint}. {HINT}")
+    if pair or no_rows:
+        raise DataError(f"{kind}; {HINT}")
     return LazyDataset(data, known_targets(data), collate_fn=collate_fn)
 
 

@@ -38,16 +38,14 @@ def read_picture(path: str | Path) -> Any:
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
-            if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-                values = torch.from_numpy(np.array(picture).astype(np.float32)) / 65535
-                if picture.mode == "F" or values.min() < 0 or values.max() > 1:
-                    raise DataError(f"{path}: pixels of mode {picture.mode} have no known range")
-                return values.expand(3, -1, -1)
-            return picture.convert("RGB")
+            if picture.mode != "F" and not picture.mode.startswith("I"):
+                return picture.convert("RGB")
+            values = torch.from_numpy(np.array(picture).astype(np.float32)) / 65535
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path} cannot be read as a picture ({reason(error)})") from None
+    if picture.mode == "F" or values.min() < 0 or values.max() > 1:
+        raise DataError(f"{path}: pixels of mode {picture.mode} have no known range")
+    return values.expand(3, -1, -1)
 
 
 class PictureFiles:
@@ -74,10 +72,7 @@ class PictureFiles:
 
 
 def photographs(
-    source: Any,
-    size: int = 224,
-    normalize: Statistics | None = IMAGENET,
-    augment: bool = False,
+    source: Any, size: int = 224, normalize: Statistics | None = IMAGENET, augment: bool = False
 ) -> LazyDataset:
     """Return pictures of any size as a data set of squares.
 

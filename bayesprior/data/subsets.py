@@ -41,9 +41,8 @@ def _labels(bundle: DataBundle, needed: bool = False) -> Tensor:
     if bundle.class_names and (targets := read_targets(bundle.train)).ndim == 1:
         return targets
     if needed:
-        raise DataError(
-            f"{bundle.name!r} has no class for each example; this needs a classification task"
-        )
+        name = bundle.name
+        raise DataError(f"{name!r} has no class for each example; this needs a classification task")
     return torch.zeros(bundle.num_data, dtype=torch.long)
 
 
@@ -53,11 +52,7 @@ def _exactly_one(**options: Any) -> None:
 
 
 def few_shot(
-    bundle: DataBundle,
-    *,
-    num_data: int | None = None,
-    per_class: int | None = None,
-    seed: int = 0,
+    bundle: DataBundle, *, num_data: int | None = None, per_class: int | None = None, seed: int = 0
 ) -> DataBundle:
     """Keep a small part of the training examples, class-balanced where they have classes.
 
@@ -155,11 +150,7 @@ def stratified_split(
 
 
 def split_validation(
-    bundle: DataBundle,
-    *,
-    fraction: float | None = None,
-    num: int | None = None,
-    seed: int = 0,
+    bundle: DataBundle, *, fraction: float | None = None, num: int | None = None, seed: int = 0
 ) -> DataBundle:
     """Take validation examples out of the training split, class by class; test is not touched.
 
@@ -200,10 +191,8 @@ def split_validation(
     >>> len(bundle.train), len(bundle.validation)
     (180, 20)
     """
-    if bundle.validation is not None:
-        raise ConfigError(
-            f"{bundle.name!r} already has {len(bundle.validation)} validation examples; use those"
-        )
+    if held := bundle.validation:
+        raise ConfigError(f"{bundle.name!r} already has {len(held)} validation examples; use those")
     _exactly_one(fraction=fraction, num=num)
     return split_off(bundle, "validation", fraction if num is None else num, seed)
 

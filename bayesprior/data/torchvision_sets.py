@@ -79,10 +79,9 @@ def from_torchvision(
     """
     from torchvision import datasets
 
-    if name not in datasets.__all__:
-        raise ConfigError(
-            f"torchvision has no data set {name!r}{nearest_name(name, datasets.__all__)}"
-        )
+    known = datasets.__all__
+    if name not in known:
+        raise ConfigError(f"torchvision has no data set {name!r}{nearest_name(name, known)}")
     make = getattr(datasets, name)
     title = _TITLES.get(name, name.lower())
     open_split = partial(_open, title, root, make, download)

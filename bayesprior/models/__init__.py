@@ -1,7 +1,7 @@
 """Networks with a backbone and a named head; torchvision is imported only when used."""
 
 from bayesprior.models.heads import head_prefix, replace_head
-from bayesprior.models.mobilenet import MobileNetV1, mobilenet_v1
+from bayesprior.models.mobilenet import MobileNetV1
 from bayesprior.models.small import MLP, SmallConvNet, SmallResNet
 from bayesprior.models.torchvision_nets import torchvision_model
 from bayesprior.models.zoo import TaskModel, get_model, model_for
@@ -16,7 +16,6 @@ __all__ = [
     "get_model",
     "head_prefix",
     "load_weights",
-    "mobilenet_v1",
     "model_for",
     "read_state_dict",
     "replace_head",

@@ -1,5 +1,6 @@
 """Networks by name."""
 
+import contextlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ MODELS = {
     "small_conv": "bayesprior.models.small:SmallConvNet",
     "small_resnet": "bayesprior.models.small:SmallResNet",
     "mlp": "bayesprior.models.small:MLP",
-    "mobilenet_v1": "bayesprior.models.mobilenet:mobilenet_v1",
+    "mobilenet_v1": "bayesprior.models.mobilenet:MobileNetV1",
 }
 """Short names of our own networks; torchvision's go by torchvision's names."""
 
@@ -39,7 +40,8 @@ def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
         Whether the user wrote the name; an import path out of a file is refused otherwise.
     **options
         Passed on, such as ``num_classes=``, or ``weights=`` of `torchvision_model`. Weights that
-        are a file of yours are loaded into whatever network the callable makes.
+        are a file of yours are loaded into whatever network the callable makes, without their head
+        where ``num_classes=`` asks for another.
 
     Raises
     ------
@@ -79,8 +81,20 @@ def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ConfigError(f"model {name!r} gave {type(module).__name__}, not a torch module")
     if file is not None:
-        load_weights(module, file)
+        head = None
+        if "num_classes" in options:
+            with contextlib.suppress(ConfigError):  # not every network has a head that we find
+                head = head_prefix(module)
+        _load(module, file, head)
     return module
+
+
+def _load(module: nn.Module, file: str | Path, head: str | None) -> LoadReport:
+    """Load a file without its head where that is another one than the network's."""
+    state = read_state_dict(file, module)
+    mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(f"{head}.")}
+    fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
+    return load_weights(module, state, ignore=() if head is None or fits else head)
 
 
 class TaskModel(NamedTuple):
@@ -173,13 +187,7 @@ def model_for(
         head = head or head_prefix(module)
         if given.get("weights") and num_outputs(module, head) != num_classes:
             replace_head(module, num_classes, head)
-    report = None
-    if file is not None:
-        state = read_state_dict(file, module)
-        mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(head + ".")}
-        fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
-        report = load_weights(module, state, ignore=() if fits else head)
-    return TaskModel(module, head, report)
+    return TaskModel(module, head, None if file is None else _load(module, file, head))
 
 
 def _is_file(weights: Any) -> bool:
