@@ -81,9 +81,8 @@ def as_bundle(
         class_names = _told_names(train)
     if columns is not None:
         splits = {key: _Columns(data, *columns) for key, data in splits.items()}
-    return DataBundle(
-        name or type(train).__name__, **splits, class_names=class_names, collate_fn=collate_fn
-    )
+    name = name or type(train).__name__
+    return DataBundle(name, **splits, class_names=class_names, collate_fn=collate_fn)
 
 
 def _check_order(loader: DataLoader[Any]) -> None:

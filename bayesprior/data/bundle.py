@@ -55,11 +55,11 @@ def as_examples(data: Any, collate_fn: Callable[[list[Any]], Any] | None = None)
     pair = isinstance(data, tuple) and any(isinstance(part, arrays) for part in data)
     no_rows = isinstance(data, arrays | str | bytes | Mapping) or hasattr(data, "iloc")
     kind = f"a split must be a data set with a length and data[i], got {type(data).__name__}"
+    if pair or no_rows:
+        raise DataError(f"{kind}; {HINT}")
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         hint = "an iterable one has no N to weigh the prior against: list it first"
         raise DataError(f"{kind}; {hint}. {HINT}")
-    if pair or no_rows:
-        raise DataError(f"{kind}; {HINT}")
     return LazyDataset(data, known_targets(data), collate_fn=collate_fn)
 
 
@@ -142,27 +142,19 @@ class DataBundle:
         if known and (absent := (self.class_counts == 0).nonzero().flatten().tolist()):
             names = ", ".join(self.class_names[c] for c in absent[:5])
             more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            warnings.warn(
-                f"{self.name!r} has no training example of {len(absent)} of its "
-                f"{self.num_classes} classes: {names}{more}",
-                UserWarning,
-                stacklevel=3,
-            )
+            of = f"{len(absent)} of its {self.num_classes} classes: {names}{more}"
+            warnings.warn(f"{self.name!r} has no training example of {of}", stacklevel=3)
 
     def _check_labels(self, split: str, labels: Tensor) -> None:
         what = f"the {split} labels of {self.name!r}"
         if labels.ndim == 2 or labels.is_floating_point():
-            raise DataError(
-                f"{what} must be integers of shape (N,), got "
-                f"{labels.dtype} of shape {tuple(labels.shape)}"
-            )
-        low, high = int(labels.min()), int(labels.max())
+            came = f"{labels.dtype} of shape {tuple(labels.shape)}"
+            raise DataError(f"{what} must be integers of shape (N,), got {came}")
+        low, high, last = int(labels.min()), int(labels.max()), self.num_classes - 1
         # Pixels of masks that are to be ignored are marked 255 or below 0.
-        if labels.ndim == 1 and (low < 0 or high >= self.num_classes):
-            raise DataError(
-                f"{what} run from {low} to {high}, outside "
-                f"0..{self.num_classes - 1}; list every class in class_names"
-            )
+        if labels.ndim == 1 and (low < 0 or high > last):
+            span = f"{low} to {high}, outside 0..{last}"
+            raise DataError(f"{what} run from {span}; list every class in class_names")
 
     @property
     def splits(self) -> dict[str, Any]:

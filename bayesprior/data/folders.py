@@ -189,9 +189,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
     if not splits:
         return {}
     if others:
-        warnings.warn(
-            f"{root}: {', '.join(others)} are no splits and are not used", UserWarning, stacklevel=3
-        )
+        warnings.warn(f"{root}: {', '.join(others)} are no splits and are not used", stacklevel=3)
     if "train" not in splits:
         raise DataError(f"{root} has a folder {splits.popitem()[1].name} but none for training")
     if len(splits) == 1:

@@ -251,10 +251,7 @@ def _entries(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_weights(
-    module: nn.Module,
-    source: Source,
-    name: str | Path | None = None,
-    ignore: Selection = (),
+    module: nn.Module, source: Source, name: str | Path | None = None, ignore: Selection = ()
 ) -> LoadReport:
     """Copy a file's weights into a network, name by name, all or nothing.
 
@@ -322,16 +319,10 @@ def load_weights(
             raise
         raise CheckpointError(f"{unfit}: {' '.join(str(error).split())[:200]}") from None
     taken = tuple(n for n in mine if n not in result.missing_keys)
-    kinds = {state[n].dtype for n in taken if n in state and state[n].dtype != mine[n].dtype}
-    report = LoadReport(
-        where,
-        found.where,
-        found.stripped,
-        taken,
-        tuple(missing),
-        (*ignored, *(n for n in found if _layer(n) in old_head), *result.unexpected_keys),
-        tuple(sorted(str(kind).removeprefix("torch.") for kind in kinds)),
-    )
+    left_out = (*ignored, *(n for n in found if _layer(n) in old_head), *result.unexpected_keys)
+    types = {state[n].dtype for n in taken if n in state and state[n].dtype != mine[n].dtype}
+    kinds = tuple(sorted(str(kind).removeprefix("torch.") for kind in types))
+    report = LoadReport(where, found.where, found.stripped, taken, tuple(missing), left_out, kinds)
     if lacking:
         warnings.warn(report.summary, UserWarning, stacklevel=3)
     return report

@@ -239,6 +239,8 @@ def test_common_rows_are_a_leak():
     copy = TensorDataset(source.tensors[0].clone(), source.tensors[1])
     with pytest.raises(DataError, match="are the same data"):
         DataBundle("t", source, copy)
+    # Two readers of the same data with rows of their own, as for different transforms.
+    assert len(DataBundle("t", Subset(source, [0, 1, 2]), Subset(copy, [3, 4])).test) == 2
 
 
 def test_pictures_that_cannot_be_stacked_are_explained():
