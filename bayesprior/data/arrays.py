@@ -111,7 +111,7 @@ def from_arrays(
     if not isinstance(train, tuple | list) or len(train) != 2:
         raise DataError("train must be a pair (inputs, targets)")
     kind = kind or (None if class_names is None else CLASSES)
-    data = {}
+    data: dict[str, Any] = {}
     for split, value in (("train", train), ("test", test), ("validation", validation)):
         if value is None:
             continue
@@ -125,7 +125,7 @@ def from_arrays(
         class_names = range(1 + highest)
     bundle = DataBundle(name, **data, class_names=class_names if kind == CLASSES else ())
     if test is None and test_fraction is not None:
-        bundle = split_off(bundle, "test", test_fraction, seed)
+        bundle = split_off(bundle, "test", float(test_fraction), seed)
     if classes is not None:
         bundle = select_classes(bundle, classes)
     finish = PixelTransform(*normalization(normalize, bundle.train.inputs), size)

@@ -152,7 +152,7 @@ def image_folder(
     """
     root = Path(root).expanduser()
     folders = _split_folders(root)
-    data: dict[str, LazyDataset] = {}
+    data: dict[str, Any] = {}
     names: tuple[str, ...] = ()
     for split, folder in (folders or {"train": root}).items():
         own, source = _pictures(folder)
@@ -164,7 +164,7 @@ def image_folder(
         names = own
         data[split] = photographs(source, size, normalize, augment and split == "train")
     bundle = DataBundle(root.name, **data, class_names=names)
-    return bundle if folders else split_off(bundle, "test", test_fraction, seed)
+    return bundle if folders else split_off(bundle, "test", float(test_fraction), seed)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -194,7 +194,8 @@ def split_validation(
     if held := bundle.validation:
         raise ConfigError(f"{bundle.name!r} already has {len(held)} validation examples; use those")
     _exactly_one(fraction=fraction, num=num)
-    return split_off(bundle, "validation", fraction if num is None else num, seed)
+    size = float(fraction) if fraction is not None else num or 0
+    return split_off(bundle, "validation", size, seed)
 
 
 def split_off(bundle: DataBundle, split: str, size: float, seed: int) -> DataBundle:

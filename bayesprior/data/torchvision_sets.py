@@ -94,9 +94,10 @@ def from_torchvision(
     if hasattr(train, "data") and hasattr(train, "targets"):
         augmentation = _AUGMENTED.get(name, CropFlip())
         wanted = name not in _AUGMENTED if augment is None else augment
+        pairs: dict[str, Any] = {split: (d.data, d.targets) for split, d in found.items()}
         return from_arrays(
             title,
-            **{split: (d.data, d.targets) for split, d in found.items()},
+            **pairs,
             class_names=names or None,
             size=size,
             normalize=_PUBLISHED.get(name, "train") if normalize == "published" else normalize,
@@ -106,7 +107,7 @@ def from_torchvision(
         normalize = IMAGENET
     if isinstance(normalize, str):
         raise ConfigError(f"normalize={normalize!r} needs images in memory; give (mean, std)")
-    data = {
+    data: dict[str, Any] = {
         split: photographs(d, size or 224, normalize, augment is not False and split == "train")
         for split, d in found.items()
     }

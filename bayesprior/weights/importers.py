@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ def from_four_files(
         diag, rows = 0.5 * cov_scale * variance + eps, math.sqrt(0.5 * cov_scale) * rows
     record = {"format": "four files", "source": str(prefix), "factor_divided": factor_divided}
     record |= {"convention": convention, "cov_scale": cov_scale, "eps": eps}
-    made = {"buffers": buffers, "provenance": {"imported": record}}
+    made: dict[str, Any] = {"buffers": buffers, "provenance": {"imported": record}}
     return GaussianWeights(layout, mean, diag, rows.T, **made)
 
 
@@ -147,7 +148,7 @@ def from_swa_gaussian(
     record = {"format": "swa_gaussian", "source": where, "divisor": max(count - 1, 0)}
     record |= {"floored_share": float((variance < floor).double().mean()), "var_floor": floor}
     diag = share * variance.clamp_min(floor).float()
-    made = {"buffers": _buffers(state, module), "provenance": {"imported": record}}
+    made: dict[str, Any] = {"buffers": _buffers(state, module), "provenance": {"imported": record}}
     return GaussianWeights(layout, mean.float(), diag, factor, **made)
 
 
