@@ -114,7 +114,7 @@ def load_run(
     run: str | Path,
     *,
     network: nn.Module | None = None,
-    data: DataBundle | None = None,
+    data: Any = None,
     likelihood: Likelihood | None = None,
     forward: Forward | None = None,
     trust: bool = False,
