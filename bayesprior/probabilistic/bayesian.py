@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -147,26 +148,26 @@ class BayesianNetwork(RandomNetwork):
             weights.
         """
         batch = _as_batch(args, kwargs)
-        count = batch_size(batch)
+        count, total = batch_size(batch), self.num_data
         values = {name: sample_scalar(name, law) for name, law in self.hyperpriors.items()}
         likelihood = self.likelihood_at(values)
         weights = self.sample_weights()
-        found: dict[str, Any] = {}
+        targets = None
 
         def run(module: nn.Module) -> Any:
-            outputs, found["targets"] = self._forward(module, batch)
+            nonlocal targets
+            outputs, targets = self._forward(module, batch)
             return outputs
 
-        outputs, targets = self.call(weights, run), found["targets"]
-        total = self.num_data
+        outputs = self.call(weights, run)
         if targets is None:
             total = max(total, count)
-        elif count > total:
-            raise ConfigError(
-                f"a batch of {count} is larger than num_data = {total}; num_data is the size of "
-                "the whole training set"
-            )
-        if targets is not None:
+        else:
+            if count > total:
+                raise ConfigError(
+                    f"a batch of {count} is larger than num_data = {total}; num_data is the size "
+                    "of the whole training set"
+                )
             one = outputs.flatten(0, len(leading_axes(weights)))[:count]
             likelihood.validate(one, targets)
         law = likelihood.distribution(outputs)
@@ -199,23 +200,18 @@ def _template(
         )
     for name, law in hyperpriors.items():
         check_hyperprior(name, law)
-        if not isinstance(likelihood, type) and not hasattr(likelihood, name):
-            raise ConfigError(
-                f"the hyperprior {name!r} fits no argument: neither rescale() nor "
-                f"{type(likelihood).__name__} has one of this name"
-            )
+    is_class = isinstance(likelihood, type)
+    if not is_class and not hyperpriors:
+        return likelihood
     feasible = {
         name: transform_to(law.support)(torch.zeros(())) for name, law in hyperpriors.items()
     }
+    make = likelihood if is_class else functools.partial(dataclasses.replace, likelihood)
     try:
-        if isinstance(likelihood, type):
-            return likelihood(**feasible)
-        if dataclasses.is_dataclass(likelihood):
-            dataclasses.replace(likelihood, **feasible)  # do the supports suit the arguments?
+        return make(**feasible)
     except (TypeError, ConfigError) as error:
-        kind = likelihood if isinstance(likelihood, type) else type(likelihood)
+        kind = likelihood if is_class else type(likelihood)
         names = ", ".join(sorted(feasible)) or "none"
         raise ConfigError(
             f"{kind.__name__} cannot be made from the hyperpriors ({names}): {error}"
         ) from error
-    return likelihood

@@ -1,5 +1,6 @@
 """Draws of a Pyro model as an ArviZ DataTree."""
 
+import itertools
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -7,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from bayesprior.errors import ConfigError
-from bayesprior.probabilistic.log_joint import call_model
-from bayesprior.probabilistic.sites import is_latent, is_observed, is_weight_distribution
+from bayesprior.probabilistic.sites import (
+    is_latent,
+    is_observed,
+    is_weight_distribution,
+    trace_at,
+)
 from bayesprior.tasks.protocols import Batch, to_device
 
 __all__ = ["draws_to_datatree", "samples_to_datatree"]
@@ -72,58 +76,49 @@ def samples_to_datatree(
             f"get_samples(group_by_chain=True), got {shapes}"
         )
     draws = (
-        {name: value[chain, draw] for name, value in samples.items()}
-        for chain in range(lead[0])
-        for draw in range(lead[1])
+        {name: value[place] for name, value in samples.items()}
+        for place in itertools.product(*map(range, lead))
     )
     return draws_to_datatree(
-        draws, (lead[0], lead[1]), model=model, data=data, networks=networks, max_size=max_size
+        draws, lead, model=model, data=data, networks=networks or {}, max_size=max_size
     )
 
 
 def draws_to_datatree(
     draws: Iterable[Mapping[str, Tensor]],
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     *,
-    model: Callable[..., Any] | None = None,
-    data: Batch | None = None,
-    networks: Mapping[str, Any] | None = None,
-    max_size: int = 1000,
+    model: Callable[..., Any] | None,
+    data: Batch | None,
+    networks: Mapping[str, Any],
+    max_size: int,
     device: torch.device | None = None,
 ) -> Any:
     """Do what `samples_to_datatree` does for draws that come one by one, chain after chain.
 
-    Parameters
-    ----------
-    draws
-        Values by site.
-    shape
-        (num_chains, num_samples).
-    model, data, networks, max_size
-        See `samples_to_datatree`.
-    device
-        Where the model is.
+    The model, and whatever it is given, is on ``device``.
     """
     from arviz_base import from_dict
 
     found: Found = defaultdict(lambda: defaultdict(list))
     observed: dict[str, np.ndarray] = {}
-    has_model = model is not None and data is not None
-    if device is not None:
-        data = to_device(data, device)
     for values in draws:
-        laws = dict(networks or {})
-        if has_model:
-            here = to_device(dict(values), device) if device is not None else values
-            trace = _trace(model, here, data)
+        if device is not None:
+            values = to_device(dict(values), device)
+        laws = dict(networks)
+        if model is not None and data is not None:
+            trace = trace_at(model, data if device is None else to_device(data, device), values)
             _add_densities(found, observed, trace, values)
-            nodes = {name: trace.nodes[name]["fn"] for name in values if name in trace.nodes}
-            laws |= {name: law for name, law in nodes.items() if is_weight_distribution(law)}
+            laws |= {name: trace.nodes[name]["fn"] for name in values if name in trace.nodes}
         for name, value in values.items():
             if value.numel() <= max_size:
                 found["posterior"][name].append(value.numpy(force=True))
-            elif name in laws:
-                _add_position(found["posterior"], name, value, laws[name])
+            elif is_weight_distribution(law := laws.get(name)):
+                coordinates = law.coordinates(value)
+                if coordinates.shape[-1]:
+                    found["posterior"][f"{name}_coordinate"].append(coordinates.numpy(force=True))
+                distance = law.mahalanobis(value).numpy(force=True)
+                found["posterior"][f"{name}_mahalanobis"].append(distance)
     groups: dict[str, dict[str, np.ndarray]] = {
         group: {name: np.stack(v).reshape(*shape, *v[0].shape) for name, v in variables.items()}
         for group, variables in found.items()
@@ -134,14 +129,6 @@ def draws_to_datatree(
         # Many short chains are meant: the axes are named by us.
         warnings.filterwarnings("ignore", "Found chain dimension to be longer")
         return from_dict(groups)
-
-
-def _add_position(found: dict[str, list[np.ndarray]], name: str, value: Tensor, law: Any) -> None:
-    value = value.to(law.loc.device)
-    coordinates = law.coordinates(value)
-    if coordinates.shape[-1]:
-        found[f"{name}_coordinate"].append(coordinates.numpy(force=True))
-    found[f"{name}_mahalanobis"].append(law.mahalanobis(value).numpy(force=True))
 
 
 def _add_densities(
@@ -160,12 +147,3 @@ def _add_densities(
             found["posterior"][name].append(site["value"].numpy(force=True))
         elif is_latent(site):
             raise ConfigError(f"the model has the latent site {name!r}, which the samples lack")
-
-
-@torch.no_grad()
-def _trace(model: Any, values: Mapping[str, Tensor], data: Batch) -> Any:
-    conditioned = poutine.condition(model, data=dict(values))
-    with poutine.block():
-        trace = poutine.trace(lambda: call_model(conditioned, data)).get_trace()
-    trace.compute_log_prob()
-    return trace

@@ -1,7 +1,6 @@
 """Any Pyro model as a torch module whose parameters are its unconstrained latents."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pyro
 import torch
@@ -9,15 +8,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayesprior.errors import ConfigError
-from bayesprior.inference.generators import fold_seed, seeded
-from bayesprior.probabilistic.log_joint import LogJoint, call_model
+from bayesprior.inference.generators import fold_seed
+from bayesprior.probabilistic.log_joint import LogJoint
 from bayesprior.probabilistic.site_prior import SitePrior
-from bayesprior.probabilistic.structure import (
+from bayesprior.probabilistic.sites import (
     InitStrategy,
-    gpus,
+    call_model,
     init_to_finite_mean,
-    initial_trace,
-    starts,
+    starts_of,
+    trace_at,
     trace_model,
 )
 from bayesprior.tasks.protocols import Batch
@@ -41,9 +40,9 @@ class PyroPotential(nn.Module):
         - \log |\det t'(u)|,
 
     estimated without bias from a batch where plates subsample. A site with a weight distribution
-    (`GaussianWeights`) is not one vector but the parameters and buffers of its network, under
-    their own names: stored draws and SWAG of a potential belong to the network. Every other
-    site is a parameter of its own name. Sites come back through `constrain`.
+    (`GaussianWeights`) is the parameters and buffers of its network, under their own names (after
+    ``<site>.`` if two sites would share one): stored draws and SWAG of a potential belong to the
+    network. Every other site is a parameter of its own name.
 
     Parameters
     ----------
@@ -55,8 +54,7 @@ class PyroPotential(nn.Module):
         arguments, or a single argument. It is not kept.
     num_data
         N. By default the size of the subsampled plates around the observed sites (of the largest
-        plate where none is); must agree with them. Needed where no plate tells it. Give the
-        optimizer the same number, ``potential.num_data``.
+        plate where none is); must agree with them. Needed where no plate tells it.
     num_chains
         None for one chain. C gives every parameter a leading axis of C independent chains that
         are run in one pass of `torch.func.vmap` and see the same batches.
@@ -77,7 +75,7 @@ class PyroPotential(nn.Module):
     layout
         Names and shapes of the parameters.
     sites
-        The latent sites by name, see `bayesprior.probabilistic.structure.LatentSite`.
+        The latent sites by name, see `bayesprior.probabilistic.sites.LatentSite`.
     is_subsampled
         Whether the model takes a batch for a part of the data.
 
@@ -87,11 +85,6 @@ class PyroPotential(nn.Module):
         If a latent is discrete, lies in a subsampled plate or has a support that depends on
         another latent; if latents or plates change between calls; if N is unknown, contradicts
         the plates or is smaller than a batch.
-
-    Notes
-    -----
-    If two sites would share a parameter's name, as two networks do, networks' parameters are
-    prefixed by their site: ``encoder.0.weight``.
 
     Examples
     --------
@@ -113,7 +106,7 @@ class PyroPotential(nn.Module):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Callable[..., object],
         batch: Batch,
         *,
         num_data: int | None = None,
@@ -124,33 +117,24 @@ class PyroPotential(nn.Module):
         super().__init__()
         if num_chains is not None and num_chains < 1:
             raise ConfigError(f"num_chains must be at least 1, got {num_chains}")
-        first = seed if num_chains is None else fold_seed(seed, 0)
-        structure = trace_model(
-            model, batch, num_data=num_data, init_strategy=init_strategy, seed=first
-        )
         # In a tuple: as a submodule its own parameters would count as latents.
-        self._model, self._structure = (model,), structure
-        self._init_strategy = init_strategy
-        self.num_chains, self.num_data = num_chains, structure.num_data
-        self.is_subsampled = structure.is_subsampled
-        self.sites = structure.sites
-        self._transforms = {name: site.transform for name, site in self.sites.items()}
-        constant = [site for site in self.sites.values() if site.distribution is not None]
-        self._constants = {site.name: site.distribution for site in constant}
-        start = {
-            key: value
-            for name, values in self._starts(batch, seed).items()
-            for key, value in self.sites[name].split(values).items()
-        }
+        self._model, self.num_chains, self._init_strategy = (model,), num_chains, init_strategy
+        self._first = self._seeds(seed)[0]
+        self._structure = trace_model(
+            model, batch, num_data=num_data, init_strategy=init_strategy, seed=self._first
+        )
+        self.num_data, self.sites = self._structure.num_data, self._structure.sites
+        self.is_subsampled = self._structure.is_subsampled
+        start = self._starts(batch, seed)
         # Scalars beside a network's weights are often made on the CPU.
         device = next((v.device for v in start.values() if v.device.type != "cpu"), None)
         for name, value in start.items():
             self._put(name, nn.Parameter(value.to(device).clone()))
         for site in self.sites.values():
-            for name, buffer in site.buffers_by_name().items():
-                self._put(name, buffer)
+            for name, buffer in site.buffers.items():
+                self._put(site.prefix + name, buffer)
         layout = ParameterLayout.from_module(self)
-        parts = [(site.distribution, site.names) for site in constant]
+        parts = [site for site in self.sites.values() if site.distribution is not None]
         # Not by attribute assignment: a latent may be called "prior".
         self.__dict__.update(layout=layout, prior=SitePrior(layout, parts) if parts else None)
 
@@ -166,39 +150,41 @@ class PyroPotential(nn.Module):
         """
         parameters = dict(self.named_parameters())
         if self.num_chains is None:
-            return self._run(parameters, batch).total / -self.num_data
+            return self._log_joint(parameters, batch) / -self.num_data
         try:
-            run = torch.func.vmap(lambda p: self._run(p, batch).total, randomness="same")
+            run = torch.func.vmap(lambda p: self._log_joint(p, batch), randomness="same")
             each = run(parameters) / -self.num_data
         except (RuntimeError, NotImplementedError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
             if not any(word in str(error) for word in ("vmap", "functorch", "setup_context")):
                 raise
             raise ConfigError(
                 "the model cannot be run for all chains at once, as its distributions do what "
-                f"torch.func.vmap cannot ({reason[:100]}); use chain_method='sequential'"
+                f"torch.func.vmap cannot ({str(error).strip().splitlines()[0][:100]}); use "
+                "chain_method='sequential'"
             ) from error
         return each.sum() - (each.sum() - each.mean()).detach()
 
-    @torch.no_grad()
     def is_random(self, batch: Batch) -> bool:
         """Whether two evaluations of the likelihood at one point on one batch differ.
 
         They do with dropout in train mode; such a model has no fixed target. Only likelihoods are
         compared, since a prior's log density over many weights would hide the difference.
         """
-        one = {n: p if self.num_chains is None else p[0] for n, p in self.named_parameters()}
-        first = self._run(one, batch)
-        second = self._run(one, batch, first.subsamples)
-        return not torch.isclose(first.log_likelihood, second.log_likelihood, rtol=1e-5)
+        own = {n: v if self.num_chains is None else v[0] for n, v in self.values().items()}
+        first = trace_at(self.model, batch, own)
+        second = trace_at(self.model, batch, own, like=first)
+        one, other = (
+            torch.as_tensor(trace.log_prob_sum(lambda name, site: name not in own)).detach()
+            for trace in (first, second)
+        )
+        return not torch.isclose(one, other, rtol=1e-5)
 
+    @torch.no_grad()
     def initialize(self, batch: Batch, *, seed: int = 0) -> None:
         """Put the latents back to where the init strategy says; ``seed`` is for random ones."""
         own = dict(self.named_parameters())
-        with torch.no_grad():
-            for name, values in self._starts(batch, seed, again=True).items():
-                for key, value in self.sites[name].split(values).items():
-                    own[key].copy_(value)
+        for name, value in self._starts(batch, seed).items():
+            own[name].copy_(value)
 
     def constrain(self, weights: Float[Tensor, "*batch D"]) -> dict[str, Tensor]:
         """Turn flat parameters (..., D) into constrained values by site name.
@@ -214,44 +200,36 @@ class PyroPotential(nn.Module):
         return self.constrain(self.layout.flatten(self))
 
     @property
-    def model(self) -> Callable[..., Any]:
+    def model(self) -> Callable[..., object]:
         """The Pyro model."""
         return self._model[0]
 
-    def _run(
-        self,
-        parameters: Mapping[str, Tensor],
-        batch: Batch,
-        subsamples: Mapping[str, Any] | None = None,
-    ) -> LogJoint:
+    def _log_joint(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         latents = {name: site.join(parameters) for name, site in self.sites.items()}
-        counts = self._structure.counts
-        joint = LogJoint(latents, self._transforms, self._constants, counts, subsamples)
+        joint = LogJoint(self.sites, latents, self._structure.counts)
         with pyro.validation_enabled(False), joint:  # the run in the constructor was validated
-            call_model(self._model[0], batch)
+            call_model(self.model, batch)
         joint.check_complete()
-        return joint
+        return joint.total
 
-    def _starts(self, batch: Batch, seed: int, again: bool = False) -> dict[str, Tensor]:
-        """Return initial unconstrained values by site name, stacked over chains.
-
-        The run of the constructor gave those of the first chain; random ones come ``again``.
-        """
-        own = {name: site.start for name, site in self.sites.items()}
+    def _seeds(self, seed: int) -> list[int]:
         count = self.num_chains
-        if count is None:
-            fixed = self._structure.has_fixed_start or not again
-            return own if fixed else self._start(batch, seed)
-        if self._structure.has_fixed_start:
-            return {name: value.expand(count, *value.shape) for name, value in own.items()}
-        runs = [self._start(batch, fold_seed(seed, 0)) if again else own]
-        runs += [self._start(batch, fold_seed(seed, chain)) for chain in range(1, count)]
-        return {name: torch.stack([run[name] for run in runs]) for name in own}
+        return [seed] if count is None else [fold_seed(seed, chain) for chain in range(count)]
 
-    def _start(self, batch: Batch, seed: int) -> dict[str, Tensor]:
-        with seeded(seed, gpus()):
-            trace = initial_trace(self._model[0], batch, self._init_strategy)
-        return starts(trace, self.sites.values())
+    def _starts(self, batch: Batch, seed: int) -> dict[str, Tensor]:
+        """Return initial values by parameter name, stacked over chains."""
+        sites, model = self.sites.values(), self.model
+        known, runs = {site.name: site.start for site in sites}, []
+        for own in self._seeds(seed):
+            fixed = self._structure.has_fixed_start or own == self._first
+            runs.append(
+                known if fixed else starts_of(model, batch, self._init_strategy, own, sites)
+            )
+        values = [torch.stack([run[name] for run in runs]) for name in known]
+        if self.num_chains is None:
+            values = [value[0] for value in values]
+        parts = [site.split(value) for site, value in zip(sites, values, strict=True)]
+        return {name: part for own in parts for name, part in own.items()}
 
     def _put(self, name: str, tensor: Tensor) -> None:
         # Past register_parameter, which refuses names with dots and names of attributes.
