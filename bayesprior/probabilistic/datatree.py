@@ -53,15 +53,6 @@ def samples_to_datatree(
         prior's directions (``<site>_coordinate``, if it has some) and the Mahalanobis distance
         (``<site>_mahalanobis``) stay.
 
-    Returns
-    -------
-    xarray.DataTree
-
-    Raises
-    ------
-    ConfigError
-        If the samples are not grouped by chain.
-
     Examples
     --------
     >>> tree = samples_to_datatree({"mean": torch.zeros(4, 100)})

@@ -25,6 +25,10 @@ __all__ = ["StochasticGradientMCMC"]
 
 _MEMORY = 2 << 30  # bytes of draws that are kept in memory
 _METHODS = ("sequential", "vectorized")
+_RANDOM = (
+    "two evaluations of the likelihood at one point differ: the model is random beyond its sites, "
+    "so the chain has no fixed target; is dropout in train mode? (call .eval())"
+)
 
 
 class StochasticGradientMCMC:
@@ -193,7 +197,11 @@ class StochasticGradientMCMC:
                 "run_dir="
             )
 
-        hooks = [*engine_options.pop("hooks", ()), _DropoutWatch(potential, batch)]
+        def look(event: StepEvent) -> None:
+            if event.step == 1 and potential.is_random(batch):
+                warnings.warn(_RANDOM, stacklevel=2)
+
+        hooks = [*engine_options.pop("hooks", ()), look]
         draws = SiteDraws(potential, run_dir)
         self._run = potential, draws, num_samples
         for chain in range(runs):
@@ -235,13 +243,7 @@ class StochasticGradientMCMC:
 
     @property
     def potential(self) -> PyroPotential:
-        """The potential of the last run.
-
-        Raises
-        ------
-        ConfigError
-            Before the first one.
-        """
+        """The potential of the last run."""
         return self._last()[0]
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Tensor]:
@@ -252,11 +254,6 @@ class StochasticGradientMCMC:
         group_by_chain
             Shapes (num_chains, num_samples, ...) instead of (num_chains * num_samples, ...).
             Complete chains only; after an interruption what else there is comes without grouping.
-
-        Raises
-        ------
-        ConfigError
-            If there are no draws.
         """
         draws, chains = self._chains(complete=group_by_chain)
         values = [list(draws.read(chain)) for chain in chains]
@@ -276,11 +273,6 @@ class StochasticGradientMCMC:
         ----------
         site
             Of the network; None if there is only one.
-
-        Raises
-        ------
-        ConfigError
-            If there is no such site, or its distribution is none of named weights.
         """
         networks = {n: s for n, s in self.potential.sites.items() if s.layout is not None}
         name = site or (next(iter(networks)) if len(networks) == 1 else "weights")
@@ -294,17 +286,8 @@ class StochasticGradientMCMC:
     def to_datatree(self, data: Batch | None = None, *, max_size: int = 1000) -> Any:
         """Return the draws of the complete chains as an ArviZ DataTree.
 
-        Parameters
-        ----------
-        data
-            All data as one batch: adds what LOO and power scaling need.
-        max_size
-            Largest site that is kept whole; see `samples_to_datatree`.
-
-        Returns
-        -------
-        xarray.DataTree
-            For figures and reports of a network's predictions see `bayesprior.diagnostics`.
+        ``data``, all as one batch, add what LOO and power scaling need. A site with more than
+        ``max_size`` values is not kept whole, see `samples_to_datatree`.
         """
         draws, chains = self._chains()
         return draws_to_datatree(
@@ -321,12 +304,8 @@ class StochasticGradientMCMC:
         """Return ArviZ's table of moments, intervals, R-hat and ESS (a DataFrame).
 
         R-hat compares chains with each other: if all start at one point, as by default, it is too
-        good by what none of them has reached.
-
-        Parameters
-        ----------
-        **options
-            Of `arviz_stats.summary`; by default nothing is rounded.
+        good by what none of them has reached. Options are those of `arviz_stats.summary`; by
+        default nothing is rounded.
         """
         import arviz_stats
 
@@ -411,21 +390,3 @@ def _check_loader(loader: Iterable[Batch], potential: PyroPotential) -> None:
             f"the loader's data set has {len(dataset)} examples but the model's plates say "
             f"num_data = {potential.num_data}"
         )
-
-
-class _DropoutWatch:
-    """Warns after the first step of a run if the likelihood is random at one point."""
-
-    def __init__(self, potential: PyroPotential, batch: Batch) -> None:
-        self.potential, self.batch = potential, batch
-        self.looked = False
-
-    def __call__(self, event: StepEvent) -> None:
-        if not self.looked and self.potential.is_random(self.batch):
-            warnings.warn(
-                "two evaluations of the likelihood at one point differ: the model is random "
-                "beyond its sites, so the chain has no fixed target; is dropout in train mode? "
-                "(call .eval())",
-                stacklevel=2,
-            )
-        self.looked = True

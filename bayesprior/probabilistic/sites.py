@@ -58,23 +58,11 @@ def init_to_finite_mean(site: Site | None = None) -> Any:
 class LatentSite:
     """A latent site and the parameters that stand for it.
 
-    Attributes
-    ----------
-    name
-        Of the site.
-    transform
-        The bijection from the reals to its support.
-    start
-        Its initial value in unconstrained space.
-    layout
-        Of a network's weights, whose parameters stand for the site; None for any other site,
-        which is one parameter of its own name.
-    prefix
-        Of the network's names in a potential.
-    distribution
-        Of a network's weights, if it depends on no other site.
-    buffers
-        The network's BatchNorm statistics by its own names.
+    ``transform`` is the bijection from the reals to its support, ``start`` its initial value in
+    unconstrained space. A network's weights have a ``layout``, and stand as the network's own
+    parameters, with a ``prefix``; any other site is one parameter of its own name.
+    ``distribution`` is that of a network's weights, if it depends on no other site, ``buffers``
+    are the network's BatchNorm statistics by its own names.
     """
 
     name: str
@@ -109,18 +97,9 @@ class LatentSite:
 class ModelStructure:
     """What one run of a model tells.
 
-    Attributes
-    ----------
-    sites
-        The latent sites by name, in the model's order.
-    num_data
-        N.
-    is_subsampled
-        Whether the model takes a batch for a part of the data, by plates or by scaling.
-    counts
-        How many data each observed site stands for.
-    has_fixed_start
-        Whether the init strategy gives the same values again.
+    ``sites`` are the latent ones by name, in the model's order, ``counts`` how many data each
+    observed site stands for. ``is_subsampled``: the model takes a batch for a part of the data, by
+    plates or by scaling. ``has_fixed_start``: the init strategy gives the same values again.
     """
 
     sites: Mapping[str, LatentSite]
@@ -216,13 +195,7 @@ def starts_of(
 def _initial_trace(model: Callable[..., Any], batch: Batch, init_strategy: InitStrategy) -> Any:
     def strategy(site: Site) -> Tensor:
         _check_latent(site)
-        value = init_strategy(site)
-        if value.shape != site["fn"].shape():
-            raise ConfigError(
-                f"the initial value of {site['name']!r} has shape {tuple(value.shape)}, the site "
-                f"has {tuple(site['fn'].shape())}"
-            )
-        return value.detach().requires_grad_()  # tells what is computed from it
+        return init_strategy(site).detach().requires_grad_()  # tells what is computed from it
 
     started = InitMessenger(strategy)(model)
     try:
@@ -329,13 +302,7 @@ def _latent_sites(latent: list[Site]) -> dict[str, LatentSite]:
 
 
 def _transform(site: Site) -> Transform:
-    try:
-        transform = base = biject_to(site["fn"].support)
-    except NotImplementedError as error:
-        raise ConfigError(
-            f"no bijection from the reals to the support of the latent site {site['name']!r} "
-            f"({site['fn'].support}): {error}"
-        ) from error
+    transform = base = biject_to(site["fn"].support)
     while isinstance(base, IndependentTransform):
         base = base.base_transform
     return identity_transform if base is identity_transform else transform
@@ -371,28 +338,26 @@ def _num_data(observed: Iterable[Site], given: int | None) -> int:
     """
     if given is not None and given < 1:
         raise ConfigError(f"num_data must be the size of the training set, got {given}")
-    found: dict[int, str] = {}
-    accepted = {given}
-    for site in observed:
-        sizes = [f.full_size for f in site["cond_indep_stack"] if f.full_size > 0]
-        parts = [f.full_size for f in _subsampled(site)]
-        scale = site["scale"]
-        if parts:
-            found.setdefault(math.prod(parts), site["name"])
-            accepted = set()
-        elif sizes and not isinstance(scale, Tensor):
-            found.setdefault(round(scale * max(sizes)), site["name"])
-            accepted = accepted if scale != 1.0 else accepted & set(sizes)
-    if given is None and not found:
+    claims = {
+        math.prod(frame.full_size for frame in frames): site["name"]
+        for site in observed
+        if (frames := _subsampled(site))
+    }
+    binding = bool(claims)
+    for site in observed if not claims else ():
+        sizes = [frame.full_size for frame in site["cond_indep_stack"] if frame.full_size > 0]
+        if sizes and not isinstance(site["scale"], Tensor):
+            claims |= {round(site["scale"] * size): site["name"] for size in sizes}
+            binding |= site["scale"] == 1.0  # else the likelihood may be tempered
+    if given is None and not claims:
         raise ConfigError(
             "num_data is missing: no plate around an observed site says how many data there are; "
             "pass num_data="
         )
-    size = max(found, default=given or 0)
-    if given is not None and given not in found.keys() | accepted and found:
+    if given is not None and binding and given not in claims:
         raise ConfigError(
-            f"num_data = {given}, but the plates around the observed site {found[size]!r} hold "
-            f"{size}; give the plate the whole size: pyro.plate(name, N, "
+            f"num_data = {given}, but the plates around the observed site {claims[max(claims)]!r} "
+            f"hold {max(claims)}; give the plate the whole size: pyro.plate(name, N, "
             "subsample_size=len(batch))"
         )
-    return size if given is None else given
+    return max(claims) if given is None else given
