@@ -56,14 +56,6 @@ class BayesianNetwork(RandomNetwork):
         Distributions of hyperparameters, named as the arguments they stand for: ``rms_std`` (or
         ``cov_scale``) of ``prior.rescale``, every other of the likelihood (``std`` of `Normal`).
 
-    Raises
-    ------
-    LayoutMismatchError
-        See `RandomNetwork`.
-    ConfigError
-        If ``num_data`` is no positive number or smaller than a batch, the likelihood is something
-        else or a hyperprior fits no argument, and see `RandomNetwork`.
-
     Examples
     --------
     >>> import pyro.distributions as dist
@@ -108,13 +100,7 @@ class BayesianNetwork(RandomNetwork):
 
     @property
     def likelihood(self) -> Likelihood:
-        """The likelihood.
-
-        Raises
-        ------
-        ConfigError
-            If hyperpriors give arguments of it: then there is one for each of their values.
-        """
+        """The likelihood; refused where hyperpriors give arguments of it: see `likelihood_at`."""
         if self.hyperpriors:
             names = ", ".join(map(repr, self.hyperpriors))
             raise ConfigError(
@@ -134,18 +120,10 @@ class BayesianNetwork(RandomNetwork):
         return new
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model on a batch, observing its targets if it has some.
+        """Run the model on a batch, ``x`` and ``y`` or what ``forward=`` reads.
 
-        Parameters
-        ----------
-        *args, **kwargs
-            ``x`` and ``y``, or what ``forward=`` makes of them.
-
-        Returns
-        -------
-        Tensor
-            The outputs that the likelihood reads, (B, ...), with the leading axes of vectorized
-            weights.
+        Targets are observed if there are some. Returns the outputs that the likelihood reads,
+        (B, ...), with the leading axes of vectorized weights.
         """
         batch = _as_batch(args, kwargs)
         count, total = batch_size(batch), self.num_data

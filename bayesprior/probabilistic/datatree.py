@@ -3,11 +3,10 @@
 import itertools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bayesprior.errors import ConfigError
@@ -17,15 +16,15 @@ from bayesprior.probabilistic.sites import (
     is_weight_distribution,
     trace_at,
 )
-from bayesprior.tasks.protocols import Batch, to_device
+from bayesprior.tasks.protocols import Batch
 
-__all__ = ["draws_to_datatree", "samples_to_datatree"]
+__all__ = ["samples_to_datatree"]
 
 Found = dict[str, dict[str, list[np.ndarray]]]
 
 
 def samples_to_datatree(
-    samples: Mapping[str, Tensor],
+    samples: Mapping[str, Tensor] | tuple[Sequence[int], Iterable[Mapping[str, Tensor]]],
     *,
     model: Callable[..., Any] | None = None,
     data: Batch | None = None,
@@ -39,12 +38,13 @@ def samples_to_datatree(
     Parameters
     ----------
     samples
-        Constrained values of shape (num_chains, num_samples, ...) by site.
+        Constrained values of shape (num_chains, num_samples, ...) by site. Or, for draws that
+        shall not be in memory at once, (num_chains, num_samples) and what yields the values of
+        each draw by site, chain after chain.
     model, data
         The Pyro model and all its data as one batch; together they add the groups
         ``log_likelihood``, ``log_prior``, ``observed_data`` and ``sample_stats`` (lp, the log
-        joint density), and deterministic sites to ``posterior``. Costs one run of the model a
-        draw.
+        joint density), and deterministic sites to ``posterior``. One run of the model a draw.
     networks
         Constant weight distributions of sites, which make large ones presentable. With a model
         every draw's own distribution is used, as wide as it is there.
@@ -59,46 +59,15 @@ def samples_to_datatree(
     >>> dict(tree["posterior"].sizes)
     {'chain': 4, 'draw': 100}
     """
-    shapes = {name: tuple(value.shape) for name, value in samples.items()}
-    leads = {shape[:2] for shape in shapes.values()}
-    if len(leads) != 1 or len(lead := leads.pop()) != 2:
-        raise ConfigError(
-            "samples must have shapes (num_chains, num_samples, ...), as from "
-            f"get_samples(group_by_chain=True), got {shapes}"
-        )
-    draws = (
-        {name: value[place] for name, value in samples.items()}
-        for place in itertools.product(*map(range, lead))
-    )
-    return draws_to_datatree(
-        draws, lead, model=model, data=data, networks=networks or {}, max_size=max_size
-    )
-
-
-def draws_to_datatree(
-    draws: Iterable[Mapping[str, Tensor]],
-    shape: tuple[int, ...],
-    *,
-    model: Callable[..., Any] | None,
-    data: Batch | None,
-    networks: Mapping[str, Any],
-    max_size: int,
-    device: torch.device | None = None,
-) -> Any:
-    """Do what `samples_to_datatree` does for draws that come one by one, chain after chain.
-
-    The model, and whatever it is given, is on ``device``.
-    """
     from arviz_base import from_dict
 
+    shape, draws = _one_by_one(samples) if isinstance(samples, Mapping) else samples
     found: Found = defaultdict(lambda: defaultdict(list))
     observed: dict[str, np.ndarray] = {}
     for values in draws:
-        if device is not None:
-            values = to_device(dict(values), device)
-        laws = dict(networks)
+        laws = dict(networks or {})
         if model is not None and data is not None:
-            trace = trace_at(model, data if device is None else to_device(data, device), values)
+            trace = trace_at(model, data, values)
             _add_densities(found, observed, trace, values)
             laws |= {name: trace.nodes[name]["fn"] for name in values if name in trace.nodes}
         for name, value in values.items():
@@ -120,6 +89,20 @@ def draws_to_datatree(
         # Many short chains are meant: the axes are named by us.
         warnings.filterwarnings("ignore", "Found chain dimension to be longer")
         return from_dict(groups)
+
+
+def _one_by_one(
+    samples: Mapping[str, Tensor],
+) -> tuple[tuple[int, ...], Iterable[Mapping[str, Tensor]]]:
+    shapes = {name: tuple(value.shape) for name, value in samples.items()}
+    leads = {shape[:2] for shape in shapes.values()}
+    if len(leads) != 1 or len(lead := leads.pop()) != 2:
+        raise ConfigError(
+            "samples must have shapes (num_chains, num_samples, ...), as from "
+            f"get_samples(group_by_chain=True), got {shapes}"
+        )
+    places = itertools.product(*map(range, lead))
+    return lead, ({name: value[place] for name, value in samples.items()} for place in places)
 
 
 def _add_densities(

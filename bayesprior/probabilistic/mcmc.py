@@ -14,7 +14,7 @@ from bayesprior.inference.engine import train
 from bayesprior.inference.generators import fold_seed
 from bayesprior.inference.protocols import Posterior, Schedule, StepEvent
 from bayesprior.inference.schedules import constant
-from bayesprior.probabilistic.datatree import draws_to_datatree
+from bayesprior.probabilistic.datatree import samples_to_datatree
 from bayesprior.probabilistic.draws import SiteDraws
 from bayesprior.probabilistic.potential import PyroPotential, potential_loss
 from bayesprior.probabilistic.sites import InitStrategy, init_to_finite_mean
@@ -233,10 +233,10 @@ class StochasticGradientMCMC:
             if name not in potential.sites:
                 raise ConfigError(f"no latent site {name!r}{nearest_name(name, potential.sites)}")
         own = dict(potential.named_parameters())
-        sites = {name: [own[n] for n in s.names] for name, s in potential.sites.items()}
-        rest = [p for name, of in sites.items() if name not in self.site_options for p in of]
-        groups: list[dict[str, Any]] = [{"params": rest}] if rest else []
-        groups += [{"params": sites[n], **o} for n, o in self.site_options.items()]
+        groups = [
+            {"params": [own[key] for key in site.names], **self.site_options.get(name, {})}
+            for name, site in potential.sites.items()
+        ]
         return self.kernel(groups, num_data=potential.num_data, seed=seed, **self.options)
 
     # ------------------------------------------------------------------ results
@@ -290,14 +290,14 @@ class StochasticGradientMCMC:
         ``max_size`` values is not kept whole, see `samples_to_datatree`.
         """
         draws, chains = self._chains()
-        return draws_to_datatree(
-            (values for chain in chains for values in draws.read(chain)),
-            (len(chains), draws.lengths[chains[0]]),
+        device = next(self.potential.parameters()).device
+        values = (to_device(own, device) for chain in chains for own in draws.read(chain))
+        return samples_to_datatree(
+            ((len(chains), draws.lengths[chains[0]]), values),
             model=self.potential.model,
-            data=data,
+            data=None if data is None else to_device(data, device),
             networks={name: site.distribution for name, site in self.potential.sites.items()},
             max_size=max_size,
-            device=next(self.potential.parameters()).device,
         )
 
     def summary(self, **options: Any) -> Any:

@@ -46,8 +46,6 @@ class RandomNetwork(nn.Module):
     LayoutMismatchError
         If the prior's names or shapes are not the module's, or a trainable parameter has no prior
         and ``random`` does not say that this is meant.
-    ConfigError
-        If the prior or a width is something else, or a pattern matches nothing.
 
     Notes
     -----
@@ -112,13 +110,7 @@ class RandomNetwork(nn.Module):
         self.train(module.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Sample the weights; return what the module returns under them.
-
-        Returns
-        -------
-        Any
-            The module's outputs, each tensor with the leading axes of vectorized weights.
-        """
+        """Sample the weights; return the module's outputs, with leading axes of vectorized ones."""
         return self.call(self.sample_weights(), lambda module: module(*args, **kwargs))
 
     def sample_weights(self) -> Tensor:

@@ -24,7 +24,6 @@ from bayesprior.probabilistic.sites import (
     init_to_finite_mean,
     is_latent,
     is_observed,
-    starts_of,
     trace_at,
     trace_model,
 )
@@ -75,18 +74,14 @@ class PyroPotential(nn.Module):
 
     Attributes
     ----------
-    num_data
-        N.
     prior
         The sites with a constant weight distribution, for the ``prior`` of `engine.train`; None
         if there are none. Their log density is *not* in `forward`: the engine adds its
         closed-form gradient, so autograd never sees the D x K factor.
-    layout
-        Names and shapes of the parameters.
+    layout, num_data, is_subsampled
+        Names and shapes of the parameters; N; whether a batch is a part of the data.
     sites
         The latent sites by name, see `bayesprior.probabilistic.sites.LatentSite`.
-    is_subsampled
-        Whether the model takes a batch for a part of the data.
 
     Raises
     ------
@@ -151,11 +146,6 @@ class PyroPotential(nn.Module):
         """Return U / N without the part of ``prior``: what autograd is for.
 
         With several chains the value is their mean, the gradient each chain's own.
-
-        Raises
-        ------
-        ConfigError
-            If the model cannot be vectorized, or is not the one it was.
         """
         parameters = dict(self.named_parameters())
         if self.num_chains is None:
@@ -231,18 +221,20 @@ class PyroPotential(nn.Module):
 
     def _starts(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """Return initial values by parameter name, stacked over chains."""
-        sites, model = self.sites.values(), self.model
-        known, runs = {site.name: site.start for site in sites}, []
-        for own in self._seeds(seed):
-            fixed = self._structure.has_fixed_start or own == self._first
-            runs.append(
-                known if fixed else starts_of(model, batch, self._init_strategy, own, sites)
+        known, strategy = self._structure, self._init_strategy
+        runs = [
+            known
+            if known.has_fixed_start or own == self._first
+            else trace_model(
+                self.model, batch, num_data=self.num_data, init_strategy=strategy, seed=own
             )
-        values = [torch.stack([run[name] for run in runs]) for name in known]
-        if self.num_chains is None:
-            values = [value[0] for value in values]
-        parts = [site.split(value) for site, value in zip(sites, values, strict=True)]
-        return {name: part for own in parts for name, part in own.items()}
+            for own in self._seeds(seed)
+        ]
+        out = {}
+        for site in self.sites.values():
+            values = [run.sites[site.name].start for run in runs]
+            out |= site.split(values[0] if self.num_chains is None else torch.stack(values))
+        return out
 
     def _put(self, name: str, tensor: Tensor) -> None:
         # Past register_parameter, which refuses names with dots and names of attributes.

@@ -34,7 +34,6 @@ __all__ = [
     "is_latent",
     "is_observed",
     "is_weight_distribution",
-    "starts_of",
     "trace_at",
     "trace_model",
 ]
@@ -109,9 +108,6 @@ class ModelStructure:
     has_fixed_start: bool
 
 
-# ---------------------------------------------------------------------------- runs of a model
-
-
 def call_model(model: Callable[..., Any], batch: Batch) -> Any:
     """Call a model on a batch: a tuple of arguments, a mapping of keywords or one argument."""
     if isinstance(batch, Mapping):
@@ -155,10 +151,7 @@ def trace_model(
     init_strategy: InitStrategy = init_to_finite_mean,
     seed: int = 0,
 ) -> ModelStructure:
-    """Run a model once, from its initial values, and read off its structure.
-
-    Parameters and errors are those of `bayesprior.probabilistic.potential.PyroPotential`.
-    """
+    """Run a model once, from its initial values; see `PyroPotential` for the arguments."""
     with seeded(seed, _gpus()):
         trace = _initial_trace(model, batch, init_strategy)
         nodes = [site for site in trace.nodes.values() if site["type"] == "sample"]
@@ -179,19 +172,6 @@ def trace_model(
     )
 
 
-def starts_of(
-    model: Callable[..., Any],
-    batch: Batch,
-    init_strategy: InitStrategy,
-    seed: int,
-    sites: Iterable[LatentSite],
-) -> dict[str, Tensor]:
-    """Run a model for the initial unconstrained values by site name."""
-    with seeded(seed, _gpus()):
-        nodes = _initial_trace(model, batch, init_strategy).nodes
-    return {s.name: s.transform.inv(nodes[s.name]["value"].detach()) for s in sites}
-
-
 def _initial_trace(model: Callable[..., Any], batch: Batch, init_strategy: InitStrategy) -> Any:
     def strategy(site: Site) -> Tensor:
         _check_latent(site)
@@ -210,9 +190,6 @@ def _gpus() -> list[torch.device]:
     """Return the GPUs that models may draw on: all, if CUDA is in use already."""
     count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
     return [torch.device("cuda", index) for index in range(count)]
-
-
-# ---------------------------------------------------------------------------- single sites
 
 
 def is_latent(site: Site) -> bool:
