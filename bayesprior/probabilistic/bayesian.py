@@ -130,7 +130,7 @@ class BayesianNetwork(RandomNetwork):
         values = {name: sample_scalar(name, law) for name, law in self.hyperpriors.items()}
         likelihood = self.likelihood_at(values)
         weights = self.sample_weights()
-        targets = None
+        targets: Any = None
 
         def run(module: nn.Module) -> Any:
             nonlocal targets
@@ -167,29 +167,26 @@ def _as_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Batch:
     return args if len(args) > 2 else (given["x"], given.get("y"))
 
 
-def _template(
-    likelihood: Likelihood | type[Likelihood], hyperpriors: Mapping[str, Any]
-) -> Likelihood:
+def _template(likelihood: Any, hyperpriors: Mapping[str, Any]) -> Likelihood:
     """Check the hyperpriors; return the likelihood with feasible values of its arguments."""
     if not hasattr(likelihood, "distribution"):
         raise ConfigError(
             "likelihood must be one of bayesprior.tasks.likelihoods, such as Normal(std=0.1), got "
             f"{likelihood!r}"
         )
+    feasible = {}
     for name, law in hyperpriors.items():
         check_hyperprior(name, law)
+        feasible[name] = transform_to(law.support)(torch.zeros(()))
     is_class = isinstance(likelihood, type)
-    if not is_class and not hyperpriors:
-        return likelihood
-    feasible = {
-        name: transform_to(law.support)(torch.zeros(())) for name, law in hyperpriors.items()
-    }
-    make = likelihood if is_class else functools.partial(dataclasses.replace, likelihood)
     try:
-        return make(**feasible)
+        if is_class or feasible:
+            make = likelihood if is_class else functools.partial(dataclasses.replace, likelihood)
+            likelihood = make(**feasible)
     except (TypeError, ConfigError) as error:
         kind = likelihood if is_class else type(likelihood)
-        names = ", ".join(sorted(feasible)) or "none"
         raise ConfigError(
-            f"{kind.__name__} cannot be made from the hyperpriors ({names}): {error}"
+            f"{kind.__name__} cannot be made from the hyperpriors "
+            f"({', '.join(sorted(feasible)) or 'none'}): {error}"
         ) from error
+    return likelihood

@@ -65,7 +65,7 @@ def samples_to_datatree(
     found: Found = defaultdict(lambda: defaultdict(list))
     observed: dict[str, np.ndarray] = {}
     for values in draws:
-        laws = dict(networks or {})
+        laws: dict[str, Any] = dict(networks or {})
         if model is not None and data is not None:
             trace = trace_at(model, data, values)
             _add_densities(found, observed, trace, values)
@@ -73,7 +73,8 @@ def samples_to_datatree(
         for name, value in values.items():
             if value.numel() <= max_size:
                 found["posterior"][name].append(value.numpy(force=True))
-            elif is_weight_distribution(law := laws.get(name)):
+            elif is_weight_distribution(laws.get(name)):
+                law = laws[name]
                 coordinates = law.coordinates(value)
                 if coordinates.shape[-1]:
                     found["posterior"][f"{name}_coordinate"].append(coordinates.numpy(force=True))

@@ -120,10 +120,8 @@ class _Part:
 
     def event(self, event: StepEvent, values: Mapping[str, Tensor]) -> StepEvent:
         """Return a step as the collector of one chain's part sees it."""
-        layout, flat = (
-            self.sites[0].layout or self.values,
-            self.values.flatten_tensors(values[site.name] for site in self.sites),
-        )
+        layout = self.sites[0].layout or self.values
+        flat = self.values.flatten_tensors(values[site.name] for site in self.sites)
         given = (event.step, event.phase, event.module, layout, event.stats, lambda: flat)
         return _PartEvent(*given, statistics=self.sites[0].buffers)
 

@@ -230,7 +230,7 @@ class PyroPotential(nn.Module):
             )
             for own in self._seeds(seed)
         ]
-        out = {}
+        out: dict[str, Tensor] = {}
         for site in self.sites.values():
             values = [run.sites[site.name].start for run in runs]
             out |= site.split(values[0] if self.num_chains is None else torch.stack(values))
