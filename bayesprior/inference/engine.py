@@ -23,7 +23,7 @@ from bayesprior.inference.checkpoint import (
     random_states,
     restore_random,
 )
-from bayesprior.inference.prior_term import PriorTerm, attached_terms
+from bayesprior.inference.prior_term import PriorTerm, attached_terms, check_num_data
 from bayesprior.inference.progress import TraceWriter, progress_bar
 from bayesprior.inference.protocols import (
     Batch,
@@ -165,7 +165,7 @@ def train(
         After the step at hand is finished and a checkpoint written.
     """
     optimizer, module = plain_optimizer(optimizer), plain_module(model)
-    _check(num_steps, accumulate, clip_norm, batch_norm, optimizer, num_data, prior)
+    _check(num_steps, accumulate, clip_norm, batch_norm, optimizer, num_data)
     folder = Path(run_dir) if run_dir is not None else None
     if fabric is None:
         fabric = _fabric_at(next(module.parameters()).device)
@@ -360,18 +360,12 @@ def _check(
     batch_norm: str,
     optimizer: Optimizer,
     num_data: int,
-    prior: WeightDistribution | None,
 ) -> None:
     if num_steps < 1 or accumulate < 1:
         raise ConfigError("num_steps and accumulate must be at least 1")
     if batch_norm not in ("frozen", "train"):
         raise ConfigError(f"batch_norm must be 'frozen' or 'train', got {batch_norm!r}")
-    for group in optimizer.param_groups if prior is None else ():  # with one, PriorTerm compares
-        if (counted := group.get("num_data", num_data)) != num_data:
-            raise ConfigError(
-                f"the optimizer counts num_data = {counted}, train() {num_data}: both are N, the "
-                "size of the whole training set"
-            )
+    check_num_data(optimizer, num_data)
     if clip_norm is None:
         return
     if clip_norm <= 0:

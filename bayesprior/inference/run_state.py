@@ -21,7 +21,7 @@ from bayesprior.inference.checkpoint import (
     restore_random,
     save_checkpoint,
 )
-from bayesprior.inference.prior_term import group_labels
+from bayesprior.inference.prior_term import by_group
 from bayesprior.inference.protocols import Batch, Collector, Phase
 from bayesprior.storage import CHECKPOINT
 
@@ -79,7 +79,6 @@ class RunState:
         self.trainable = [*self.held, *rest]
         self._unchanged: dict[str, int] = {}
         self._rates: list[tuple[Any, Any]] = []
-        self._labels = group_labels(optimizer)
         self._sizes = [sum(p.numel() for p in g["params"]) for g in optimizer.param_groups]
         self.expected["lr"] = [float(group["lr"]) for group in optimizer.param_groups]
 
@@ -176,31 +175,14 @@ class RunState:
     def scalars(
         self, loss: Tensor, extras: Mapping[str, Any], prior: Mapping[str, float]
     ) -> dict[str, float]:
-        """Return a row of the trace.
-
-        ``temperature`` is the mean over all weights, as the measured temperatures are; of several
-        groups each one's is a column, too.
-        """
+        """Return a row of the trace; temperatures are means over weights, and each group's own."""
         groups = self.optimizer.param_groups
         stats = {"loss": loss.item(), **prior, "lr": float(groups[0]["lr"])}
-        kinetic = getattr(self.optimizer, "kinetic_temperature", None)
-        if "temperature" in groups[0]:
-            values = [float(group["temperature"]) for group in groups]
-            pairs = zip(values, self._sizes, strict=True)
-            stats["temperature"] = (
-                sum(t * n for t, n in pairs) / sum(self._sizes)
-                if len(set(values)) > 1
-                else values[0]
-            )
-            if len(groups) > 1:
-                for label, value in zip(self._labels, values, strict=True):
-                    stats[f"temperature.{label}"] = value
-        if kinetic is not None and (value := kinetic()) is not None:
-            stats["kinetic_temperature"] = float(value)
-            if len(groups) > 1:
-                for label, group in zip(self._labels, groups, strict=True):
-                    if (own := kinetic(group)) is not None:
-                        stats[f"kinetic_temperature.{label}"] = float(own)
+        temperatures = [group.get("temperature") for group in groups]
+        stats |= by_group(groups, "temperature", temperatures, self._sizes)
+        if kinetic := getattr(self.optimizer, "kinetic_temperature", None):
+            found = [kinetic(group) for group in groups]
+            stats |= by_group(groups, "kinetic_temperature", found, self._sizes)
         return stats | {name: float(value) for name, value in extras.items()}
 
     def check_loss(self, loss: Tensor, step: int, batches: Sequence[Batch]) -> None:
