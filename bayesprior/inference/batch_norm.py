@@ -43,12 +43,16 @@ def is_leftover(batch: Batch, largest: int) -> bool:
     """
     if largest < 2 or batch_size(batch) != 1:
         return False
-    warnings.warn(
-        "a last batch of one example is skipped: BatchNorm in training mode has no variance "
-        "there; choose a batch size that leaves more than 1",
-        stacklevel=3,
-    )
+    _warn_of_skipping("last ")
     return True
+
+
+def _warn_of_skipping(which: str) -> None:
+    warnings.warn(
+        f"a {which}batch of one example is skipped: BatchNorm in training mode has no variance "
+        "there; choose a batch size that leaves more than 1",
+        stacklevel=4,
+    )
 
 
 @torch.no_grad()
@@ -63,7 +67,8 @@ def reestimate_(
 
     The average of the batches' means and variances weighs each batch by its examples
     (`torch.optim.swa_utils.update_bn` counts a last small batch like a full one). All other
-    layers are in evaluation mode, so dropout is off. A last batch of one is skipped with a warning.
+    layers are in evaluation mode, so dropout is off. A first or last
+    batch of one without a variance is skipped with a warning.
 
     Parameters
     ----------
@@ -84,7 +89,7 @@ def reestimate_(
     Raises
     ------
     DataError
-        If the loader gives no batch.
+        If the loader gives no batch, or only one of one example.
     """
     layers = running_layers(module)
     if not layers:
@@ -105,7 +110,15 @@ def reestimate_(
             seen, largest = seen + size, max(size, largest)
             for layer in layers:
                 layer.momentum = size / seen
-            forward(module, to_device(batch, device))
+            try:
+                forward(module, to_device(batch, device))
+            except ValueError:
+                if seen > 1:
+                    raise
+                _warn_of_skipping("first ")  # images alone have a variance, and pass
+                seen = 0
+                for layer in layers:
+                    layer.reset_running_stats()
             if max_examples is not None and seen >= max_examples:
                 break
     finally:

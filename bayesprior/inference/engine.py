@@ -271,23 +271,25 @@ def _fabric_at(device: torch.device) -> Fabric:
 def _data_gradient(
     parts: Sequence[Any], call: LossFn, batches: Sequence[Batch], fabric: Fabric
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Fill ``.grad`` with the gradient of the mean over all examples of the batches."""
-    if len(batches) == 1:
-        loss, extras = call(parts[0], to_device(batches[0], fabric.device))
-        fabric.backward(loss)
-        return loss.detach(), extras
-    sizes = [batch_size(batch) for batch in batches]
+    """Fill ``.grad`` with the gradient of the mean over all examples, of all processes.
+
+    Return this process's mean.
+    """
+    shares, factor = [1.0], 1.0
+    if len(batches) > 1 or fabric.world_size > 1:
+        sizes = [batch_size(batch) for batch in batches]
+        shares = [size / sum(sizes) for size in sizes]
+    if fabric.world_size > 1:  # gradients are averaged as if all processes had equally many
+        count = torch.tensor(float(sum(sizes)), device=fabric.device)
+        factor = float(count / fabric.all_reduce(count.clone(), reduce_op="mean"))
     total = torch.zeros((), device=fabric.device)
-    for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
+    for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
         with contextlib.ExitStack() as stack:
-            if fabric.world_size > 1:
-                for part in parts:
-                    wait = number < len(batches)
-                    stack.enter_context(fabric.no_backward_sync(part, enabled=wait))
+            for part in parts if number < len(batches) else ():
+                stack.enter_context(fabric.no_backward_sync(part))
             loss, extras = call(parts[0], to_device(batch, fabric.device))
-            share = loss * (size / sum(sizes))
-            fabric.backward(share)
-        total = total + share.detach()
+            fabric.backward(loss * (share * factor) if share * factor != 1 else loss)
+        total = total + loss.detach() * share
     return total, extras
 
 

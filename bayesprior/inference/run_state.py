@@ -16,7 +16,6 @@ from bayesprior.inference.checkpoint import (
     frozen_fingerprints,
     load_checkpoint,
     load_module_state,
-    module_state,
     random_states,
     restore_random,
     save_checkpoint,
@@ -26,6 +25,8 @@ from bayesprior.inference.protocols import Batch, Collector, Phase
 from bayesprior.storage import CHECKPOINT
 
 __all__ = ["RunState"]
+
+_SCHEDULED = {"lr", "temperature"}
 
 
 class RunState:
@@ -78,9 +79,12 @@ class RunState:
         rest = (p for p in model.parameters() if p.requires_grad and p not in held)
         self.trainable = [*self.held, *rest]
         self._unchanged: dict[str, int] = {}
-        self._rates: list[tuple[Any, Any]] = []
-        self._sizes = [sum(p.numel() for p in g["params"]) for g in optimizer.param_groups]
-        self.expected["lr"] = [float(group["lr"]) for group in optimizer.param_groups]
+        # What the groups have of their own, and what they were set to for the last step.
+        groups = optimizer.param_groups
+        self._own = [{key: group[key] for key in _SCHEDULED & group.keys()} for group in groups]
+        self._now: list[dict[str, Any]] = [{} for _ in self._own]
+        self._sizes = [sum(p.numel() for p in group["params"]) for group in groups]
+        self.expected["lr"] = [float(group["lr"]) for group in groups]
 
     @property
     def path(self) -> Path | None:
@@ -97,10 +101,6 @@ class RunState:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._unchanged = frozen_fingerprints(self.model)
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-            if "temperature" in group:
-                group["initial_temperature"] = group["temperature"]
         self.save(0)  # so that a run killed early resumes, and draws without a run cannot exist
         return 0
 
@@ -114,6 +114,7 @@ class RunState:
         if self.objective is not None:
             self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._own = state["rates"]
         for collector, saved in zip(self.collectors, state["collectors"], strict=True):
             collector.load_state_dict(saved)
         self.stream.load_state_dict(state["stream"])
@@ -130,15 +131,16 @@ class RunState:
         if self.fabric.is_global_zero:
             if self._unchanged:  # a momentum copy, say, is frozen and moves
                 here = frozen_fingerprints(self.model)
-                kept = self._unchanged.items()
-                self._unchanged = {n: value for n, value in kept if here.get(n) == value}
+                self._unchanged = dict(self._unchanged.items() & here.items())
+            weights = self.model.state_dict().items()
             state = {
                 "run": self.expected,
                 "step": step,
-                "model": module_state(self.model, self._unchanged),
+                "model": {n: value for n, value in weights if n not in self._unchanged},
                 "frozen": self._unchanged,
                 "objective": self.objective.state_dict() if self.objective is not None else None,
                 "optimizer": self.optimizer.state_dict(),
+                "rates": self._own,
                 "collectors": [c.state_dict() for c in self.collectors],
                 "stream": self.stream.state_dict(),
                 "random": random_states(),
@@ -149,28 +151,21 @@ class RunState:
 
     def set_phase(self, phase: Phase) -> None:
         """Multiply every group's own rate and temperature by the schedule's factors."""
-        rates = []
-        for index, group in enumerate(self.optimizer.param_groups):
-            if self._rates and any(
-                now is not before and now != before
-                for now, before in zip(_rates(group), self._rates[index], strict=True)
-            ):
+        factors = {"lr": phase.lr_factor, "temperature": phase.temperature_factor}
+        groups = zip(self.optimizer.param_groups, self._own, self._now, strict=True)
+        for index, (group, own, now) in enumerate(groups):
+            if any(group[key] is not value and group[key] != value for key, value in now.items()):
                 raise ConfigError(
                     f"lr or temperature of parameter group {index} was changed inside the run; "
                     "give train() a schedule that says so, or call train() again"
                 )
-            group["lr"] = group["initial_lr"] * phase.lr_factor
-            if "temperature" in group:
-                group["temperature"] = group["initial_temperature"] * phase.temperature_factor
-            rates.append(_rates(group))
-        self._rates = rates
+            now |= {key: value * factors[key] for key, value in own.items()}
+            group.update(now)
 
     def end(self) -> None:
         """Give the groups their own rates and temperatures back, for whatever comes next."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group.pop("initial_lr", group["lr"])
-            if "initial_temperature" in group:
-                group["temperature"] = group.pop("initial_temperature")
+        for group, own in zip(self.optimizer.param_groups, self._own, strict=True):
+            group.update(own)
 
     def scalars(
         self, loss: Tensor, extras: Mapping[str, Any], prior: Mapping[str, float]
@@ -219,7 +214,3 @@ class RunState:
                 "the replicas' weights have drifted apart; noise must come from generators with "
                 "equal seeds on all ranks"
             )
-
-
-def _rates(group: Mapping[str, Any]) -> tuple[Any, Any]:
-    return group["lr"], group.get("temperature")

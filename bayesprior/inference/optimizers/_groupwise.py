@@ -13,8 +13,8 @@ from bayesprior.errors import ConfigError, nearest_name
 
 __all__ = ["GroupwiseOptimizer"]
 
-# Written by torch, its schedulers and the training loop, or a label.
-_FOREIGN = {"params", "param_names", "name", "initial_lr", "initial_temperature"}
+# Written by torch and its schedulers, or a label.
+_FOREIGN = {"params", "param_names", "name", "initial_lr"}
 
 
 class GroupwiseOptimizer(Optimizer, abc.ABC):
