@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bayesprior.errors import DataError
+from bayesprior.inference.wrappers import modes_kept
 from bayesprior.tasks.protocols import Batch, Forward, batch_size, pair_forward, to_device
 
 __all__ = ["freeze_batch_norm", "is_leftover", "reestimate_", "running_layers"]
@@ -95,37 +96,35 @@ def reestimate_(
     if not layers:
         return 0
     device = next(module.parameters()).device
-    modes = {part: part.training for part in module.modules()}
     momenta = [layer.momentum for layer in layers]
-    module.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.train()
     seen = largest = 0
-    try:
-        for batch in loader:
-            if is_leftover(batch, largest):
-                continue
-            size = batch_size(batch)
-            seen, largest = seen + size, max(size, largest)
-            for layer in layers:
-                layer.momentum = size / seen
-            try:
-                forward(module, to_device(batch, device))
-            except ValueError:
-                if seen > 1:
-                    raise
-                _warn_of_skipping("first ")  # images alone have a variance, and pass
-                seen = 0
+    with modes_kept(module):
+        module.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.train()
+        try:
+            for batch in loader:
+                if is_leftover(batch, largest):
+                    continue
+                size = batch_size(batch)
+                seen, largest = seen + size, max(size, largest)
                 for layer in layers:
-                    layer.reset_running_stats()
-            if max_examples is not None and seen >= max_examples:
-                break
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for part, mode in modes.items():
-            part.training = mode
+                    layer.momentum = size / seen
+                try:
+                    forward(module, to_device(batch, device))
+                except ValueError:
+                    if seen > 1:
+                        raise
+                    _warn_of_skipping("first ")  # images alone have a variance, and pass
+                    seen = 0
+                    for layer in layers:
+                        layer.reset_running_stats()
+                if max_examples is not None and seen >= max_examples:
+                    break
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
     if seen == 0:
         raise DataError("the loader gave no batch to estimate BatchNorm statistics from")
     return seen

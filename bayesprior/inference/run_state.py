@@ -37,7 +37,7 @@ class RunState:
     model
         The plain module.
     objective
-        The loss, where it is a module.
+        The loss, as a module.
     optimizer
         The plain optimizer, over trainable parameters of both.
     stream, collectors, fabric, folder
@@ -54,7 +54,7 @@ class RunState:
     def __init__(
         self,
         model: nn.Module,
-        objective: nn.Module | None,
+        objective: nn.Module,
         optimizer: Optimizer,
         stream: BatchStream,
         collectors: Sequence[Collector],
@@ -68,8 +68,7 @@ class RunState:
         self.saved_step: int | None = None
         self.held = [p for group in optimizer.param_groups for p in group["params"]]
         held = set(self.held)
-        owned = objective.named_parameters() if objective is not None else ()
-        for name, parameter in owned:
+        for name, parameter in objective.named_parameters():
             if parameter.requires_grad and parameter not in held:
                 raise ConfigError(
                     f"the objective's parameter {name!r} is in no group of the optimizer: make it "
@@ -111,8 +110,7 @@ class RunState:
         state = load_checkpoint(self.path, expected=self.expected)
         self._unchanged = state["frozen"]
         load_module_state(self.model, state["model"], self._unchanged)
-        if self.objective is not None:
-            self.objective.load_state_dict(state["objective"])
+        self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._own = state["rates"]
         for collector, saved in zip(self.collectors, state["collectors"], strict=True):
@@ -138,7 +136,7 @@ class RunState:
                 "step": step,
                 "model": {n: value for n, value in weights if n not in self._unchanged},
                 "frozen": self._unchanged,
-                "objective": self.objective.state_dict() if self.objective is not None else None,
+                "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "rates": self._own,
                 "collectors": [c.state_dict() for c in self.collectors],
@@ -162,7 +160,7 @@ class RunState:
             now |= {key: value * factors[key] for key, value in own.items()}
             group.update(now)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Give the groups their own rates and temperatures back, for whatever comes next."""
         for group, own in zip(self.optimizer.param_groups, self._own, strict=True):
             group.update(own)
