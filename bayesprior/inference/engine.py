@@ -287,7 +287,8 @@ def _data_gradient(
         shares = [size / sum(sizes) for size in sizes]
     if fabric.world_size > 1:  # gradients are averaged as if all processes had equally many
         count = torch.tensor(float(sum(sizes)), device=fabric.device)
-        factor = float(count / fabric.all_reduce(count.clone(), reduce_op="mean"))
+        mean: Any = fabric.all_reduce(count.clone(), reduce_op="mean")
+        factor = float(count / mean)
     losses = []
     for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
         with contextlib.ExitStack() as stack:
