@@ -129,7 +129,8 @@ class RunState:
         if self.fabric.is_global_zero:
             if self._unchanged:  # a momentum copy, say, is frozen and moves
                 here = frozen_fingerprints(self.model)
-                self._unchanged = dict(self._unchanged.items() & here.items())
+                kept = self._unchanged.items()
+                self._unchanged = {n: value for n, value in kept if here.get(n) == value}
             weights = self.model.state_dict().items()
             state = {
                 "run": self.expected,
