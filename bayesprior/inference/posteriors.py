@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -208,13 +208,10 @@ class StoredDraws(Bindable):
                 path = paths[index]
                 state = path.stat() if path.is_file() else None
                 seen = (state.st_size, state.st_mtime_ns) if state is not None else (0, 0)
-                verify = self._verified.get(path) != seen
-                draw, layout, _ = _read(path, _DRAW, verify=verify)
+                draw, layout, _ = _read(path, _DRAW, verify=self._verified.get(path) != seen)
                 if layout != self.layout:
-                    raise PriorFileError(
-                        f"{path} belongs to another network: "
-                        + layout.compare(self.layout).describe()
-                    )
+                    what = layout.compare(self.layout).describe()
+                    raise PriorFileError(f"{path} belongs to another network: {what}")
                 self._verified[path] = seen
                 yield replace(draw, chain=chain, index=index)
 
@@ -268,11 +265,7 @@ def stored_draw_paths(folder: str | Path) -> list[Path]:
         If one is missing in between.
     """
     found = set(Path(folder).glob("draw-*.safetensors"))
-    paths = [draw_path(folder, index) for index in range(len(found))]
-    for path in paths:
-        if path not in found:
-            raise PriorFileError(f"{path} is missing; the chain has {len(found)} draws")
-    return paths
+    return _without_gaps(found, lambda index: draw_path(folder, index))
 
 
 def save_draw(
@@ -319,10 +312,14 @@ def _chain_dirs(run_dir: Path) -> list[Path]:
     found = {p for p in run_dir.iterdir() if re.fullmatch(r"chain-\d+", p.name)}
     if not found:
         raise PriorFileError(f"no chain-00, chain-01, ... in the run folder {run_dir}")
-    for chain in range(len(found)):
-        if chain_dir(run_dir, chain) not in found:
-            raise PriorFileError(f"{chain_dir(run_dir, chain)} is missing")
-    return [chain_dir(run_dir, chain) for chain in range(len(found))]
+    return _without_gaps(found, lambda index: chain_dir(run_dir, index))
+
+
+def _without_gaps(found: set[Path], path_of: Callable[[int], Path]) -> list[Path]:
+    paths = [path_of(index) for index in range(len(found))]
+    if missing := next((path for path in paths if path not in found), None):
+        raise PriorFileError(f"{missing} is missing; there are {len(found)} beside it")
+    return paths
 
 
 def _write(

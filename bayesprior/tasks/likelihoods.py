@@ -328,6 +328,13 @@ class HeteroscedasticNormal(_IndependentNormal):
         mean, log_variance = outputs.chunk(2, dim=-1)
         return Moments(mean, log_variance.exp())
 
+    def distribution(self, outputs: Float[Tensor, "*B twoP"]) -> dist.Distribution:
+        """``Normal(mean, std)``, batch shape (*B,), event shape (P,)."""
+        if not inherits(self, HeteroscedasticNormal, "predictive"):
+            return super().distribution(outputs)
+        mean, log_variance = outputs.chunk(2, dim=-1)
+        return dist.Normal(mean, (log_variance / 2).exp()).to_event(1)  # no variance that overflows
+
     def log_prob(self, outputs: Float[Tensor, "*B twoP"], targets: Tensor) -> Float[Tensor, "*B"]:
         """Log density of each example; `DataError` for other shapes.
 

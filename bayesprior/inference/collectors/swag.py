@@ -95,10 +95,7 @@ class SWAG:
     def update(self, event: StepEvent) -> None:
         """Take in the weights after a collected step, and the module's buffers at that time."""
         self._buffers = event.buffers()
-        if event.read is not None:
-            self.update_weights(event.weights(), event.layout)
-            return
-        moments = self._prepare(event.layout, event.layout.parameters(event.module)[0])
+        moments = self._prepare(event.layout, next(event.module.parameters()))
         self._take_in(event.weights(out=moments.row(self.count)), moments)
 
     @torch.no_grad()
