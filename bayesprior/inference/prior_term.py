@@ -55,9 +55,8 @@ class PriorTerm:
         self.num_data = num_data
         self.parameters = _parameters(plain_module(module), prior)
         device = self.parameters[0].device if self.parameters else prior.loc.device
-        self.prior: Any = prior
-        if prior.loc.device != device:
-            self.prior = self.prior.to(device)
+        law: Any = prior
+        self.prior = law if prior.loc.device == device else law.to(device)
         self._flat: Tensor | None = None  # one D-vector, filled anew at every step
         # Positions in `parameters` of those that an optimizer holds, a list for each of its groups.
         self._groups: list[list[int]] = [list(range(len(self.parameters)))]
@@ -199,7 +198,7 @@ class PriorTerm:
     @torch.no_grad()
     def color(self, normals: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """Return R z by held parameter, Sigma = R R^T, the law's square root."""
-        return self._held(self.prior.color(self._joined(normals)))
+        return self._held(self.prior.color(self._joined(normals)) - self.prior.loc)
 
     def covers(self, other: "PriorTerm") -> bool:
         """Whether both speak of a common parameter."""

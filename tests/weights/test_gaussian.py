@@ -184,7 +184,13 @@ def test_draws_repeat_by_seed_and_leave_the_global_generator_alone():
     assert not torch.equal(first[0].weights, first[1].weights)
     assert not torch.equal(first[0].weights, other[0].weights)
     assert first[0].buffers["bn"] is law.buffers["bn"]
+    assert (first[0].layout, first[0].confidence) == (law.layout, 1.0)
     assert len(list(law.draws())) == 30
+
+
+def test_draws_carry_the_learned_confidence():
+    law = make_case("head", statistics={"confidence": torch.tensor(0.5)}).law
+    assert next(law.rescale(rms_std=0.1).draws()).confidence == 0.5
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
