@@ -14,7 +14,17 @@ from bayesprior.weights.covariance import Covariance
 from bayesprior.weights.layout import ParameterLayout
 from bayesprior.weights.lowrank import LowRankCovariance, take
 
-__all__ = ["Block", "Placed", "expanded", "low_rank_blocks", "merged", "place", "taken"]
+__all__ = [
+    "Block",
+    "Placed",
+    "expanded",
+    "lives",
+    "low_rank_blocks",
+    "merged",
+    "moved_blocks",
+    "place",
+    "taken",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,3 +205,22 @@ def merged(slices: Iterable[slice]) -> list[slice]:
         elif at.stop > at.start:
             out.append(at)
     return out
+
+
+def moved_blocks(
+    blocks: tuple[Block, ...], device: str | torch.device | None, dtype: torch.dtype | None
+) -> tuple[Block, ...]:
+    """Put the covariances elsewhere or into another type; the widths stay."""
+    if device is None and all(dtype in (None, b.covariance.anchor.dtype) for b in blocks):
+        return blocks
+    return tuple(replace(b, covariance=b.covariance.to(device, dtype)) for b in blocks)
+
+
+def lives(buffer: str, before: ParameterLayout, after: ParameterLayout) -> bool:
+    """Whether the nearest module around a buffer that had parameters still has some."""
+    module = buffer
+    while "." in module:
+        module = module.rpartition(".")[0]
+        if any(name.startswith(f"{module}.") for name in before.names):
+            return any(name.startswith(f"{module}.") for name in after.names)
+    return True

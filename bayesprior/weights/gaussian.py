@@ -14,7 +14,7 @@ from bayesprior.errors import ConfigError, LayoutMismatchError, nearest_name
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.protocols import Draw
 from bayesprior.weights import algebra
-from bayesprior.weights.blocks import Block, low_rank_blocks
+from bayesprior.weights.blocks import Block, lives, low_rank_blocks, moved_blocks
 from bayesprior.weights.checks import check_device, check_positive, check_range, check_vector
 from bayesprior.weights.file import NARROW, Contents, read, write
 from bayesprior.weights.layout import ParameterLayout
@@ -139,7 +139,7 @@ class GaussianWeights(Bindable, BlockNormal):
         new, loc, blocks = object.__new__(cls), _wide(layout, loc), tuple(blocks)
         for block in blocks:
             block.covariance.check()
-        held = _moved(blocks, None, loc.dtype)
+        held = moved_blocks(blocks, None, loc.dtype)
         new._hold(Contents(layout, loc, held, buffers, provenance, statistics))
         return new
 
@@ -319,7 +319,7 @@ class GaussianWeights(Bindable, BlockNormal):
         Buffers of modules whose parameters are all gone go with them.
         """
         new = super().marginal(names)
-        kept = {n: b for n, b in self.buffers.items() if _lives(n, self.layout, new.layout)}
+        kept = {n: b for n, b in self.buffers.items() if lives(n, self.layout, new.layout)}
         return new._with(buffers=kept)
 
     def jitter(self, share: float) -> "GaussianWeights":
@@ -351,7 +351,7 @@ class GaussianWeights(Bindable, BlockNormal):
         check_device(device)
         return self._with(
             loc=self.loc.to(device=device, dtype=dtype),
-            blocks=_moved(self.blocks, device, dtype),
+            blocks=moved_blocks(self.blocks, device, dtype),
             buffers=moved(self.buffers),
             statistics=moved(self.statistics),
         )
@@ -389,25 +389,6 @@ def _wide(layout: ParameterLayout, loc: Tensor) -> Tensor:
     """Check the mean; 16-bit weights become float32, since no variance survives in 16 bits."""
     check_vector("loc", loc, layout.dim)
     return loc.float() if loc.dtype in NARROW else loc
-
-
-def _moved(
-    blocks: tuple[Block, ...], device: str | torch.device | None, dtype: torch.dtype | None
-) -> tuple[Block, ...]:
-    """Put the covariances elsewhere or into another type; the widths stay."""
-    if device is None and all(dtype in (None, b.covariance.anchor.dtype) for b in blocks):
-        return blocks
-    return tuple(replace(b, covariance=b.covariance.to(device, dtype)) for b in blocks)
-
-
-def _lives(buffer: str, before: ParameterLayout, after: ParameterLayout) -> bool:
-    """Whether the nearest module around a buffer that had parameters still has some."""
-    module = buffer
-    while "." in module:
-        module = module.rpartition(".")[0]
-        if any(name.startswith(f"{module}.") for name in before.names):
-            return any(name.startswith(f"{module}.") for name in after.names)
-    return True
 
 
 def _variance(name: str, std: float, dtype: torch.dtype) -> float:
