@@ -221,7 +221,7 @@ class PriorTerm:
     @torch.no_grad()
     def color(self, normals: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """Return R z by held parameter, Sigma = R R^T, the law's square root."""
-        return self._split(self.prior.color(self._joined(normals)))
+        return self._split(self.prior.color(self._joined(normals)) - self.prior.loc)
 
     def covers(self, other: "PriorTerm") -> bool:
         """Whether both speak of a common parameter."""

@@ -82,9 +82,9 @@ class SitePrior:
         """Multiply by the covariance; the identity on other sites, as for `color`, `whiten`."""
         return self._mapped("covariance_product", value)
 
-    def color(self, noise: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-        """Turn standard normals into deviations from ``loc``."""
-        return self._mapped("color", noise)
+    def color(self, z: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """Return ``loc`` + R z: values of standard normal coordinates."""
+        return self._mapped("color", z)
 
     def whiten(self, value: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """Inverse of `color`."""
