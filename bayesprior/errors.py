@@ -5,7 +5,9 @@ nothing of `bayesprior` still handles it. A message says what is wrong, where, a
 """
 
 import difflib
+import os
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "BayesPriorError",
@@ -17,6 +19,7 @@ __all__ = [
     "MissingDependencyError",
     "PriorFileError",
     "StorageError",
+    "kind_of",
     "nearest_name",
 ]
 
@@ -76,3 +79,19 @@ def nearest_name(name: str, candidates: Iterable[str]) -> str:
     """
     match = difflib.get_close_matches(name, list(candidates), n=1)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def kind_of(value: Any) -> str:
+    """Return what was given instead of what was wanted, for messages.
+
+    Examples
+    --------
+    >>> kind_of("net.pt"), kind_of(dict), kind_of(len), kind_of(3)
+    ("the text 'net.pt'", 'the class dict', 'the function len', 'int')
+    """
+    if isinstance(value, str | os.PathLike):
+        return f"the text {os.fspath(value)!r}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = getattr(value, "__name__", "")
+    return f"the function {name}" if name and callable(value) else type(value).__name__

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from bayesprior.data import DataBundle, LazyDataset
+from bayesprior.inference.generators import seeded
 from bayesprior.weights.file import Contents, packed
 from bayesprior.weights.gaussian import GaussianWeights
 
@@ -49,10 +50,8 @@ def data_digests(data: DataBundle) -> dict[str, str]:
 
 def prior_digest(prior: GaussianWeights) -> str:
     """Return a digest of the names, mean, covariance and BatchNorm statistics of a law."""
-    law = Contents(
-        prior.layout, prior.loc, prior.blocks, prior.buffers, statistics=prior.statistics
-    )
-    return _digest(*packed(law))
+    named = {"buffers": prior.buffers, "statistics": prior.statistics}
+    return _digest(*packed(Contents(prior.layout, prior.loc, prior.blocks, **named)))
 
 
 def state_digest(state: Mapping[str, Any], without: Collection[str] = ()) -> str:
@@ -96,20 +95,16 @@ def described(value: Any) -> Any:
 
 def _digest(*values: Any) -> str:
     found = hashlib.blake2b(digest_size=16)
-    for value in values:
-        _feed(found, value)
+    _feed_all(found, *values)
     return found.hexdigest()
 
 
 def _feed(found: hashlib.blake2b, value: Any) -> None:
     """Feed a value: arrays by content, containers part by part, the rest as told above."""
-    if value is None or isinstance(value, bool | int | float | str | bytes | Path):
-        found.update(f"{type(value).__name__} {value!r};".encode())
-    elif isinstance(value, Tensor):
+    if isinstance(value, Tensor):
         plain = value.detach().cpu().contiguous()
         found.update(f"{plain.dtype} {tuple(plain.shape)};".encode())
-        if plain.numel():
-            found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
     elif isinstance(value, np.ndarray | np.generic):
         array = np.ascontiguousarray(value)
         found.update(f"{array.dtype} {array.shape};".encode())
@@ -117,44 +112,47 @@ def _feed(found: hashlib.blake2b, value: Any) -> None:
     elif isinstance(value, Mapping):
         found.update(f"mapping {len(value)};".encode())
         for key in sorted(value, key=str):  # files give names back in an order of their own
-            _feed(found, str(key))
-            _feed(found, value[key])
+            _feed_all(found, str(key), value[key])
     elif isinstance(value, list | tuple):
         found.update(f"sequence {len(value)};".encode())
-        for part in value:
-            _feed(found, part)
+        _feed_all(found, *value)
     elif isinstance(value, nn.Module):
-        _feed(found, [_ADDRESS.sub("", repr(value)), value.state_dict()])
+        _feed_all(found, _ADDRESS.sub("", repr(value)), value.state_dict())
     elif isinstance(value, LazyDataset) and _is_folder(value.source):
         rows = range(len(value.source)) if value.rows is None else value.rows.tolist()
         _feed_files(found, value.source, rows)
-        _feed(found, [value.targets, value.crop, value.augment, value.transform])
-    elif isinstance(value, TensorDataset):
-        _feed(found, list(value.tensors))
-    elif isinstance(value, Subset):
-        _feed(found, [value.dataset, list(value.indices)])
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found.update(f"{type(value).__qualname__};".encode())
-        for spec in dataclasses.fields(value):
-            _feed(found, getattr(value, spec.name))
+        _feed_all(found, value.targets, value.crop, value.augment, value.transform)
     elif _is_folder(value):
         _feed_files(found, value, range(len(value)))
+    elif isinstance(value, TensorDataset | Subset):
+        _feed(found, vars(value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found.update(f"{type(value).__qualname__};".encode())
+        _feed_all(found, *(getattr(value, spec.name) for spec in dataclasses.fields(value)))
     elif isinstance(value, functools.partial):
-        _feed(found, [value.func, value.args, value.keywords])
+        _feed_all(found, value.func, value.args, value.keywords)
     elif hasattr(value, "tobytes") and hasattr(value, "mode"):  # an image of Pillow's
-        _feed(found, [value.mode, value.size, value.tobytes()])
-    elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        _feed_all(found, value.mode, value.size, value.tobytes())
+    elif hasattr(value, "__getitem__") and hasattr(value, "__len__") and not _is_plain(value):
         _feed_examples(found, value)
     else:
-        _feed(found, getattr(value, "__qualname__", type(value).__qualname__))
+        named = getattr(value, "__qualname__", type(value).__qualname__)
+        found.update(f"{type(value).__name__} {value if _is_plain(value) else named!r};".encode())
+
+
+def _feed_all(found: hashlib.blake2b, *values: Any) -> None:
+    for value in values:
+        _feed(found, value)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | bytes | Path)
 
 
 def _is_folder(value: Any) -> bool:
     """Whether it is a set of files: ``samples`` of (path, class), as torchvision's folders."""
     samples = getattr(value, "samples", None)
-    if not isinstance(samples, list | tuple) or not samples:
-        return False
-    first = samples[0]
+    first = samples[0] if isinstance(samples, list | tuple) and samples else None
     return isinstance(first, list | tuple) and isinstance(first[0], str | Path)
 
 
@@ -162,16 +160,14 @@ def _feed_files(found: hashlib.blake2b, folder: Any, rows: Sequence[int]) -> Non
     paths = [str(sample[0]) for sample in folder.samples]
     root = Path(getattr(folder, "root", None) or os.path.commonpath(paths))
     for row in rows:
-        path, label = folder.samples[row][:2]
-        status = Path(path).stat()
-        name = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(path).name
-        _feed(found, [str(name), label, status.st_size, status.st_mtime_ns])
+        path, label = Path(folder.samples[row][0]), folder.samples[row][1]
+        name = path.relative_to(root) if path.is_relative_to(root) else path.name
+        _feed_all(found, str(name), label, path.stat().st_size, path.stat().st_mtime_ns)
 
 
 def _feed_examples(found: hashlib.blake2b, data: Any) -> None:
-    count = len(data)
-    _feed(found, [type(data).__qualname__, count])
-    read = getattr(data, "raw", data.__getitem__)
+    count, read = len(data), getattr(data, "raw", data.__getitem__)
+    _feed_all(found, type(data).__qualname__, count)
     with _seeded():
         for index in sorted({i * (count - 1) // (_EXAMPLES - 1) for i in range(_EXAMPLES)}):
             _feed(found, read(index))
@@ -180,13 +176,12 @@ def _feed_examples(found: hashlib.blake2b, data: Any) -> None:
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
     """Fix every global generator that an augmentation may draw from; put them back afterwards."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        torch.default_generator.manual_seed(0)
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002
-        yield
+        with seeded(0):
+            yield
     finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])  # noqa: NPY002
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
