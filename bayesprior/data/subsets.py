@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import LabeledDataset, read_targets
-from bayesprior.errors import ConfigError, DataError, nearest_name
+from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 
 __all__ = ["few_shot", "select_classes", "split_validation", "stratified_split"]
@@ -51,6 +51,7 @@ def _check_classes(bundle: DataBundle) -> None:
         )
 
 
+@checked(bundle="bundle", num_data="count", per_class="count", seed="integer")
 def few_shot(
     bundle: DataBundle,
     *,

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, checked
 from bayesprior.inference.batch_norm import freeze_batch_norm, reestimate_, running_layers
 from bayesprior.inference.checkpoint import (
     BatchStream,
@@ -63,6 +63,26 @@ class TrainResult:
     run_dir: Path | None
 
 
+@checked(
+    model="network",
+    loss_fn="function",
+    loader="batches",
+    optimizer="optimizer",
+    schedule="function",
+    num_steps="integer",
+    num_data="count",
+    prior="law",
+    collectors="collectors",
+    hooks="functions",
+    fabric="fabric",
+    accumulate="integer",
+    clip_norm="number",
+    batch_norm="text",
+    run_dir="path",
+    checkpoint_every="count",
+    log_every="count",
+    on_step="function",
+)
 def train(
     model: nn.Module,
     loss_fn: LossFn,

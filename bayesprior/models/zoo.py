@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.errors import ConfigError, checked, nearest_name
 from bayesprior.models.heads import head_prefix, num_outputs, replace_head
 from bayesprior.registry import call, resolve
 from bayesprior.weights.state_dicts import LoadReport, load_weights, read_state_dict
@@ -27,6 +27,7 @@ MODELS = {
 _TORCHVISION = "bayesprior.models.torchvision_nets:torchvision_model"
 
 
+@checked(name="text")
 def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
     """Return a network by short name, torchvision's name, or import path.
 

@@ -8,16 +8,9 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from bayesprior.data import DataBundle, check_fit
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, check, kind_of
 from bayesprior.inference.protocols import LossFn
-from bayesprior.recipes.checks import (
-    as_data,
-    check_function,
-    check_kind,
-    check_network,
-    check_prior_fits,
-    head_names,
-)
+from bayesprior.recipes.checks import as_data, check_network, check_prior_fits, head_names
 from bayesprior.recipes.digests import described
 from bayesprior.recipes.fields import option
 from bayesprior.recipes.options import (
@@ -57,11 +50,12 @@ class TrainCall(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kinds = {"likelihood": Likelihood, "fabric": Fabric, "made_from": MadeFrom}
-        for name, kind in kinds.items():
-            if getattr(self, name) is not None:
-                check_kind(getattr(self, name), kind, name)
-        check_function(self.forward, "forward", "module, batch")
+        words = {"likelihood": "likelihood", "forward": "function", "fabric": "fabric"}
+        for name, word in words.items():
+            if getattr(self, name) is not None or name == "forward":
+                check(getattr(self, name), word, name)
+        if not isinstance(self.made_from, MadeFrom | None):
+            raise ConfigError(f"made_from must be a MadeFrom, got {kind_of(self.made_from)}")
 
     def loss(self) -> LossFn:
         """Return the mean loss per example."""
@@ -100,7 +94,7 @@ class FitCall(TrainCall):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_network(self.module)
-        check_kind(self.prior, GaussianWeights, "prior")
+        check(self.prior, "gaussian", "prior")
         object.__setattr__(self, "data", as_data(self.data))
         check_prior_fits(self.module, self.prior, self.data.num_data)
         self.check_task(self.module, self.data)
@@ -148,7 +142,7 @@ class SourceCall(TrainCall, SourceOptions):
         if self.loss_fn is None:
             self.check_task(self.module, self.data)
             return
-        check_function(self.loss_fn, "loss_fn", "module, batch")
+        check(self.loss_fn, "function", "loss_fn")
         if self.likelihood is not None or self.forward is not pair_forward:
             raise ConfigError(
                 "a loss_fn calls the network itself; give it, or likelihood and forward"

@@ -1,78 +1,27 @@
 """What the recipes are given by mistake, told in one line before any work."""
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from lightning_fabric import Fabric
 from torch import nn
 
 from bayesprior.data import DataBundle, as_bundle
-from bayesprior.errors import ConfigError, LayoutMismatchError, kind_of
+from bayesprior.errors import ConfigError, LayoutMismatchError, check, kind_of
 from bayesprior.inference.prior_term import PriorTerm
-from bayesprior.recipes.options import MadeFrom
-from bayesprior.tasks.likelihoods import Likelihood
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.selection import Selection, select_names
 
 __all__ = [
     "as_data",
-    "check_function",
-    "check_kind",
     "check_network",
     "check_prior_fits",
     "head_names",
 ]
 
-_TEXT = (str, os.PathLike)
-# Of each kind: what is wanted, and what helps who gives something else; the first hint counts.
-_WANTED: dict[type, tuple[str, dict[Any, str]]] = {
-    nn.Module: (
-        "a network (torch.nn.Module)",
-        {
-            _TEXT: "; make it with get_model(name)",
-            type: "; call the class to make one",
-            Mapping: "; load it into a network with load_state_dict",
-        },
-    ),
-    GaussianWeights: (
-        "a GaussianWeights",
-        {
-            _TEXT: "; load it with GaussianWeights.load({!r})",
-            type: "; load one with GaussianWeights.load(path) or make it with make_prior",
-            nn.Module: "; the arguments are fit_map(module, prior, data), make_prior makes a prior",
-            object: "; make_prior makes one, GaussianWeights.load reads one",
-        },
-    ),
-    DataBundle: (
-        "a DataBundle, a data set or a DataLoader",
-        {_TEXT: "; load it with get_data({!r})", type: "; make one with from_arrays or get_data"},
-    ),
-    Likelihood: (
-        "a Likelihood such as Categorical()",
-        {
-            type: "; call it",
-            nn.Module: "; Categorical() stands for the cross-entropy, Normal(std) for squares",
-            object: "; for example Categorical()",
-        },
-    ),
-    Fabric: ("a Fabric", {}),
-    MadeFrom: ("a MadeFrom", {}),
-}
-
-
-def check_kind(value: Any, kind: type, name: str) -> None:
-    """Raise `ConfigError` unless the value is of a kind that the recipes know."""
-    if isinstance(value, type) or not isinstance(value, kind):
-        wanted, hints = _WANTED[kind]
-        hint = next((text for of, text in hints.items() if isinstance(value, of)), "")
-        given = str(value) if isinstance(value, _TEXT) else ""
-        raise ConfigError(f"{name} must be {wanted}, got {kind_of(value)}{hint.format(given)}")
-
 
 def check_network(module: Any, name: str = "module") -> None:
     """Raise `ConfigError` unless it is a network with something to train."""
-    check_kind(module, nn.Module, name)
+    check(module, "network", name)
     if not any(p.requires_grad and p.numel() for p in module.parameters()):
         raise ConfigError(
             f"{name} has no trainable parameter ({type(module).__name__}); "
@@ -91,16 +40,8 @@ def as_data(data: Any) -> DataBundle:
     ConfigError, DataError
         If it is none of these.
     """
-    if data is None or isinstance(data, type | str | os.PathLike):
-        check_kind(data, DataBundle, "data")
+    check(data, "data", "data")
     return as_bundle(data)
-
-
-def check_function(value: Any, name: str, arguments: str) -> None:
-    """Raise `ConfigError` unless it is a function (or a network that is one)."""
-    if isinstance(value, type) or not callable(value):
-        hint = "; call the class to make one" if isinstance(value, type) else ""
-        raise ConfigError(f"{name} must be a function of ({arguments}), got {kind_of(value)}{hint}")
 
 
 def check_prior_fits(module: nn.Module, prior: GaussianWeights, num_data: int) -> None:

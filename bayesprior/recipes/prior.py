@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bayesprior.data import DataBundle, check_fit
-from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.errors import ConfigError, LayoutMismatchError, check
 from bayesprior.recipes.calls import recipe
-from bayesprior.recipes.checks import as_data, check_kind, check_network, head_names
+from bayesprior.recipes.checks import as_data, check_network, head_names
 from bayesprior.recipes.digests import described, network_digest, prior_digest, state_digest
 from bayesprior.recipes.fields import option
 from bayesprior.recipes.numbers import law_numbers
@@ -51,10 +51,8 @@ class PriorCall(PriorOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_kind(self.source, GaussianWeights, "source")
+        check(self.source, "gaussian", "source")
         check_network(self.target, "target")
-        if self.made_from is not None:
-            check_kind(self.made_from, MadeFrom, "made_from")
         if self.data is not None:
             check_fit(self.target, as_data(self.data))
 

@@ -16,7 +16,7 @@ from bayesprior.data.bundle import DataBundle
 from bayesprior.data.corruptions import CORRUPTIONS, Corruption
 from bayesprior.diagnostics.compare import RunResult
 from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.errors import BayesPriorError, ConfigError
+from bayesprior.errors import BayesPriorError, ConfigError, checked
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
 from bayesprior.inference.protocols import Posterior
@@ -35,6 +35,18 @@ __all__ = ["corrupted", "report"]
 _NUM_IMAGES = 5000  # raw test images handed to the report; it shows a dozen
 
 
+@checked(
+    module="network",
+    posterior="posterior",
+    data="bundle",
+    out="path",
+    prior="law",
+    likelihood="likelihood",
+    run_dir="path",
+    num_draws="count",
+    batch_size="count",
+    seed="integer",
+)
 def report(
     module: nn.Module,
     posterior: Posterior,

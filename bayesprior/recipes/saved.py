@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesprior.data import DataBundle
-from bayesprior.errors import ConfigError, PriorFileError
+from bayesprior.errors import ConfigError, PriorFileError, check
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.recipes.checks import as_data, check_function, check_kind, check_network
+from bayesprior.recipes.checks import as_data, check_network
 from bayesprior.recipes.digests import data_digests, described, prior_digest
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import MadeFrom
@@ -217,7 +217,7 @@ def _prior(config: RunConfig, made_from: MadeFrom, folder: Path) -> GaussianWeig
 def _likelihood(config: RunConfig, folder: Path, given: Likelihood | None) -> Likelihood:
     found = config.options.get("likelihood")
     if given is not None:
-        check_kind(given, Likelihood, "likelihood")
+        check(given, "likelihood", "likelihood")
         if described(given) != found:
             raise ConfigError(
                 f"{folder} was fitted with the likelihood {found!r}, {described(given)!r} was given"
@@ -235,5 +235,5 @@ def _forward(config: RunConfig, folder: Path, given: Forward | None) -> Forward:
     if given is None and found not in _FORWARDS:
         raise ConfigError(f"{folder} was fitted with the forward {found!r}; give forward=")
     forward = _FORWARDS[found] if given is None else given
-    check_function(forward, "forward", "module, batch")
+    check(forward, "function", "forward")
     return forward

@@ -24,7 +24,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import ConfigError, DataError, kind_of
 
 __all__ = [
     "Categorical",
@@ -284,7 +284,10 @@ class Normal(_IndependentNormal):
     std: float | Tensor
 
     def __post_init__(self) -> None:
-        std = torch.as_tensor(self.std).detach()
+        try:
+            std = torch.as_tensor(self.std).detach()
+        except (TypeError, RuntimeError):
+            raise ConfigError(f"the noise std must be numbers, got {kind_of(self.std)}") from None
         if not bool(((std > 0) & std.isfinite()).all()):
             raise ConfigError(f"the noise std must be positive and finite, got {std.tolist()}")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, checked
 from bayesprior.inference.optimizers._groups import check_keys
 from bayesprior.inference.protocols import PriorShare
 
@@ -107,6 +107,7 @@ class ImplicitPriorSGD(Optimizer):
     '1.0e-05'
     """
 
+    @checked(params="parameters", lr="number", momentum="number")
     def __init__(
         self, params: ParamsT, *, lr: float, momentum: float = 0.9, nesterov: bool = False
     ) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.errors import ConfigError, checked, nearest_name
 from bayesprior.inference.optimizers.sampler import Sampler
 
 __all__ = ["SGHMC", "baoab_update_", "euler_update_"]
@@ -155,6 +155,14 @@ class SGHMC(Sampler):
     1.0
     """
 
+    @checked(
+        params="parameters",
+        lr="number",
+        num_data="integer",
+        friction="number",
+        temperature="number",
+        seed="integer",
+    )
     def __init__(
         self,
         params: ParamsT,
