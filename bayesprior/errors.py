@@ -206,7 +206,7 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool], dict[Any, str]]] = {
     "optimizer": ("a torch optimizer", _has("param_groups", "step"), {}),
     "parameters": (
         "parameters or groups of them",
-        lambda value: hasattr(value, "__iter__") and not isinstance(value, _TEXT),
+        lambda value: hasattr(value, "__iter__") and value != [] and not isinstance(value, _TEXT),
         {object: "; a network's are network.parameters()"},
     ),
     "fabric": ("a Fabric", _has("setup", "backward"), {}),
