@@ -186,7 +186,7 @@ def train(
     """
     optimizer, module = plain_optimizer(optimizer), plain_module(model)
     _check(num_steps, accumulate, clip_norm, batch_norm, optimizer, num_data, prior)
-    folder = Path(run_dir) if run_dir is not None else None
+    folder = Path(run_dir).expanduser() if run_dir is not None else None
     if fabric is None:
         fabric = _fabric_at(next(module.parameters()).device)
     _check_fabric(fabric, loader)

@@ -18,7 +18,7 @@ from bayesprior.recipes.fields import option
 from bayesprior.recipes.numbers import law_numbers
 from bayesprior.recipes.options import MadeFrom, PriorOptions, plain_values
 from bayesprior.recipes.places import recorded
-from bayesprior.recipes.runs import STAGES, add_results, is_finished, open_run
+from bayesprior.recipes.runs import add_results, is_finished, open_run
 from bayesprior.recipes.sessions import locked
 from bayesprior.storage import PRIOR
 from bayesprior.weights.gaussian import GaussianWeights
@@ -112,7 +112,7 @@ def make_prior(call: PriorCall) -> GaussianWeights:
         path = open_run(call.out, "make_prior", options, digests, names)
         if not is_finished(path, "make_prior"):
             law.save(path / PRIOR)
-            add_results(path, STAGES["make_prior"], law_numbers(law))
+            add_results(path, "make-prior", law_numbers(law))
         return GaussianWeights.load(path / PRIOR)
 
 
@@ -132,21 +132,16 @@ def _scales_of_norms(module: nn.Module, new: set[str]) -> dict[str, Tensor]:
 
 def _covered(source: GaussianWeights, layout: ParameterLayout, new: set[str]) -> list[str]:
     """Return the source's parameters that go on; every one outside the head must be there."""
-    diff = source.layout.compare(layout)
-    unknown = [n for n in (*diff.only_there, *diff.shape_conflicts) if n not in new]
-    if unknown:
-        differences = diff._replace(
-            only_there=tuple(n for n in diff.only_there if n not in new),
-            shape_conflicts={n: s for n, s in diff.shape_conflicts.items() if n not in new},
-        ).describe()
+    outside = [name for name in layout.names if name not in new]
+    if not outside:
+        raise ConfigError("the head covers every parameter, so nothing comes from the source")
+    diff = source.layout.compare(layout.select(outside))
+    if unknown := (*diff.only_there, *diff.shape_conflicts):
         raise LayoutMismatchError(
             f"the source does not cover {len(unknown)} parameters of the target outside its head "
-            f"(source against target: {differences}); rename() the source or name the head"
+            f"(source against target: {diff.describe()}); rename() the source or name the head"
         )
-    kept = [n for n in diff.shared if n not in new]
-    if not kept:
-        raise ConfigError("the head covers every parameter, so nothing comes from the source")
-    return kept
+    return list(diff.shared)
 
 
 def _check_width(law: GaussianWeights) -> None:

@@ -14,22 +14,13 @@ from typing import Any
 import yaml
 
 from bayesprior.errors import ConfigError, DataError, kind_of, nearest_name
-from bayesprior.storage import (
-    CONFIG,
-    ERROR_LOG,
-    LOCK,
-    PRIOR,
-    RESULTS,
-    SESSION,
-    write_text,
-)
+from bayesprior.storage import CONFIG, ERROR_LOG, LOCK, PRIOR, RESULTS, SESSION, write_text
 from bayesprior.version import __version__
 
 __all__ = [
     "CONFIG",
     "FITS",
     "RESULTS",
-    "STAGES",
     "RunConfig",
     "add_results",
     "is_finished",
@@ -37,18 +28,11 @@ __all__ = [
     "read_config",
     "read_results",
     "run_folder",
+    "stage_of",
     "versions",
     "write_json",
 ]
 
-STAGES = {
-    "fit_source": "fit-source",
-    "make_prior": "make-prior",
-    "fit_map": "fit",
-    "fit_swag": "fit",
-    "sample": "fit",
-}
-"""Name in ``results.json`` of what each recipe found; the run is finished when it is there."""
 FITS = ("fit_map", "fit_swag", "sample")
 
 _FORMAT = "bayesprior.run/2"
@@ -272,9 +256,14 @@ def read_results(run: str | Path) -> dict[str, Any]:
     return found
 
 
+def stage_of(recipe: str) -> str:
+    """Return the name in ``results.json`` of what a recipe found; with it the run is finished."""
+    return "fit" if recipe in FITS else recipe.replace("_", "-")
+
+
 def is_finished(run: str | Path, recipe: str) -> bool:
     """Whether the recipe's own results are in the folder: the last thing that it writes."""
-    return STAGES.get(recipe, recipe) in read_results(run)
+    return stage_of(recipe) in read_results(run)
 
 
 def add_results(run: str | Path, name: str, values: Mapping[str, Any]) -> None:

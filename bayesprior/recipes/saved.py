@@ -162,20 +162,11 @@ def load_run(
     buffers = dict(network.named_buffers())
     for name in buffers.keys() & draw.buffers.keys():
         buffers[name].copy_(draw.buffers[name])
-    likelihood = _likelihood(config, folder, likelihood)
-    forward = _forward(config, folder, forward)
-    return FitRun(
-        folder,
-        config.recipe,
-        config.options,
-        read_results(folder)["fit"],
-        data,
-        network,
-        bound(posterior, network, likelihood, forward),
-        _prior(config, made_from, folder),
-        likelihood,
-        forward,
-    )
+    prior, results = _prior(config, made_from, folder), read_results(folder)["fit"]
+    speaks = (_likelihood(config, folder, likelihood), _forward(config, folder, forward))
+    posterior = bound(posterior, network, *speaks)
+    about = (folder, config.recipe, config.options, results)
+    return FitRun(*about, data, network, posterior, prior, *speaks)
 
 
 def _data(

@@ -76,6 +76,7 @@ def fit_source(call: SourceCall) -> GaussianWeights:
 def _provenance(call: SourceCall) -> dict[str, Any]:
     made_from = call.made_from
     checkpoint = {"checkpoint": made_from.weights} if made_from and made_from.weights else {}
+    told = ("seed", "num_steps", "num_snapshots", "collect_every", "lr", "weight_decay")
     return {
         "role": "source posterior",
         "bayesprior": __version__,
@@ -84,12 +85,7 @@ def _provenance(call: SourceCall) -> dict[str, Any]:
         "data": call.data.name,
         "num_data": call.data.num_data,
         "objective": "negative log likelihood" if call.loss_fn is None else _name(call.loss_fn),
-        "seed": call.seed,
-        "num_steps": call.num_steps,
-        "num_snapshots": call.num_snapshots,
-        "collect_every": call.collect_every,
-        "lr": call.lr,
-        "weight_decay": call.weight_decay,
+        **{name: getattr(call, name) for name in told},
     }
 
 

@@ -28,22 +28,14 @@ from bayesprior.recipes.digests import (
 )
 from bayesprior.recipes.options import plain_values
 from bayesprior.recipes.places import recorded
-from bayesprior.recipes.runs import STAGES, add_results, is_finished, open_run, read_config
+from bayesprior.recipes.runs import add_results, is_finished, open_run, read_config, stage_of
 from bayesprior.recipes.sessions import Session, locked
 from bayesprior.storage import CHECKPOINT, CONFIG, MAP, PRIOR, SOURCE, SWAG, last_checkpoint
 from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.protocols import Forward, inputs_forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
 
-__all__ = [
-    "Run",
-    "bound",
-    "chain_seed",
-    "initialize_",
-    "parameter_groups",
-    "pick_device",
-    "read_posterior",
-]
+__all__ = ["Run", "bound", "chain_seed", "initialize_", "parameter_groups", "pick_device"]
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Bindable)
@@ -293,7 +285,7 @@ class Run:
                 result.save(self.out / _RESULTS[self.recipe][0])
             of_the_run = {"seed": self.call.seed, "num_data": self.data.num_data}
             found = {**of_the_run, **numbers, "seconds": self._session.seconds}
-            add_results(self.out, STAGES[self.recipe], found)
+            add_results(self.out, stage_of(self.recipe), found)
             self._session.finish()
             self._session = None
 
