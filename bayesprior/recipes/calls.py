@@ -46,7 +46,7 @@ def recipe(arguments: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P
 
         returned = inspect.signature(function).return_annotation
         public.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
-        public.__annotations__ = {**arguments.__init__.__annotations__, "return": returned}  # type: ignore[misc]
+        public.__annotations__ = {**arguments.__init__.__annotations__, "return": returned}
         del public.__wrapped__
         public.__doc__ = _with_parameters(inspect.getdoc(function) or "", arguments)
         return public

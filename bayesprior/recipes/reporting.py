@@ -119,7 +119,7 @@ def report(
         If a draw gives NaN, or the labels of the task's own splits do not fit the network.
     """
     likelihood = likelihood or Categorical()
-    folder = Path(out)
+    folder = Path(out).expanduser()
     module = module.to(pick_device(device))
 
     def predicted(bundle: DataBundle, split: str) -> Prediction:
@@ -237,7 +237,7 @@ def _unlabeled(data: DataBundle) -> DataBundle:
 def _traces(run_dir: str | Path | None, posterior: Posterior) -> list[list[dict[str, float]]]:
     if run_dir is None:
         return []
-    folders = [Path(run_dir)]
+    folders = [Path(run_dir).expanduser()]
     if isinstance(posterior, StoredDraws):
         folders = [chain_dir(run_dir, chain) for chain in range(posterior.num_chains)]
     return [read_trace(f / TRACE) for f in folders if (f / TRACE).exists()]

@@ -21,7 +21,7 @@ def save_tree(tree: xr.DataTree, path: str | Path) -> None:
     StorageError
         If it cannot be written; an older file stays.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix == ".nc":
         with atomic_path(path) as temporary:
             tree.to_netcdf(temporary, engine="h5netcdf")
@@ -56,7 +56,7 @@ def load_tree(path: str | Path) -> xr.DataTree:
     DataError
         If there is no such file or it is no DataTree.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise DataError(f"{path} does not exist; write it with the report first")
     engine = "zarr" if path.suffix == ".zarr" else "h5netcdf"
