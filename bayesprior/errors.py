@@ -104,6 +104,7 @@ def kind_of(value: Any) -> str:
 
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 _TEXT = (str, os.PathLike)
 
@@ -220,6 +221,11 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool], dict[Any, str]]] = {
     "index": ("a whole number of at least 0", _whole(0), {}),
     "integer": ("a whole number", _whole(float("-inf")), {}),
     "number": ("a number", _is_number, {}),
+    "numbers": (
+        "a number or several",
+        lambda value: _is_number(value) or hasattr(value, "__len__") and not _is_path(value),
+        {},
+    ),
     "text": ("text", lambda value: isinstance(value, str), {}),
     "paths": ("a run's folder or those of chains", _each(_is_path), {}),
     "path": ("a path", _is_path, {}),
@@ -227,8 +233,8 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool], dict[Any, str]]] = {
 }
 
 
-def check(value: Any, word: str, name: str) -> None:
-    """Raise `ConfigError` unless the value is what a word stands for.
+def check(value: T, word: str, name: str) -> T:
+    """Return the value; raise `ConfigError` unless it is what a word stands for.
 
     Examples
     --------
@@ -244,13 +250,15 @@ def check(value: Any, word: str, name: str) -> None:
         if isinstance(value, bool | int | float):
             shown = repr(value)
         raise ConfigError(f"{name} must be {wanted}, got {shown}{hint.format(given)}")
+    return value
 
 
-def checked(**words: str) -> Callable[[F], F]:
+def checked(many: str = "", **words: str) -> Callable[[F], F]:
     """Return a decorator: arguments are checked by their word before the function is called.
 
-    None passes where it is the default.
+    None passes where it is the default. Many may be given as text, "name=word name=word".
     """
+    words |= dict(pair.split("=") for pair in many.split())
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)

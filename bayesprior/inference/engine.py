@@ -64,24 +64,10 @@ class TrainResult:
 
 
 @checked(
-    model="network",
-    loss_fn="function",
-    loader="batches",
-    optimizer="optimizer",
-    schedule="function",
-    num_steps="integer",
-    num_data="count",
-    prior="law",
-    collectors="collectors",
-    hooks="functions",
-    fabric="fabric",
-    accumulate="integer",
-    clip_norm="number",
-    batch_norm="text",
-    run_dir="path",
-    checkpoint_every="count",
-    log_every="count",
-    on_step="function",
+    "model=network loss_fn=function loader=batches optimizer=optimizer schedule=function "
+    "num_steps=count num_data=count prior=law collectors=collectors hooks=functions "
+    "fabric=fabric accumulate=count clip_norm=number batch_norm=text run_dir=path "
+    "checkpoint_every=count log_every=count on_step=function"
 )
 def train(
     model: nn.Module,
@@ -185,7 +171,7 @@ def train(
         After the step at hand is finished and a checkpoint written.
     """
     optimizer, module = plain_optimizer(optimizer), plain_module(model)
-    _check(num_steps, accumulate, clip_norm, batch_norm, optimizer, num_data, prior)
+    _check(clip_norm, batch_norm, optimizer, num_data, prior)
     folder = Path(run_dir).expanduser() if run_dir is not None else None
     if fabric is None:
         fabric = _fabric_at(next(module.parameters()).device)
@@ -374,16 +360,12 @@ def _reestimate(
 
 
 def _check(
-    num_steps: int,
-    accumulate: int,
     clip_norm: float | None,
     batch_norm: str,
     optimizer: Optimizer,
     num_data: int,
     prior: WeightDistribution | None,
 ) -> None:
-    if num_steps < 1 or accumulate < 1:
-        raise ConfigError("num_steps and accumulate must be at least 1")
     if batch_norm not in ("frozen", "train"):
         raise ConfigError(f"batch_norm must be 'frozen' or 'train', got {batch_norm!r}")
     for group in optimizer.param_groups if prior is None else ():  # with one, PriorTerm compares

@@ -100,18 +100,9 @@ class Prediction:
 
 @torch.no_grad()
 @checked(
-    model="network",
-    posterior="posterior",
-    loader="batches",
-    likelihood="likelihood",
-    forward="function",
-    num_draws="count",
-    metrics="metrics",
-    batch_norm="text",
-    bn_loader="batches",
-    max_draw_bytes="count",
-    device="device",
-    seed="integer",
+    "model=network posterior=posterior loader=batches likelihood=likelihood forward=function "
+    "num_draws=count metrics=metrics batch_norm=text bn_loader=batches max_draw_bytes=count "
+    "device=device seed=integer"
 )
 def predict(
     model: nn.Module,

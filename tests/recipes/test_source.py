@@ -120,5 +120,5 @@ def test_a_loss_that_is_a_module_belongs_to_the_start(tmp_path):
 
 def test_a_network_that_does_not_fit_the_data_is_refused_before_the_folder_is_made(tmp_path):
     with pytest.raises(ConfigError, match="the network gives 50 outputs, 'blobs' has 3 classes"):
-        fit_source(Net(50), blobs(3), out=tmp_path / "run", **TINY)
+        fit_source(Net(50), blobs(3), rank=3, out=tmp_path / "run", **TINY)
     assert not (tmp_path / "run").exists()
