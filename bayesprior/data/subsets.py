@@ -51,7 +51,7 @@ def _check_classes(bundle: DataBundle) -> None:
         )
 
 
-@checked(bundle="bundle", num_data="count", per_class="count", seed="integer")
+@checked(bundle="bundle", num_data="integer", per_class="integer", seed="integer")
 def few_shot(
     bundle: DataBundle,
     *,

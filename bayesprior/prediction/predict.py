@@ -101,7 +101,7 @@ class Prediction:
 @torch.no_grad()
 @checked(
     "model=network posterior=posterior loader=batches likelihood=likelihood forward=function "
-    "num_draws=count metrics=metrics batch_norm=text bn_loader=batches max_draw_bytes=count "
+    "num_draws=integer metrics=metrics batch_norm=text bn_loader=batches max_draw_bytes=integer "
     "device=device seed=integer"
 )
 def predict(

@@ -37,7 +37,7 @@ _NUM_IMAGES = 5000  # raw test images handed to the report; it shows a dozen
 
 @checked(
     "module=network posterior=posterior data=bundle out=path prior=law likelihood=likelihood "
-    "run_dir=path num_draws=count batch_size=count seed=integer"
+    "run_dir=path num_draws=integer batch_size=count seed=integer"
 )
 def report(
     module: nn.Module,
