@@ -66,6 +66,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "rich": ("inference.progress", "prediction", "recipes", "cli", "demo"),
     "jsonargparse": ("cli",),
     "yaml": ("cli", "recipes"),
+    "filelock": ("recipes.sessions",),
 }
 
 # Never loaded by `import bayesprior`, nor by the command line's --help.

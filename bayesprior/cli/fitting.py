@@ -63,7 +63,7 @@ def make_prior(options: MakePrior) -> None:
         source = point_source(module, options.rms_std)
         values["shape"] = "zero" if options.shape == "zero" else "isotropic"
     made_from = _made_from(options, source=options.source, weights=options.weights)
-    recipes.make_prior(source, module, head=head, made_from=made_from, **values)
+    recipes.make_prior(source, module, head=head, data=data, made_from=made_from, **values)
     show(Path(options.out) / PRIOR)
 
 

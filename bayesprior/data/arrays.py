@@ -15,7 +15,7 @@ from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
 from bayesprior.data.subsets import select_classes, split_off
 from bayesprior.data.transforms import AUGMENTATIONS, PixelTransform, Statistics, normalization
-from bayesprior.errors import ConfigError, DataError, nearest_name
+from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 
 __all__ = ["digits", "from_arrays", "from_npz", "reason"]
@@ -33,6 +33,7 @@ def reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+@checked(name="text")
 def from_arrays(
     name: str,
     train: tuple[Any, Any],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import read_targets
-from bayesprior.errors import ConfigError, DataError, nearest_name
+from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 
 __all__ = ["few_shot", "select_classes", "split_off", "split_validation", "stratified_split"]
@@ -51,6 +51,7 @@ def _exactly_one(**options: Any) -> None:
         raise ConfigError(f"give exactly one of {' and '.join(options)}")
 
 
+@checked(bundle="bundle", num_data="integer", per_class="integer", seed="integer")
 def few_shot(
     bundle: DataBundle, *, num_data: int | None = None, per_class: int | None = None, seed: int = 0
 ) -> DataBundle:

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, checked
 from bayesprior.inference.batch_norm import freeze_batch_norm, reestimate_, running_layers
 from bayesprior.inference.checkpoint import (
     BatchStream,
@@ -63,6 +63,12 @@ class TrainResult:
     run_dir: Path | None
 
 
+@checked(
+    "model=network loss_fn=function loader=batches optimizer=optimizer schedule=function "
+    "num_steps=count num_data=count prior=law collectors=collectors hooks=functions "
+    "fabric=fabric accumulate=count clip_norm=number batch_norm=text run_dir=path "
+    "checkpoint_every=count log_every=count on_step=function"
+)
 def train(
     model: nn.Module,
     loss_fn: LossFn,
@@ -165,8 +171,8 @@ def train(
         After the step at hand is finished and a checkpoint written.
     """
     optimizer, module = plain_optimizer(optimizer), plain_module(model)
-    _check(num_steps, accumulate, clip_norm, batch_norm, optimizer, num_data)
-    folder = Path(run_dir) if run_dir is not None else None
+    _check(clip_norm, batch_norm, optimizer, num_data)
+    folder = Path(run_dir).expanduser() if run_dir is not None else None
     if fabric is None:
         fabric = _fabric_at(next(module.parameters()).device)
     _check_fabric(fabric, loader)
@@ -355,15 +361,11 @@ def _reestimate(
 
 
 def _check(
-    num_steps: int,
-    accumulate: int,
     clip_norm: float | None,
     batch_norm: str,
     optimizer: Optimizer,
     num_data: int,
 ) -> None:
-    if num_steps < 1 or accumulate < 1:
-        raise ConfigError("num_steps and accumulate must be at least 1")
     if batch_norm not in ("frozen", "train"):
         raise ConfigError(f"batch_norm must be 'frozen' or 'train', got {batch_norm!r}")
     check_num_data(optimizer, num_data)

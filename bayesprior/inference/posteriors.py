@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesprior.errors import ConfigError, PriorFileError
+from bayesprior.errors import ConfigError, PriorFileError, check, checked
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.protocols import Draw
 from bayesprior.inference.wrappers import plain_module
@@ -76,6 +76,7 @@ class PointPosterior(Bindable):
             raise ConfigError("the weights of a point posterior hold NaN or infinite values")
 
     @classmethod
+    @checked(module="network")
     def from_module(
         cls,
         module: nn.Module,
@@ -102,6 +103,7 @@ class PointPosterior(Bindable):
     def _draw(self) -> Draw:
         return Draw(0, 0, self.weights, self.buffers, self.layout, confidence=self.confidence)
 
+    @checked(path="path")
     def save(self, path: str | Path) -> None:
         """Write a safetensors file atomically.
 
@@ -114,6 +116,7 @@ class PointPosterior(Bindable):
         _write(path, _POINT, self.layout, self._draw(), extra)
 
     @classmethod
+    @checked(path="path", device="device")
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "PointPosterior":
         """Read what `save` wrote.
 
@@ -155,8 +158,9 @@ class StoredDraws(Bindable):
 
     def __init__(self, folders: str | Path | Sequence[str | Path]) -> None:
         if isinstance(folders, str | Path):
-            folders = _chain_dirs(Path(folders))
-        chains = [Path(folder) for folder in folders]
+            folders = _chain_dirs(Path(folders).expanduser())
+        check(folders, "paths", "folders")
+        chains = [Path(folder).expanduser() for folder in folders]
         if not chains:
             raise PriorFileError("no chain folders were given")
         self._paths = [stored_draw_paths(folder) for folder in chains]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from bayesprior.errors import ConfigError, LayoutMismatchError, nearest_name
+from bayesprior.errors import ConfigError, LayoutMismatchError, checked, nearest_name
 from bayesprior.inference.protocols import TakesPrior, WeightDistribution
 from bayesprior.inference.wrappers import plain_module, plain_optimizer, refuse_shards
 
@@ -316,6 +316,7 @@ def attached_terms(optimizer: Optimizer) -> dict[int, PriorTerm]:
     return {key: hook.term for key, hook in hooks.items() if isinstance(hook, _AddPrior)}
 
 
+@checked(optimizer="optimizer", module="network", prior="law", num_data="integer")
 def attach_prior(
     optimizer: Optimizer, module: nn.Module, prior: WeightDistribution, *, num_data: int
 ) -> RemovableHandle:

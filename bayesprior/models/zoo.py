@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.errors import ConfigError, checked, nearest_name
 from bayesprior.inference.generators import seeded
 from bayesprior.models.heads import head_prefix, num_outputs, replace_head
 from bayesprior.registry import call, resolve
@@ -28,6 +28,7 @@ MODELS = {
 _TORCHVISION = "bayesprior.models.torchvision_nets:torchvision_model"
 
 
+@checked(name="text")
 def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
     """Return a network by short name, torchvision's name, or import path.
 

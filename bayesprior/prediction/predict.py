@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import ConfigError, DataError, checked
 from bayesprior.inference.protocols import Draw, Posterior
 from bayesprior.inference.wrappers import modes_kept
 from bayesprior.prediction.averaging import DrawAverage
@@ -99,6 +99,11 @@ class Prediction:
 
 
 @torch.no_grad()
+@checked(
+    "model=network posterior=posterior loader=batches likelihood=likelihood forward=function "
+    "num_draws=integer metrics=metrics batch_norm=text bn_loader=batches max_draw_bytes=integer "
+    "device=device seed=integer"
+)
 def predict(
     model: nn.Module,
     posterior: Posterior,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, transform_to
 
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import ConfigError, DataError, checked
 from bayesprior.probabilistic.network import (
     RandomNetwork,
     check_hyperprior,
@@ -78,6 +78,7 @@ class BayesianNetwork(RandomNetwork):
     ['std', 'rms_std', 'weights', 'data', 'obs']
     """
 
+    @checked(module="network", num_data="integer")
     def __init__(
         self,
         module: nn.Module,

@@ -7,13 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bayesprior.data import (
-    DataBundle,
-    few_shot,
-    get_data,
-    select_classes,
-    split_validation,
-)
+from bayesprior.data import DataBundle, few_shot, get_data, select_classes, split_validation
 from bayesprior.errors import DataError
 from bayesprior.models import model_for
 from bayesprior.recipes.options import DataOptions, ModelOptions
@@ -38,10 +32,10 @@ def load_data(choice: DataOptions, *, trusted: bool = True) -> DataBundle:
     ConfigError, DataError
         If a name or option is unknown, or the data cannot be had.
     """
-    name, options = choice.data, dict(choice.data_options)
-    if _is_npz(name):
-        name, options = "npz", {**options, "path": name}
-    bundle = get_data(name, trusted=trusted, **options)
+    name, more = choice.data, {}
+    if name.endswith(".npz"):
+        name, more = "npz", {"path": name}
+    bundle = get_data(name, trusted=trusted, **{**choice.data_options, **more})
     if choice.classes is not None:
         tokens = [token.strip() for token in str(choice.classes).split(",")]
         known = bundle.class_names
@@ -85,7 +79,7 @@ def load_model(
     ConfigError, CheckpointError
         If a name or option is unknown, or the weights do not fit.
     """
-    module, head, _ = model_for(
+    made = model_for(
         choice.model,
         num_classes=bundle.num_classes,
         input_shape=bundle.input_shape,
@@ -95,7 +89,7 @@ def load_model(
         trusted=trusted,
         options=choice.model_options,
     )
-    return module, head
+    return made.module, made.head
 
 
 def point_source(
@@ -107,11 +101,8 @@ def point_source(
     """
     layout = ParameterLayout.from_module(module)
     buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    provenance = {
-        "role": "checkpoint",
-        "model": type(module).__name__,
-        "checkpoint": checkpoint,
-    }
+    model = type(module).__name__
+    provenance = {"role": "checkpoint", "model": model, "checkpoint": checkpoint}
     return GaussianWeights.point(
         layout, layout.flatten(module), rms_std or 1.0, buffers=buffers, provenance=provenance
     )
@@ -136,7 +127,7 @@ def foreign_set(source: str, task: DataBundle, *, labeled: bool) -> DataBundle:
         If the images or the classes do not fit the task.
     """
     own = getattr(task.test, "transform", None)
-    if _is_npz(source):
+    if source.endswith(".npz"):
         bundle = get_data("npz", path=source, normalize=None)
         test: Any = bundle.test
         with np.load(source) as arrays:
@@ -161,7 +152,3 @@ def foreign_set(source: str, task: DataBundle, *, labeled: bool) -> DataBundle:
     if not labeled:  # foreign labels mean nothing to the task's likelihood
         test = test.subset(torch.arange(len(test)), targets=torch.zeros(len(test)).long())
     return dataclasses.replace(task, test=test, validation=None)
-
-
-def _is_npz(name: str) -> bool:
-    return name.endswith(".npz")

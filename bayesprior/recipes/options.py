@@ -264,11 +264,20 @@ class SghmcOptions(SampleOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SamplerOptions(SghmcOptions):
+class SamplerOptions(SampleOptions):
     """Chains of either sampler."""
 
     sampler: Literal["sgld", "sghmc"] = "sgld"
-    """Which sampler; friction belongs to sghmc."""
+    """Which sampler."""
+    friction: float | None = option(None, above=0, most=1, shown="0.1 of sghmc")
+    """Share of the velocity that SGHMC loses a step; sgld has none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sampler == "sgld" and self.friction is not None:
+            raise ConfigError("friction belongs to sampler='sghmc'; sgld has none")
+        if self.sampler == "sghmc" and self.friction is None:
+            object.__setattr__(self, "friction", SghmcOptions.friction)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

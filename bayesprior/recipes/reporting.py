@@ -16,7 +16,7 @@ from bayesprior.data.bundle import DataBundle
 from bayesprior.data.corruptions import CORRUPTIONS, Corruption
 from bayesprior.diagnostics.compare import MethodResult, pick_baseline
 from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.errors import BayesPriorError, ConfigError
+from bayesprior.errors import BayesPriorError, ConfigError, checked
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
 from bayesprior.inference.protocols import Draw, Posterior
@@ -38,6 +38,10 @@ REPORT = "report.nc"
 _HELD_BYTES = 2**31  # draws kept in memory, so that each file is read once
 
 
+@checked(
+    "module=network posterior=posterior data=bundle out=path prior=law likelihood=likelihood "
+    "run_dir=path num_draws=integer batch_size=count seed=integer"
+)
 def report(
     module: nn.Module,
     posterior: Posterior,
@@ -114,7 +118,7 @@ def report(
         If a draw gives NaN, or the labels of the task's own splits do not fit the network.
     """
     likelihood = likelihood or Categorical()
-    folder = Path(out)
+    folder = Path(out).expanduser()
     module = module.to(pick_device(device))
     held = _held(posterior, num_draws, seed)
     options: dict[str, Any] = {"num_draws": num_draws, "seed": seed, "progress": progress}
@@ -248,7 +252,7 @@ def _unlabeled(data: DataBundle) -> DataBundle:
 def _traces(run_dir: str | Path | None, posterior: Posterior) -> list[list[dict[str, float]]]:
     if run_dir is None:
         return []
-    folders = [Path(run_dir)]
+    folders = [Path(run_dir).expanduser()]
     if isinstance(posterior, StoredDraws):
         folders = [chain_dir(run_dir, chain) for chain in range(posterior.num_chains)]
     return [read_trace(f / TRACE) for f in folders if (f / TRACE).exists()]

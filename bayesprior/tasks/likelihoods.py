@@ -24,7 +24,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import ConfigError, DataError, check
 
 __all__ = [
     "Categorical",
@@ -284,7 +284,7 @@ class Normal(_IndependentNormal):
     std: float | Tensor
 
     def __post_init__(self) -> None:
-        std = torch.as_tensor(self.std).detach()
+        std = torch.as_tensor(check(self.std, "numbers", "the noise std")).detach()
         if not bool(((std > 0) & std.isfinite()).all()):
             raise ConfigError(f"the noise std must be positive and finite, got {std.tolist()}")
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.errors import ConfigError, LayoutMismatchError, nearest_name
+from bayesprior.errors import ConfigError, LayoutMismatchError, checked, nearest_name
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.protocols import Draw
 from bayesprior.weights import algebra
@@ -81,6 +81,7 @@ class GaussianWeights(Bindable, BlockNormal):
     0.1
     """
 
+    @checked(layout="layout", loc="tensor", cov_diag="tensor", cov_factor="tensor")
     def __init__(
         self,
         layout: ParameterLayout,
@@ -236,6 +237,7 @@ class GaussianWeights(Bindable, BlockNormal):
             weights = self.rsample(generator=generator)
             yield Draw(0, index, weights, self.buffers, self.layout, confidence=confidence)
 
+    @checked(rms_std="number", cov_scale="number")
     def rescale(
         self,
         *,
@@ -356,12 +358,14 @@ class GaussianWeights(Bindable, BlockNormal):
             statistics=moved(self.statistics),
         )
 
+    @checked(path="path")
     def save(self, path: str | Path) -> None:
         """Write a safetensors file (`bayesprior.weights.file`); a failure leaves an older one."""
         named = (self.buffers, self.provenance, self.statistics)
         write(path, Contents(self.layout, self.loc, self.blocks, *named))
 
     @classmethod
+    @checked(path="path", device="device", rank="index")
     def load(
         cls, path: str | Path, *, device: str | torch.device = "cpu", rank: int | None = None
     ) -> "GaussianWeights":

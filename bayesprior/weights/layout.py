@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesprior.errors import LayoutMismatchError, nearest_name
+from bayesprior.errors import LayoutMismatchError, checked, nearest_name
 
 __all__ = ["LayoutDiff", "ParameterLayout"]
 
@@ -114,6 +114,7 @@ class ParameterLayout:
                 )
 
     @classmethod
+    @checked(module="network")
     def from_module(
         cls, module: nn.Module, include: Callable[[str], bool] | None = None
     ) -> "ParameterLayout":

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.errors import ConfigError, LayoutMismatchError, checked
 from bayesprior.inference.protocols import StepEvent
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -77,6 +77,7 @@ class SWAG:
             [0.5000, 0.5000]])
     """
 
+    @checked(rank="integer", var_floor="number")
     def __init__(
         self, *, rank: int = 20, diagonal_only: bool = False, var_floor: float = 1e-6
     ) -> None:

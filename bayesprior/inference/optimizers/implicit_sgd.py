@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, checked
 from bayesprior.inference.optimizers._groupwise import GroupwiseOptimizer
 from bayesprior.inference.protocols import PriorShare
 
@@ -68,6 +68,7 @@ class ImplicitPriorSGD(GroupwiseOptimizer):
     '1.0e-05'
     """
 
+    @checked(params="parameters", lr="number", momentum="number")
     def __init__(
         self, params: ParamsT, *, lr: float, momentum: float = 0.9, nesterov: bool = False
     ) -> None:

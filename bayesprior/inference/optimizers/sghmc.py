@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, checked
 from bayesprior.inference.optimizers.sampler import Sampler
 
 __all__ = ["SGHMC"]
@@ -82,6 +82,14 @@ class SGHMC(Sampler):
     1.0
     """
 
+    @checked(
+        params="parameters",
+        lr="number",
+        num_data="integer",
+        friction="number",
+        temperature="number",
+        seed="integer",
+    )
     def __init__(
         self,
         params: ParamsT,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from bayesprior.errors import checked
 from bayesprior.inference.optimizers.sampler import Sampler
 
 __all__ = ["SGLD"]
@@ -60,6 +61,9 @@ class SGLD(Sampler):
     0.5
     """
 
+    @checked(
+        params="parameters", lr="number", num_data="integer", temperature="number", seed="integer"
+    )
     def __init__(
         self,
         params: ParamsT,
