@@ -26,7 +26,7 @@ __all__ = [
     "pick_baseline",
 ]
 
-FREE = {"out", "device", "progress", "checkpoint_every", "seed", "data_seed"}
+FREE = {"out", "device", "progress", "jobs", "checkpoint_every", "seed", "data_seed"}
 """Options that do not make another method."""
 
 

@@ -225,8 +225,9 @@ def temperature_checks(tree: xr.DataTree) -> list[TemperatureCheck]:
     """Compare the recorded temperatures with those claimed, by parameter group if so recorded.
 
     Over the later half of the steps that ran at the last step's temperature, without the
-    exploring phases of a cyclical schedule. Columns ``temperature.<i>`` of the trace claim for
-    group i, ``configurational_temperature.<i>`` and ``kinetic_temperature.<i>`` are measured in it.
+    exploring phases of a cyclical schedule. Columns ``temperature.<label>`` of the trace claim for
+    the group of that name or number, ``kinetic_temperature.<label>`` and
+    ``configurational_temperature.<label>`` are measured in it.
     """
     if "trace" not in tree.children:
         return []
@@ -242,7 +243,7 @@ def temperature_checks(tree: xr.DataTree) -> list[TemperatureCheck]:
         later = at_claim[len(at_claim) // 2 :]
         for kind in ("kinetic", "configurational"):
             if f"{kind}_temperature{end}" in trace and later.size:
-                group = f" of parameter group {end[1:]}" if end else ""
+                group = f" of group {end[1:]}" if end else ""
                 values = trace[f"{kind}_temperature{end}"].values[:, later]
                 check = check_temperature(kind + group, values, claimed)
                 out += [check] if check is not None else []

@@ -34,14 +34,7 @@ from bayesprior.tasks.likelihoods import (
     PixelCategorical,
 )
 
-__all__ = [
-    "METRICS",
-    "CalibrationError",
-    "MeanMetric",
-    "MetricRow",
-    "default_metrics",
-    "nll",
-]
+__all__ = ["METRICS", "CalibrationError", "MeanMetric", "MetricRow", "default_metrics", "nll"]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def items(context: Context) -> list[Item]:
     if test is None:
         return []
     found = context.scores
-    intervals = context.attempt("intervals of the metrics", lambda: score_intervals(test)) or {}
+    intervals = context.attempt("intervals of the metrics", score_intervals, test) or {}
     scaled, note = _scaled(context, test)
     rows = [
         {
@@ -71,7 +71,7 @@ def _scaled(context: Context, test: Outcome) -> tuple[Mapping[str, float], str]:
 
 def _numbers(context: Context) -> list[Item]:
     data = context.tree["predictions"].dataset
-    points = context.attempt("metrics of the numbers", lambda: regression_points(data))
+    points = context.attempt("metrics of the numbers", regression_points, data)
     if points is None:
         return []
     rows: list[dict[str, Any]] = [

@@ -10,7 +10,7 @@ __all__ = ["HEADING"]
 def items(context: Context) -> list[Item]:
     """Show the trace, convergence and temperatures."""
     caption = "Chains should look alike and level off; a slope or a gap between them is trouble."
-    out: list[Item] = [*context.picture("Trace", caption, lambda: trace_plot(context.tree))]
+    out: list[Item] = [*context.picture("Trace", caption, trace_plot, context.tree)]
     if context.chains:
         columns = [
             Column("name", "quantity"),
