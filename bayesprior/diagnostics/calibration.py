@@ -78,8 +78,8 @@ class CalibrationBins:
         num_bins: int = NUM_BINS,
     ) -> "CalibrationBins":
         """Bin points."""
-        parts = (torch.from_numpy(np.array(v, float)) for v in (confidence, is_right))
-        return cls(bin_sums(*parts, num_bins).numpy())
+        values, hits = (torch.from_numpy(np.array(v, float)) for v in (confidence, is_right))
+        return cls(bin_sums(values, hits, num_bins).numpy())
 
     @property
     def edges(self) -> Float[np.ndarray, " E"]:

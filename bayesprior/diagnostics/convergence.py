@@ -74,7 +74,7 @@ class TemperatureCheck:
     Attributes
     ----------
     name
-        ``kinetic`` or ``configurational``, and of which parameter group.
+        Kinetic or configurational, and of which parameter group.
     measured
         Mean with its interval, from the autocorrelation-aware standard error.
     claimed
@@ -183,7 +183,7 @@ def check_temperature(
     Parameters
     ----------
     name
-        ``kinetic`` or ``configurational``.
+        Of what is measured.
     values
         Its estimate at each recorded step, shape (chain, step).
     claimed
@@ -243,8 +243,8 @@ def temperature_checks(tree: xr.DataTree) -> list[TemperatureCheck]:
         later = at_claim[len(at_claim) // 2 :]
         for kind in ("kinetic", "configurational"):
             if f"{kind}_temperature{end}" in trace and later.size:
-                group = f" of group {end[1:]}" if end else ""
+                name = f"{kind} temperature" + (f" of group {end[1:]}" if end else "")
                 values = trace[f"{kind}_temperature{end}"].values[:, later]
-                check = check_temperature(kind + group, values, claimed)
+                check = check_temperature(name, values, claimed)
                 out += [check] if check is not None else []
     return out

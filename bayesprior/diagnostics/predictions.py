@@ -119,7 +119,7 @@ class Outcome:
 
 def _check(probs: Float[np.ndarray, "N C"], targets: Int[np.ndarray, " N"]) -> None:
     if not probs.size:
-        raise DataError("there are no points")
+        raise DataError("there are no labeled points")
     bad = np.flatnonzero(~np.isfinite(probs).all(axis=1))
     if bad.size:
         raise DataError(
@@ -132,10 +132,10 @@ def _check(probs: Float[np.ndarray, "N C"], targets: Int[np.ndarray, " N"]) -> N
             f"probabilities must be >= 0 and each row must sum to 1 (lowest value "
             f"{probs.min():.3g}, a row sums to {probs[off.argmax()].sum():.3g}); apply softmax"
         )
-    if targets.shape != probs.shape[:1] or not 0 <= targets.min() <= targets.max() < probs.shape[1]:
+    if targets.min() < 0 or targets.max() >= probs.shape[1]:
         raise DataError(
-            f"targets {targets.shape}, from {targets.min()} to {targets.max()}, do not fit "
-            f"probabilities {probs.shape} (points, classes)"
+            f"targets range from {targets.min()} to {targets.max()} but the probabilities have "
+            f"{probs.shape[1]} classes"
         )
 
 

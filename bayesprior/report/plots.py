@@ -168,7 +168,7 @@ def risk_coverage_plot(curves: Mapping[str, RiskCoverage]) -> Figure:
         axes.plot(curve.coverage[thin], curve.risk[thin], color=color, label=label)
     axes.set(xlabel="share of points kept", ylabel="error among them", xlim=(0, 1))
     axes.set_ylim(0, None)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for axis in (axes.xaxis, axes.yaxis):
         _percent(axis)
     return figure

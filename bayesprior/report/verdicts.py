@@ -211,7 +211,7 @@ def temperature_verdict(checks: Sequence[TemperatureCheck]) -> Verdict:
     for check in checks:
         m = check.measured
         reason = (
-            f"Its {check.name} temperature is {m.estimate:.4g} (95 % interval {m.low:.4g} to "
+            f"Its {check.name} is {m.estimate:.4g} (95 % interval {m.low:.4g} to "
             f"{m.high:.4g}), it claims {check.claimed:.4g}."
         )
         if check.agrees(_limit("temperature")):

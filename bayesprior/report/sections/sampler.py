@@ -30,7 +30,7 @@ def items(context: Context) -> list[Item]:
         columns = [
             Column("name", "temperature"),
             Column("claimed", "claimed", ".3g"),
-            Column("measured", "measured [95 %]", ".3f"),
+            Column("measured", "measured [95 %]", ".3g"),
         ]
         note = "Over the later half of the steps at the last temperature."
         rows = [vars(t) for t in context.temperatures]
