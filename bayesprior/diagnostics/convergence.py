@@ -143,7 +143,7 @@ def summarize_chains(
         low = [float(np.quantile(v, 0.05, method="lower")) for v in (bulk, tail)]
         chance = _chance_rhat(*flat.shape[:2])
         size = flat.shape[-1], flat.shape[0]
-        out.append(ChainSummary(name, *size, high[0], chance, *low, high[1]))
+        out.append(ChainSummary(name, *size, high[0], chance, low[0], low[1], high[1]))
     return out
 
 
@@ -232,7 +232,8 @@ def temperature_checks(tree: xr.DataTree) -> list[TemperatureCheck]:
     if "trace" not in tree.children:
         return []
     trace = tree["trace"].dataset
-    ends = [n.removeprefix("temperature") for n in trace if str(n).startswith("temperature.")]
+    names = map(str, trace)
+    ends = [n.removeprefix("temperature") for n in names if n.startswith("temperature.")]
     out = []
     for end in ends or [""]:
         if f"temperature{end}" not in trace:

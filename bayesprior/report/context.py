@@ -82,7 +82,7 @@ class Context:
     def attrs(self) -> Mapping[str, Any]:
         """The tree's attributes, out of their JSON."""
         return {
-            k: json.loads(v) if isinstance(v, str) and v[:1] in "{[" and v else v
+            str(k): json.loads(v) if isinstance(v, str) and v[:1] in "{[" and v else v
             for k, v in self.tree.attrs.items()
         }
 

@@ -353,9 +353,10 @@ def to_prediction(group: xr.DataTree) -> Prediction:
             found[name] = found[name].reshape(-1, *found[name].shape[2:]).astype(float)
     if "mean" in found and "targets" in found:
         found["targets"] = found["targets"].reshape(found["mean"].shape)
-    empty = dict.fromkeys(("mean_probs", "log_likelihood", "targets"))
+    parts: dict[str, Any] = dict.fromkeys(("mean_probs", "log_likelihood", "targets"))
+    parts |= {name: torch.from_numpy(values) for name, values in found.items()}
     return Prediction(
-        **{**empty, **{name: torch.from_numpy(values) for name, values in found.items()}},
+        **parts,
         chain=torch.from_numpy(np.repeat(data.chain.values, shape[1])),
         draw=torch.arange(shape[1]).repeat(shape[0]),
         metrics=json.loads(data.attrs["metrics"]),
