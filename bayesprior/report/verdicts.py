@@ -241,8 +241,8 @@ def width_verdict(total: ChiSquareCheck, num_constraints: int, *, temperature: f
     """
     least = temperature * (total.dim - num_constraints)
     numbers = (
-        f"The draws' squared distance from the prior mean is {total.mean:.3g}; "
-        f"{num_constraints:,} observed outputs leave at least {max(least, 0):.3g} of "
+        f"The draws' squared distance from the prior mean is {total.mean:,.0f}; "
+        f"{num_constraints:,} observed outputs leave at least {max(least, 0):,.0f} of "
         f"{total.dim:,} free."
     )
     if total.mean >= _limit("narrow") * least:
@@ -299,7 +299,8 @@ def shift_verdict(rows: Sequence[ShiftRow]) -> Verdict:
     if len(rows) < 2:
         return Verdict(CHANGED, "unknown", "Not measured", "No shifted set was given.")
     bad = max(rows[1:], key=lambda row: row.scores["ece"] - row.chance)
-    name = bad.shift if bad.severity is None else f"{bad.shift} of severity {bad.severity}"
+    name = bad.shift.replace("_", " ")
+    name += "" if bad.severity is None else f" of severity {bad.severity}"
     ece = bad.scores["ece"]
     reason = (
         f"The worst is {name}: accuracy {bad.scores['accuracy']:.0%} at a mean confidence of "

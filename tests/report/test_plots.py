@@ -41,7 +41,7 @@ def labeled(axes, start):
 
 
 def test_reliability_diagram(outcome):
-    bins = outcome.bins(10)
+    bins = outcome.bins()
     top, bottom = reliability_diagram(bins).axes
     curve = bins.curve()
     np.testing.assert_allclose(
