@@ -52,6 +52,7 @@ def report(
     temperature: float = 1.0,
     shifted: Mapping[str, DataBundle] | None = None,
     ood: Mapping[str, DataBundle] | None = None,
+    left_out: Mapping[str, str] | None = None,
     corruptions: Sequence[int] = (),
     runs: Sequence[MethodResult] = (),
     method: str | None = None,
@@ -86,6 +87,8 @@ def report(
     shifted, ood
         Further tasks by name, of which the test split is taken: with this task's labels, and
         foreign ones, whose labels are not used. A set that does not fit is left out and named.
+    left_out
+        Further sets that were found not to fit, by name, and why: the page says so.
     corruptions
         Severities (1 to 5) at which the test images are corrupted, all kinds each.
     runs, method, baseline
@@ -128,7 +131,7 @@ def report(
     if data.validation is not None and test.mean_probs is not None:
         validation = predicted(data, "validation")
     changed = {name: bundle for s in corruptions for name, bundle in corrupted(data, s).items()}
-    unusable: dict[str, str] = {}
+    unusable = {f"set {name}": why for name, why in (left_out or {}).items()}
 
     def predicted_sets(bundles: Mapping[str, DataBundle]) -> dict[str, Prediction]:
         found = {}
