@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesprior.cli.commands import COMMANDS, metric_lines
-from bayesprior.errors import BayesPriorError, ConfigError, nearest_name
+from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.recipes.calls import field_docs
 from bayesprior.recipes.fields import Options
 
@@ -98,14 +98,14 @@ def parse(name: str, arguments: Sequence[str]) -> Options | None:
     try:
         return options(**values)
     except ConfigError as error:
-        raise in_flags(error, options) from None
+        raise ConfigError(in_flags(error, options)) from None
 
 
-def in_flags(error: BayesPriorError, options: type[Options]) -> BayesPriorError:
-    """Return an error whose message begins with an option's name with that name as a flag."""
+def in_flags(error: Exception, options: type[Options]) -> str:
+    """Return a message; an option's name at its beginning becomes the flag."""
     text = str(error)
     names = {spec.name for spec in dataclasses.fields(options)}
-    return type(error)(f"--{text}") if text.split(" ")[0] in names else error
+    return f"--{text}" if text.split(" ")[0] in names else text
 
 
 def _specs(name: str) -> Specs:

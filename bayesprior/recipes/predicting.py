@@ -159,7 +159,7 @@ def compare_runs(
     folders = {Path(run).expanduser().resolve(): Path(run) for run in runs}
     against = None if baseline is None else Path(baseline).expanduser().resolve()
     if against is not None:
-        folders.setdefault(against, against)
+        folders.setdefault(against, Path(baseline or ""))
     for run in folders.values():  # before any of them is predicted
         _check_finished(run)
     groups: dict[str, list[Path]] = {}

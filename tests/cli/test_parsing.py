@@ -59,7 +59,7 @@ def test_the_word_behind_fit_is_the_method():
         (["fit", "map", *NEEDED, "--num-steps", "1e30"], "--num_steps must be a whole number"),
         (["fit", "map", *NEEDED, "--start", "no"], "--start must be one of 'prior', 'module', got"),
         (["fit", "map", *NEEDED, "--progress", "x"], "unrecognized arguments: x"),
-        (["fit", "map", *NEEDED, "--seed"], "expected one argument"),
+        (["fit", "map", *NEEDED, "--seed"], "--seed needs a value"),
         (["fit", "map", *NEEDED[:-2]], "missing: --out"),
         (["fit", "map", *NEEDED, "stray"], "stray"),
         (["fit", "map", *NEEDED, "--config", "no.yaml"], "cannot read the configuration 'no.yaml'"),
