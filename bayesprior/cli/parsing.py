@@ -131,16 +131,15 @@ def _parser(name: str) -> Any:
 
     options, left = COMMANDS[name].options, dict(_specs(name))
     title, _, more = (options.__doc__ or "").partition("\n\n")
-    shown = {"?": "{}", "*": "{} [{} ...]"}
-    places = [
-        ("[{} ...]" if not _is_required(spec) else shown[_places(spec)]).format(*[key.upper()] * 2)
-        for key, spec in left.items()
-        if _places(spec)
-    ]
+    usage = [f"bayesprior {name}"]
+    for key, spec in left.items():
+        if places := _places(spec):
+            shown = f"{key.upper()} ..." if places == "*" else key.upper()
+            usage.append(shown if _is_required(spec) else f"[{shown}]")
     metrics = getattr(options, "metrics", None)
     parser = jsonargparse.ArgumentParser(
         prog=f"bayesprior {name}",
-        usage=" ".join([f"bayesprior {name}", *places, "[options]"]),
+        usage=" ".join([*usage, "[options]"]),
         description=" ".join(f"{title} {more}".split()),
         epilog=f"Metrics. {'; '.join(metric_lines(metrics))}" if metrics else None,
         formatter_class=argparse.HelpFormatter,
@@ -197,7 +196,7 @@ def _prepared(name: str, arguments: Sequence[str]) -> list[str]:
     """Refuse unknown options, write ``--flag`` and ``--dict key=value`` out, read the config."""
     specs, flags = _specs(name), _flags(name)
     out: list[str] = []
-    places: list[str] = []  # arguments without a flag go first, wherever they stood
+    first: list[str] = []  # configurations, which flags override, and what has no flag
     words = list(arguments)
     while words:
         word = words.pop(0)
@@ -206,7 +205,7 @@ def _prepared(name: str, arguments: Sequence[str]) -> list[str]:
         base = base.replace("-", "_")
         if not word.startswith("--") or base in ("", "help", "print_config"):
             is_place = not word.startswith("-") or word == "-"
-            (places if is_place else out).append(word.replace("print-config", "print_config"))
+            (first if is_place else out).append(word.replace("print-config", "print_config"))
             continue
         if base not in (*flags, "config"):
             raise ConfigError(_unknown(base, name))
@@ -220,14 +219,15 @@ def _prepared(name: str, arguments: Sequence[str]) -> list[str]:
                 raise ConfigError(f"--{base} needs a value (see bayesprior {name} --help)")
             value = "true" if is_switch else words.pop(0)
         if base == "config":
-            value = _read_config(value, name)
-        elif is_dict and not dot and not value.startswith("{"):
+            first.append(f"--config={_read_config(value, name)}")
+            continue
+        if is_dict and not dot and not value.startswith("{"):
             inner, is_pair, value = value.partition("=")
             if not is_pair:
                 raise ConfigError(f"--{base} takes NAME=VALUE, not {inner!r}")
             dot = "."
         out.append(f"--{base}{dot}{inner}={value}")
-    return places + out
+    return first + out
 
 
 _BOOLEANS = ("true", "false", "yes", "no")

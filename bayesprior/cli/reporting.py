@@ -105,17 +105,15 @@ def report(options: Report) -> None:
         baseline=found.baseline if found else None,
         only_prior=found is not None and found.only_prior,
         configuration=fit.options,
-        mode=options.mode,
-        num_draws=options.num_draws,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        device=options.device,
-        progress=options.progress,
+        **{name: getattr(options, name) for name in _OF_PAGE},
     )
     for name, reason in json.loads(tree.attrs["missing"]).items():
         if name.startswith("set "):
             say(f"{name} is left out: {reason}")
     print(printable(folder / REPORT_PAGE))
+
+
+_OF_PAGE = ("mode", "num_draws", "batch_size", "seed", "device", "progress")
 
 
 def _sets(

@@ -139,7 +139,7 @@ def test_a_configuration_file_is_overridden_by_options(tmp_path):
     path = tmp_path / "fit.yaml"
     path.write_text(yaml.safe_dump({"lr": 0.5, "chains": 3, "data": "mnist", "seed": 4}))
     found = parse("fit sgld", [*NEEDED, "--config", str(path), "--seed", "9"])
-    assert (found.lr, found.chains, found.seed) == (0.5, 3, 9)
+    assert (found.lr, found.chains, found.seed, found.data) == (0.5, 3, 9, "digits")
     needed = ["--model", "mlp", "--prior", "p", "--out", "o"]
     assert parse("fit sgld", [f"--config={path}", *needed]).data == "mnist"
 
