@@ -113,7 +113,7 @@ def report(options: Report) -> None:
     print(printable(folder / REPORT_PAGE))
 
 
-_OF_PAGE = ("mode", "num_draws", "batch_size", "seed", "device", "progress")
+_OF_PAGE = ("mode", "num_draws", "batch_size", "batch_norm", "seed", "device", "progress")
 
 
 def _sets(

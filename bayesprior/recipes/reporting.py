@@ -61,6 +61,7 @@ def report(
     configuration: Mapping[str, Any] | None = None,
     num_draws: int | None = None,
     batch_size: int = 256,
+    batch_norm: str = "draw",
     seed: int = 0,
     device: str = "auto",
     mode: str = "full",
@@ -100,8 +101,8 @@ def report(
         Shown at the page's end.
     num_draws
         Draws averaged; all stored ones (30 of a Gaussian) by default.
-    batch_size, seed, device, progress
-        Of the predictions.
+    batch_size, batch_norm, seed, device, progress
+        Of the predictions; BatchNorm statistics are re-estimated on the training split.
     mode
         "full" or "summary", see `bayesprior.tree.build.to_datatree`.
 
@@ -120,7 +121,13 @@ def report(
     folder = Path(out)
     module = module.to(pick_device(device))
     held = _held(posterior, num_draws, seed)
-    options: dict[str, Any] = {"num_draws": num_draws, "seed": seed, "progress": progress}
+    options: dict[str, Any] = {
+        "num_draws": num_draws,
+        "batch_norm": batch_norm,
+        "bn_loader": data.loader("train", batch_size) if batch_norm == "reestimate" else None,
+        "progress": progress,
+        "seed": seed,
+    }
 
     def predicted(bundle: DataBundle, split: str) -> Prediction:
         return predict(module, held, bundle.loader(split, batch_size), likelihood, **options)
