@@ -222,7 +222,7 @@ def metric_lines(which: str) -> list[str]:
     return [
         f"{ast.literal_eval(name)}: {ast.literal_eval(row.args[1])}"
         for name, row in zip(table.keys, table.values, strict=True)  # type: ignore[union-attr]
-        if len(row.args) > (4 if which == "compared" else 3)  # type: ignore[attr-defined]
+        if len(row.args) > (4 if which == "compared" else 3)
     ]
 
 

@@ -114,6 +114,8 @@ def _read_tensors(path: Path) -> Found:
     format_ = header.get("format", "")
     facts: Facts = []
     law: GaussianWeights | PointPosterior
+    buffers: Mapping[str, Any]
+    provenance: Mapping[str, Any] = {}
     if format_.startswith("bayesprior.gaussian/"):
         law = GaussianWeights.load(path)
         kind = f"Gaussian over weights ({law.provenance.get('role', 'no role recorded')})"
@@ -127,7 +129,7 @@ def _read_tensors(path: Path) -> Found:
     elif format_.startswith("bayesprior.draw/"):
         tensors, header = load_tensors(path, format=format_)
         kind = f"draw {header['index']} of chain {header['chain']}, after {header['step']} steps"
-        layout, provenance = ParameterLayout.from_json(header["layout"]), {}
+        layout = ParameterLayout.from_json(header["layout"])
         values, measure = _rms(layout.unflatten(tensors.pop("weights"))), "rms weight"
         buffers = {name.removeprefix("buffer."): tensor for name, tensor in tensors.items()}
     else:

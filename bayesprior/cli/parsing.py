@@ -149,12 +149,13 @@ def _parser(name: str) -> Any:
     parser.add_argument(
         "--config", action="config", metavar="FILE", help="YAML file of options, such as a run's."
     )
-    docs = field_docs(options)
+    docs = field_docs(options)  # type: ignore[arg-type]
     for owner in options.__mro__:
         group = None
         for key in vars(owner).get("__annotations__", ()):
-            if (spec := left.pop(key, None)) is None:
+            if key not in left:
                 continue
+            spec = left.pop(key)
             if places := _places(spec):  # what is missing is told by `parse`
                 parser.add_argument(
                     key, nargs=places, type=str, metavar=key.upper(), help=docs[key]
@@ -176,7 +177,8 @@ def _argument(spec: dataclasses.Field[Any], doc: str) -> dict[str, Any]:
     parts = [kind for kind in typing.get_args(spec.type) if kind is not type(None)]
     is_optional = type(None) in typing.get_args(spec.type)
     kind: Any = parts[0] if is_optional else spec.type
-    read, metavar = Any, "true|false" if kind is bool else getattr(kind, "__name__", "").upper()
+    read: Any = Any
+    metavar = "true|false" if kind is bool else getattr(kind, "__name__", "").upper()
     if kind is str:
         read, metavar = str | None, "PATH" if spec.metadata.get("path") else "TEXT"
     elif typing.get_origin(kind) is dict:

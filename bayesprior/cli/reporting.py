@@ -1,7 +1,7 @@
 """``predict``, ``report`` and ``compare``: from fits to predictions, figures and words."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def _predict_new(options: Predict) -> None:
     if options.out is not None:
         check_out(options.out)
     found = predict_new(options.run, options.new, **values_of(NewDataOptions, options))
-    tell, where = say, ""  # the rows have the standard output to themselves
+    tell: Callable[[str], None] = say  # the rows have the standard output to themselves
+    where = ""
     if options.out is None:
         print(found.csv(), end="")
     else:
