@@ -55,6 +55,7 @@ def report(
     temperature: float = 1.0,
     shifted: Mapping[str, DataBundle] | None = None,
     ood: Mapping[str, DataBundle] | None = None,
+    left_out: Mapping[str, str] | None = None,
     corruptions: Sequence[int] = (),
     runs: Sequence[MethodResult] = (),
     method: str | None = None,
@@ -94,6 +95,8 @@ def report(
     shifted, ood
         Further tasks by name, of which the test split is taken: with this task's labels, and
         foreign ones, whose labels are not used. A set that does not fit is left out and named.
+    left_out
+        Further sets that were found not to fit, by name, and why: the page says so.
     corruptions
         Severities (1 to 5) at which the test images are corrupted, all kinds each.
     runs, method, baseline
@@ -106,7 +109,7 @@ def report(
     num_draws
         Draws averaged; all stored ones (30 of a Gaussian) by default.
     batch_size, batch_norm, seed, device, progress
-        Of the predictions, see `bayesprior.prediction.predict.predict`.
+        Of the predictions; BatchNorm statistics are re-estimated on the training split.
     mode
         "full" or "summary", see `bayesprior.tree.build.to_datatree`.
 
@@ -126,20 +129,17 @@ def report(
     module = module.to(pick_device(device))
     held = _held(posterior, num_draws, seed)
     plain = dataclasses.replace(data, train=data.train.without_augmentation())
+    options: dict[str, Any] = {
+        "forward": forward,
+        "num_draws": num_draws,
+        "batch_norm": batch_norm,
+        "bn_loader": data.loader("train", batch_size) if batch_norm == "reestimate" else None,
+        "progress": progress,
+        "seed": seed,
+    }
 
     def predicted(bundle: DataBundle, split: str) -> Prediction:
-        return predict(
-            module,
-            held,
-            bundle.loader(split, batch_size),
-            likelihood,
-            forward=forward,
-            num_draws=num_draws,
-            batch_norm=batch_norm,
-            bn_loader=plain.loader("train", batch_size) if batch_norm == "reestimate" else None,
-            progress=progress,
-            seed=seed,
-        )
+        return predict(module, held, bundle.loader(split, batch_size), likelihood, **options)
 
     train = predicted(plain, "train")
     test = predicted(data, "test") if test is None else test
@@ -147,7 +147,7 @@ def report(
     if data.validation is not None and test.mean_probs is not None:
         validation = predicted(data, "validation")
     changed = {name: bundle for s in corruptions for name, bundle in corrupted(data, s).items()}
-    unusable: dict[str, str] = {}
+    unusable = {f"set {name}": why for name, why in (left_out or {}).items()}
 
     def predicted_sets(bundles: Mapping[str, DataBundle]) -> dict[str, Prediction]:
         found = {}
