@@ -98,6 +98,7 @@ def judge(interval: Interval, row: MetricRow, num_pairs: int, *, varies: bool = 
 
     Examples
     --------
+    >>> from bayesprior.prediction.metrics import METRICS
     >>> accuracy = METRICS["accuracy"]
     >>> judge(Interval(0.03, 0.01, 0.05), accuracy, 5), judge(Interval(0.0, 0.0, 0.0), accuracy, 5)
     ('better', 'tie')
