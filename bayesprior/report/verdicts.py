@@ -288,7 +288,7 @@ def coverage_verdict(pit: np.ndarray) -> Verdict:
         f"Of {len(pit)} targets {inside:.1%} lie in their 90 % predictive interval; their ranks "
         f"are {distance:.2f} from uniform, by chance up to {chance:.2f} (Kolmogorov-Smirnov)."
     )
-    off = abs(float(np.median(pit)) - 0.5) > 0.15
+    off = abs(float(np.mean(pit)) - 0.5) > 0.15
     width = "narrow" if inside < 0.9 else "wide"
     way = "the predictions are biased" if off else f"the intervals are too {width}"
     return _graded("ranks", distance, chance, way, reason)
