@@ -45,7 +45,6 @@ def test_chance_is_what_an_honest_model_shows(rng):
     sets = [outcome(rng, f"s-{i}", 2.0, num_points=100) for i in range(1, 101)]
     rows = shift_table(outcome(rng, "test", 2.0), sets)
     beyond = sum(row.scores["ece"] > row.chance for row in rows[1:])
-    assert rows[1].num_points == 100
     assert binomtest(beyond, 100, 0.05, "greater").pvalue > 1e-5
 
 
