@@ -122,7 +122,7 @@ def load_prediction(
     """Return what `predict_run`, which takes the same, wrote of the test split."""
     stage = predict_run(run, options=options, fit=fit)
     path = predictive_path(run, stage.removeprefix("predict-"))
-    return to_prediction(load_tree(path)["predictions"])
+    return to_prediction(load_tree(path))
 
 
 def _check_finished(run: str | Path) -> None:

@@ -337,12 +337,12 @@ def _predictions(
     return _dataset(variables, grid, **coords).assign_attrs(kind=kind, metrics=metrics)
 
 
-def to_prediction(group: xr.DataTree) -> Prediction:
-    """Take a ``predictions`` group back as what `bayesprior.prediction.predict.predict` found.
+def to_prediction(tree: xr.DataTree, group: str = "predictions") -> Prediction:
+    """Take a group of predictions back as what `bayesprior.prediction.predict.predict` found.
 
     Draws count from 0 in each chain, and those that the tree left out are gone.
     """
-    data = group.dataset
+    data = tree[group].dataset
     shape = data.sizes["chain"], data.sizes["draw"]
     names = {"probs": "mean_probs", "target": "targets", "mixture_weight": "weight"}
     kept = ("predictive_entropy", "expected_entropy", "mutual_information", "energy")

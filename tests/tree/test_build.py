@@ -204,7 +204,7 @@ def test_draws_of_a_mixture_weigh_as_they_do_in_the_average(run, tmp_path):
 def test_predictions_come_back_from_their_group(run, tmp_path):
     found = run.predictions["test"]
     save_tree(to_datatree(test=found), tmp_path / "a.nc")
-    again = to_prediction(load_tree(tmp_path / "a.nc")["predictions"])
+    again = to_prediction(load_tree(tmp_path / "a.nc"))
     for field in dataclasses.fields(found):
         before, after = getattr(found, field.name), getattr(again, field.name)
         if isinstance(before, torch.Tensor):
