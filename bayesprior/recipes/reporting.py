@@ -209,7 +209,7 @@ def report(
     )
     tree.attrs["missing"] = json.dumps(json.loads(tree.attrs["missing"]) | unusable)
     save_tree(tree, folder / REPORT)
-    build_report(tree).write(folder)
+    rebuild(folder)  # from the file, so that the page is the one that it gives later
     return tree
 
 
