@@ -184,8 +184,8 @@ def save_tensors(
         save_file(plain, temporary, metadata={**header, "checksum": _checksum(plain)})
 
 
-def read_header(path: str | Path, *, format: str) -> dict[str, str]:
-    """Read the header of a file without its tensors.
+def read_header(path: str | Path, *, format: str | None) -> dict[str, str]:
+    """Read the header of a file without its tensors; of any safetensors file for a format of None.
 
     Raises
     ------
@@ -203,7 +203,7 @@ def read_header(path: str | Path, *, format: str) -> dict[str, str]:
             f"{path} is no readable safetensors file (truncated or foreign?): {error}"
         ) from error
     found = header.get("format", "")
-    if found != format:
+    if format is not None and found != format:
         name, _, version = format.partition("/")
         if found.partition("/")[0] == name:
             raise PriorFileError(

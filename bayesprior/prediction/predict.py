@@ -16,7 +16,8 @@ from bayesprior.inference.protocols import Draw, Posterior
 from bayesprior.inference.wrappers import modes_kept
 from bayesprior.prediction.averaging import DrawAverage
 from bayesprior.prediction.functional import FunctionalNetwork
-from bayesprior.prediction.metrics import CalibrationError, default_metrics, nll
+from bayesprior.prediction.metrics import CalibrationError, default_metrics
+from bayesprior.prediction.points import nll
 from bayesprior.tasks.likelihoods import Likelihood, Moments
 from bayesprior.tasks.protocols import Batch, Forward, pair_forward, tensors_of, to_device
 

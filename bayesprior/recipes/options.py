@@ -339,7 +339,8 @@ class PageOptions(AverageOptions):
     """Report."""
 
     shift: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Further test sets with the same classes, as NAME=FILE: an .npz file or a data set's name."""
+    """Further test sets with the same classes, as NAME=FILE: an .npz file or a data set's name. One
+    that does not fit is left out, and the page says so."""
     ood: dict[str, str] = dataclasses.field(default_factory=dict)
     """Foreign sets, likewise; their labels are not used."""
     corruptions: bool = False

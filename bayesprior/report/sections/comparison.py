@@ -1,7 +1,5 @@
 """Comparison: methods side by side, ties called ties."""
 
-import functools
-
 from bayesprior.diagnostics.compare import compared_metrics, comparison_table
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.report.context import Context, Heading
@@ -29,8 +27,8 @@ def items(context: Context) -> list[Item]:
             "or a dot in the gray margin, is a tie: other seeds or other test points could turn "
             "it around, or it is too small to matter."
         )
-        draw = functools.partial(comparison_forest, differences, metric)
-        out += context.picture(f"Difference in {METRICS[metric].label}", caption, draw)
+        title = f"Difference in {METRICS[metric].label}"
+        out += context.picture(title, caption, comparison_forest, differences, metric)
     if differences:
         ties = sum(d.verdict == "tie" for d in differences)
         margins = ", ".join(f"{r.label} {r.margin:g}" for r in compared_metrics().values())
