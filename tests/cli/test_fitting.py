@@ -170,7 +170,7 @@ def arrays(**changes):
     [
         (arrays(y=None), "lacks y"),
         (arrays(y=np.arange(12) - 1), "label -1"),
-        (arrays(x=np.full((12, 8, 8), np.nan, np.float32)), "NaN or infinite pixels"),
+        (arrays(x=np.full((12, 8, 8), np.nan, np.float32)), "NaN or infinite numbers"),
         (arrays(x=np.zeros((12, 8), np.uint8)), "shape (12, 8)"),
         (arrays(y=np.zeros(11, int)), "12 images"),
     ],
