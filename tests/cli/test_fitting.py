@@ -171,8 +171,8 @@ def arrays(**changes):
         (arrays(y=None), "lacks y"),
         (arrays(y=np.arange(12) - 1), "label -1"),
         (arrays(x=np.full((12, 8, 8), np.nan, np.float32)), "NaN or infinite numbers"),
-        (arrays(x=np.zeros((12, 8), np.uint8)), "shape (12, 8)"),
-        (arrays(y=np.zeros(11, int)), "12 images"),
+        (arrays(x=np.zeros((12, 8, 8, 5), np.uint8)), "must be 1, 3 or 4 channels"),
+        (arrays(y=np.zeros(11, int)), "12 inputs"),
     ],
 )
 def test_bad_images(content, message, refused, tmp_path):
