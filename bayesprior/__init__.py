@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bayesprior.version import __version__
 
 if TYPE_CHECKING:
-    from bayesprior.data import DataBundle, few_shot, from_arrays, get_data
+    from bayesprior.data import DataBundle, as_bundle, check_fit, few_shot, from_arrays, get_data
     from bayesprior.errors import (
         BayesPriorError,
         CheckpointError,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         PriorFileError,
         StorageError,
     )
-    from bayesprior.inference.collectors import SWAG, DrawWriter
+    from bayesprior.inference.collectors import SWAG, DrawsInMemory, DrawWriter, Watching
     from bayesprior.inference.engine import train
     from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
     from bayesprior.inference.posteriors import PointPosterior, StoredDraws
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bayesprior.integrations import huggingface, lightning
     from bayesprior.models import get_model
     from bayesprior.prediction.predict import Prediction, predict
-    from bayesprior.probabilistic import BayesianNetwork
+    from bayesprior.probabilistic import BayesianNetwork, RandomNetwork, StochasticGradientMCMC
     from bayesprior.recipes import (
         fit_map,
         fit_source,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         sample,
         study,
     )
+    from bayesprior.recipes.new_data import predict_new
     from bayesprior.report import plots
     from bayesprior.tasks.likelihoods import (
         Categorical,
@@ -50,17 +51,22 @@ if TYPE_CHECKING:
         Normal,
         PixelCategorical,
     )
-    from bayesprior.tasks.objectives import supervised, two_view
-    from bayesprior.tasks.protocols import Forward
+    from bayesprior.tasks.objectives import Objective, supervised, two_view
+    from bayesprior.tasks.protocols import (
+        Forward,
+        dictionary_forward,
+        inputs_forward,
+        keyword_forward,
+    )
+    from bayesprior.weights.blocks import Block
     from bayesprior.weights.gaussian import GaussianWeights
     from bayesprior.weights.layout import ParameterLayout
+    from bayesprior.weights.rows import RowCovariance
 
 __all__ = [
-    "SGHMC",
-    "SGLD",
-    "SWAG",
     "BayesPriorError",
     "BayesianNetwork",
+    "Block",
     "Categorical",
     "CheckpointError",
     "ConfigError",
@@ -68,6 +74,7 @@ __all__ = [
     "DataError",
     "DivergenceError",
     "DrawWriter",
+    "DrawsInMemory",
     "Forward",
     "GaussianWeights",
     "HeteroscedasticNormal",
@@ -76,15 +83,26 @@ __all__ = [
     "Likelihood",
     "MissingDependencyError",
     "Normal",
+    "Objective",
     "ParameterLayout",
     "PixelCategorical",
     "PointPosterior",
     "Prediction",
     "PriorFileError",
+    "RandomNetwork",
+    "RowCovariance",
+    "SGHMC",
+    "SGLD",
+    "SWAG",
+    "StochasticGradientMCMC",
     "StorageError",
     "StoredDraws",
+    "Watching",
     "__version__",
+    "as_bundle",
     "attach_prior",
+    "check_fit",
+    "dictionary_forward",
     "few_shot",
     "fit_map",
     "fit_source",
@@ -93,11 +111,14 @@ __all__ = [
     "get_data",
     "get_model",
     "huggingface",
+    "inputs_forward",
+    "keyword_forward",
     "lightning",
     "load_run",
     "make_prior",
     "plots",
     "predict",
+    "predict_new",
     "report",
     "sample",
     "study",
@@ -108,7 +129,14 @@ __all__ = [
 
 # Where each name lives; the same as the imports above, which type checkers read.
 _HOMES = {
-    "bayesprior.data": ("DataBundle", "few_shot", "from_arrays", "get_data"),
+    "bayesprior.data": (
+        "DataBundle",
+        "as_bundle",
+        "check_fit",
+        "few_shot",
+        "from_arrays",
+        "get_data",
+    ),
     "bayesprior.errors": (
         "BayesPriorError",
         "CheckpointError",
@@ -120,25 +148,14 @@ _HOMES = {
         "PriorFileError",
         "StorageError",
     ),
-    "bayesprior.weights.gaussian": ("GaussianWeights",),
-    "bayesprior.inference.collectors": ("SWAG", "DrawWriter"),
+    "bayesprior.inference.collectors": ("SWAG", "DrawWriter", "DrawsInMemory", "Watching"),
     "bayesprior.inference.engine": ("train",),
     "bayesprior.inference.optimizers": ("SGHMC", "SGLD", "ImplicitPriorSGD"),
     "bayesprior.inference.posteriors": ("PointPosterior", "StoredDraws"),
     "bayesprior.inference.prior_term": ("attach_prior",),
-    "bayesprior.weights.layout": ("ParameterLayout",),
-    "bayesprior.tasks.likelihoods": (
-        "Categorical",
-        "HeteroscedasticNormal",
-        "Likelihood",
-        "Normal",
-        "PixelCategorical",
-    ),
     "bayesprior.models": ("get_model",),
-    "bayesprior.tasks.protocols": ("Forward",),
-    "bayesprior.tasks.objectives": ("supervised", "two_view"),
     "bayesprior.prediction.predict": ("Prediction", "predict"),
-    "bayesprior.probabilistic": ("BayesianNetwork",),
+    "bayesprior.probabilistic": ("BayesianNetwork", "RandomNetwork", "StochasticGradientMCMC"),
     "bayesprior.recipes": (
         "fit_map",
         "fit_source",
@@ -149,6 +166,25 @@ _HOMES = {
         "sample",
         "study",
     ),
+    "bayesprior.recipes.new_data": ("predict_new",),
+    "bayesprior.tasks.likelihoods": (
+        "Categorical",
+        "HeteroscedasticNormal",
+        "Likelihood",
+        "Normal",
+        "PixelCategorical",
+    ),
+    "bayesprior.tasks.objectives": ("Objective", "supervised", "two_view"),
+    "bayesprior.tasks.protocols": (
+        "Forward",
+        "dictionary_forward",
+        "inputs_forward",
+        "keyword_forward",
+    ),
+    "bayesprior.weights.blocks": ("Block",),
+    "bayesprior.weights.gaussian": ("GaussianWeights",),
+    "bayesprior.weights.layout": ("ParameterLayout",),
+    "bayesprior.weights.rows": ("RowCovariance",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -34,11 +34,13 @@ __all__ = [
     "atomic_path",
     "chain_dir",
     "draw_path",
+    "last_checkpoint",
     "load_tensors",
     "predictive_path",
     "read_header",
     "remove_leftovers",
     "save_tensors",
+    "write_text",
 ]
 
 CONFIG = "config.yaml"
@@ -68,6 +70,13 @@ def chain_dir(run_dir: str | Path, chain: int) -> Path:
 def draw_path(folder: str | Path, index: int) -> Path:
     """Return the file of one stored draw inside a chain's folder."""
     return Path(folder).expanduser() / f"draw-{index:04d}.safetensors"
+
+
+def last_checkpoint(run_dir: str | Path) -> Path | None:
+    """Return the newest checkpoint of a run folder, its chains' included; None without any."""
+    folder = Path(run_dir).expanduser()
+    found = [*folder.glob(CHECKPOINT), *folder.glob(f"chain-*/{CHECKPOINT}")]
+    return max(found, key=lambda path: (path.stat().st_mtime, path), default=None)
 
 
 def predictive_path(run_dir: str | Path, split: str) -> Path:
@@ -128,6 +137,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file of text atomically, as `atomic_path` does."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -169,8 +184,8 @@ def save_tensors(
         save_file(plain, temporary, metadata={**header, "checksum": _checksum(plain)})
 
 
-def read_header(path: str | Path, *, format: str) -> dict[str, str]:
-    """Read the header of a file without its tensors.
+def read_header(path: str | Path, *, format: str | None) -> dict[str, str]:
+    """Read the header of a file without its tensors; of any safetensors file for a format of None.
 
     Raises
     ------
@@ -188,7 +203,7 @@ def read_header(path: str | Path, *, format: str) -> dict[str, str]:
             f"{path} is no readable safetensors file (truncated or foreign?): {error}"
         ) from error
     found = header.get("format", "")
-    if found != format:
+    if format is not None and found != format:
         name, _, version = format.partition("/")
         if found.partition("/")[0] == name:
             raise PriorFileError(

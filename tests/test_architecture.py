@@ -67,6 +67,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "jsonargparse": ("cli",),
     "yaml": ("cli", "recipes"),
     "joblib": ("recipes.studying",),
+    "filelock": ("recipes.sessions",),
 }
 
 # Never loaded by `import bayesprior`, nor by the command line's --help.

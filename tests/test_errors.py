@@ -33,7 +33,7 @@ def test_every_error_is_exported_and_documented():
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, errors.BayesPriorError)
     }
-    assert kinds | {"nearest_name"} == set(errors.__all__)
+    assert kinds | {"check", "checked", "kind_of", "nearest_name"} == set(errors.__all__)
     assert all(getattr(errors, name).__doc__ for name in kinds)
 
 

@@ -110,10 +110,11 @@ def test_data_files_are_in_the_wheel():
     patterns = SETUP_CFG["options.package_data"]
     for path in tracked_files():
         if path.is_relative_to(PACKAGE) and path.suffix != ".py":
-            package = ".".join(path.parent.relative_to(ROOT).parts)
+            folder = next(p for p in path.parents if (p / "__init__.py").exists())
+            package, name = ".".join(folder.relative_to(ROOT).parts), path.relative_to(folder)
             declared = patterns.get(package, "").replace(",", " ").split()
-            assert any(fnmatch.fnmatch(path.name, p) for p in declared), (
-                f"setup.cfg [options.package_data] lacks {package} = {path.name}"
+            assert any(fnmatch.fnmatch(str(name), p) for p in declared), (
+                f"setup.cfg [options.package_data] lacks {package} = {name}"
             )
 
 

@@ -4,39 +4,28 @@ A command's options are the recipe's own (`bayesprior.recipes.options`) and what
 objects: files and names.
 """
 
+import ast
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from bayesprior.recipes.fields import Options
-from bayesprior.recipes.options import (
-    AverageOptions,
-    DataOptions,
-    DemoOptions,
-    MapOptions,
-    ModelOptions,
-    NewDataOptions,
-    PageOptions,
-    PriorOptions,
-    RunOptions,
-    SampleOptions,
-    SghmcOptions,
-    SourceOptions,
-    StudyOptions,
-    SwagOptions,
-)
+from bayesprior import prediction
+from bayesprior.recipes import options as groups
+from bayesprior.recipes.fields import Options, option
 from bayesprior.registry import resolve
 
-__all__ = ["COMMANDS", "Command", "values_of"]
+__all__ = ["COMMANDS", "Command", "metric_lines", "values_of"]
 
 
-def _path(**default: Any) -> Any:
-    return dataclasses.field(metadata={"path": True}, **default)
+def _path(places: str = "", **default: Any) -> Any:
+    """Return a field for files; ``places`` (argparse's ``nargs``) for those without a flag."""
+    return dataclasses.field(metadata={"path": True, "places": places}, **default)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Named(ModelOptions, DataOptions):
+class Named(groups.ModelOptions, groups.DataOptions):
     """Folder."""
 
     out: str = _path()
@@ -44,7 +33,7 @@ class Named(ModelOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FitSource(Named, SourceOptions):
+class FitSource(Named, groups.SourceOptions):
     """Train on the source task and fit the source posterior (SWAG).
 
     Writes source.safetensors.
@@ -56,7 +45,7 @@ class FitSource(Named, SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MakePrior(Named, PriorOptions, RunOptions):
+class MakePrior(Named, groups.PriorOptions, groups.RunOptions):
     """Turn a source posterior into a prior for the target's network.
 
     Writes prior.safetensors. The data only give the shapes of input and head.
@@ -70,21 +59,19 @@ class MakePrior(Named, PriorOptions, RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Fit(Named, RunOptions):
+class Fit(Named, groups.RunOptions):
     """Prior."""
 
     method: ClassVar[str] = ""
 
     prior: str = _path()
     """File that make-prior wrote."""
-    rms_std: float | None = dataclasses.field(
-        default=None, metadata={"above": 0, "shown": "the file's own"}
-    )
+    rms_std: float | None = option(None, above=0, shown="the file's own")
     """Bring the prior to this width first."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FitMap(Fit, MapOptions):
+class FitMap(Fit, groups.MapOptions):
     """Infer the target's weights by maximizing the posterior (MAP).
 
     Writes map.safetensors.
@@ -94,7 +81,7 @@ class FitMap(Fit, MapOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FitSwag(Fit, SwagOptions):
+class FitSwag(Fit, groups.SwagOptions):
     """Infer by a Gaussian fitted to what SGD does around the posterior's mode (SWAG).
 
     Writes swag.safetensors.
@@ -104,7 +91,7 @@ class FitSwag(Fit, SwagOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FitSgld(Fit, SampleOptions):
+class FitSgld(Fit, groups.SampleOptions):
     """Infer by sampling with stochastic-gradient Langevin dynamics (SGLD).
 
     Writes chain-00/draw-0000.safetensors and so on.
@@ -114,7 +101,7 @@ class FitSgld(Fit, SampleOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FitSghmc(Fit, SghmcOptions):
+class FitSghmc(Fit, groups.SghmcOptions):
     """Infer by sampling with stochastic-gradient Hamiltonian Monte Carlo (SGHMC).
 
     Writes chain-00/draw-0000.safetensors and so on.
@@ -124,69 +111,60 @@ class FitSghmc(Fit, SghmcOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Predict(NewDataOptions):
+class Predict(groups.NewDataOptions):
     """Predict a split with a run's model average, or new data.
 
-    Without NEW: accuracy, NLL, Brier and ECE of a split, also in results.json, and
-    predictive-SPLIT.nc (an ArviZ DataTree). With NEW: one row each, with class, probabilities,
-    entropy, and whether to abstain.
+    Without NEW: the metrics of a split, also in results.json, and predictive-SPLIT.nc (an ArviZ
+    DataTree). With NEW: one row each, with class, probabilities, entropy, and whether to abstain.
     """
 
-    positional: ClassVar[dict[str, str]] = {"run": "", "new": "*"}
+    metrics: ClassVar[str] = "directed"
 
-    run: str = _path()
+    run: str = _path("?")
     """Folder of a fit."""
-    new: tuple[str, ...] = _path(default=())
+    new: tuple[str, ...] = _path("*", default=())
     """Folders of pictures, pictures, or .npz files with x."""
     split: Literal["test", "validation", "train"] = "test"
     """Which examples, where no NEW is given."""
-    out: str | None = dataclasses.field(
-        default=None, metadata={"path": True, "shown": "the rows are printed"}
-    )
+    out: str | None = option(None, path=True, shown="the rows are printed")
     """The .csv file of the predictions for NEW."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Report(PageOptions):
+class SideBySide(Options):
+    """Runs."""
+
+    runs: tuple[str, ...] = _path("*")
+    """Folders of fits of the same test split."""
+    baseline: str | None = option(None, path=True, shown="that of the second run")
+    """The run whose method the others are held against."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Report(SideBySide, groups.PageOptions):
     """Report on a fit, set beside other fits: report.html, .md, .json and report.nc for ArviZ.
 
     The page is about the first run; the others are set beside it on the same test points. Runs
     that differ in their seeds only are one method.
     """
 
-    positional: ClassVar[dict[str, str]] = {"runs": "+"}
-
-    runs: tuple[str, ...] = _path()
-    """Folders of fits."""
-    reference: str | None = dataclasses.field(
-        default=None, metadata={"path": True, "shown": "the second run"}
-    )
-    """The run that the first one is held against."""
-    out: str | None = dataclasses.field(
-        default=None, metadata={"path": True, "shown": "the first run's"}
-    )
+    out: str | None = option(None, path=True, shown="the first run's")
     """Folder of the report."""
+    rebuild: bool = False
+    """Only write the page anew from the report.nc in the folder; nothing is predicted."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Compare(AverageOptions):
-    """Set fits side by side: one table, and each one's paired differences to the reference.
+class Compare(SideBySide, groups.AverageOptions):
+    """Set fits side by side: one table, and each one's paired differences to the baseline.
 
     Runs that differ in their seeds only are one method with several seeds. Runs are predicted on
     their test split first where that is not done.
     """
 
-    positional: ClassVar[dict[str, str]] = {"runs": "+"}
+    metrics: ClassVar[str] = "compared"
 
-    runs: tuple[str, ...] = _path()
-    """Folders of fits of the same test split."""
-    reference: str | None = dataclasses.field(
-        default=None, metadata={"path": True, "shown": "the first run"}
-    )
-    """The run that the others are held against."""
-    out: str | None = dataclasses.field(
-        default=None, metadata={"path": True, "shown": "nothing is written"}
-    )
+    out: str | None = option(None, path=True, shown="nothing is written")
     """Also write the numbers to this .json file."""
 
 
@@ -194,14 +172,12 @@ class Compare(AverageOptions):
 class Inspect(Options):
     """Say what a file or a run folder holds: prior, posterior, estimate, draw, checkpoint, run."""
 
-    positional: ClassVar[dict[str, str]] = {"paths": "+"}
-
-    paths: tuple[str, ...] = _path()
+    paths: tuple[str, ...] = _path("*")
     """Files or folders that bayesprior wrote; told by their content."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Demo(DemoOptions):
+class Demo(groups.DemoOptions):
     """Run the embedded example, offline: typeset glyphs to handwritten digits.
 
     Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
@@ -212,7 +188,7 @@ class Demo(DemoOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Study(StudyOptions):
+class Study(groups.StudyOptions):
     """Compare methods over seeds and numbers of examples, with equal budgets, chosen on validation.
 
     Describe the methods in a YAML file for --config. Writes results.json and report.html, and every
@@ -225,10 +201,38 @@ def values_of(group: type[Options], options: Options) -> dict[str, Any]:
 
     Examples
     --------
-    >>> values_of(ModelOptions, FitMap(data="digits", model="mlp", prior="p", out="o"))
+    >>> values_of(groups.ModelOptions, FitMap(data="digits", model="mlp", prior="p", out="o"))
     {'model': 'mlp', 'model_options': {}, 'head': None}
     """
     return {spec.name: getattr(options, spec.name) for spec in dataclasses.fields(group)}
+
+
+def metric_lines(which: str) -> list[str]:
+    """Return ``name: meaning`` of the metrics that have a direction, or are compared by.
+
+    Read from the source of `bayesprior.prediction.metrics`: importing it would import torch.
+
+    Parameters
+    ----------
+    which
+        "directed" or "compared" (those of classes that have a margin, too).
+
+    Examples
+    --------
+    >>> metric_lines("compared")[0]
+    'accuracy: share of right answers'
+    """
+    source = Path(prediction.__file__).with_name("metrics.py").read_text(encoding="utf-8")
+    [table] = (
+        node.value
+        for node in ast.parse(source).body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "METRICS"
+    )
+    return [
+        f"{ast.literal_eval(name)}: {ast.literal_eval(row.args[1])}"
+        for name, row in zip(table.keys, table.values, strict=True)  # type: ignore[union-attr]
+        if len(row.args) > (4 if which == "compared" else 3)
+    ]
 
 
 class Command(NamedTuple):
@@ -241,11 +245,6 @@ class Command(NamedTuple):
     def function(self) -> Callable[[Any], None]:
         """The function, imported now."""
         return resolve("command", self.path, {})
-
-    @property
-    def positional(self) -> dict[str, str]:
-        """Name -> number (of argparse's kind) of the arguments without a flag."""
-        return getattr(self.options, "positional", {})
 
 
 COMMANDS = {

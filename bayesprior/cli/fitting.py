@@ -1,28 +1,16 @@
 """``fit-source``, ``make-prior``, ``fit``: names become objects, and a recipe does the rest."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bayesprior import recipes
 from bayesprior.cli.commands import Fit, FitSource, MakePrior, Named, values_of
-from bayesprior.cli.console import print_pairs
+from bayesprior.cli.console import print_pairs, printable
 from bayesprior.cli.inspection import show
-from bayesprior.data import DataBundle
 from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.recipes import options as groups
 from bayesprior.recipes.checks import head_names
 from bayesprior.recipes.named import load_data, load_model, point_source
-from bayesprior.recipes.options import (
-    DataOptions,
-    MadeFrom,
-    MapOptions,
-    ModelOptions,
-    PriorOptions,
-    SampleOptions,
-    SghmcOptions,
-    SourceOptions,
-    SwagOptions,
-)
 from bayesprior.recipes.runs import read_results
 from bayesprior.storage import PRIOR, RESULTS, SOURCE
 from bayesprior.weights.gaussian import GaussianWeights
@@ -34,36 +22,54 @@ __all__ = ["fit", "fit_source", "make_prior"]
 def fit_source(options: FitSource) -> None:
     """Fit a source posterior and say what it holds."""
     data = load_data(options)
-    module, head = load_model(options, data, seed=options.seed, weights=options.weights)
+    module, head = load_model(
+        options, data, seed=options.seed, weights=options.weights, tell=_tell_weights
+    )
     recipes.fit_source(
         module,
         data,
         head=head,
         made_from=_made_from(options, weights=options.weights),
-        **values_of(SourceOptions, options),
+        **values_of(groups.SourceOptions, options),
     )
     show(Path(options.out) / SOURCE)
 
 
 def make_prior(options: MakePrior) -> None:
     """Make a prior and say what it holds."""
-    if options.source is not None and options.weights is not None:
+    files = {"source": options.source, "weights": options.weights}
+    if None not in files.values():
         raise ConfigError("give one of --source and --weights, not both")
-    if options.source is None and options.weights is None and options.shape != "zero":
+    if not any(files.values()) and options.shape != "zero":
         raise ConfigError("give --source or --weights (only --shape zero needs neither)")
     if options.source is None and options.rms_std is None:
         raise ConfigError("a prior without --source has no width of its own; give --rms_std")
     data = load_data(options)
-    module, head = load_model(options, data, seed=options.seed, weights=options.weights)
-    values = values_of(PriorOptions, options)
+    module, head = load_model(
+        options, data, seed=options.seed, weights=options.weights, tell=_tell_weights
+    )
+    values = values_of(groups.PriorOptions, options)
     if options.source is not None:
         source = GaussianWeights.load(options.source)
-        _check_covers(source, module, head, options, data)
     else:
-        source = point_source(module, options.rms_std)
+        source = point_source(module, options.rms_std, options.weights)
         values["shape"] = "zero" if options.shape == "zero" else "isotropic"
-    made_from = _made_from(options, source=options.source, weights=options.weights)
-    recipes.make_prior(source, module, head=head, made_from=made_from, **values)
+    try:
+        recipes.make_prior(
+            source,
+            module,
+            head=head,
+            data=data,
+            made_from=_made_from(options, **files),
+            **values,
+        )
+    except LayoutMismatchError as error:  # in options, not in calls of Python
+        differences = str(error).rpartition("; ")[0]
+        raise LayoutMismatchError(
+            f"--source {options.source} is of another network than --model {options.model} for "
+            f"inputs of shape {data.input_shape}: {differences}; give the source's --model and "
+            "--model_options, data with its channels and size, and name by --head what is new"
+        ) from None
     show(Path(options.out) / PRIOR)
 
 
@@ -71,63 +77,51 @@ def fit(options: Fit) -> None:
     """Infer with a prior and print the numbers of the fit."""
     data = load_data(options)
     module, head = load_model(options, data, seed=options.seed)
-    head_names(ParameterLayout.from_module(module).names, head, "network")
+    layout = ParameterLayout.from_module(module)
+    head_names(layout.names, head, "network")
     law = GaussianWeights.load(options.prior)
-    _check_is_prior(law, module, options)
+    _check_is_prior(law, layout, options)
     if options.rms_std is not None:
         law = law.rescale(rms_std=options.rms_std)
-    recipe, group, more = _RECIPES[options.method]
-    recipe(
+    recipe, group = _RECIPES[options.method]
+    sampler = {"sampler": options.method} if recipe == "sample" else {}
+    getattr(recipes, recipe)(
         module,
         law,
         data,
         made_from=_made_from(options, prior=options.prior, rms_std=options.rms_std),
         **values_of(group, options),
-        **more,
+        **sampler,
     )
     results = read_results(options.out)["fit"]
     print_pairs({k: v for k, v in results.items() if not isinstance(v, dict | list) and k != "end"})
-    print(f"written to {Path(options.out) / RESULTS}")
+    print(f"written to {printable(Path(options.out) / RESULTS)}")
 
 
-_RECIPES: dict[str, tuple[Callable[..., Any], type[Any], dict[str, str]]] = {
-    "map": (recipes.fit_map, MapOptions, {}),
-    "swag": (recipes.fit_swag, SwagOptions, {}),
-    "sgld": (recipes.sample, SampleOptions, {"sampler": "sgld"}),
-    "sghmc": (recipes.sample, SghmcOptions, {"sampler": "sghmc"}),
+_RECIPES = {
+    "map": ("fit_map", groups.MapOptions),
+    "swag": ("fit_swag", groups.SwagOptions),
+    "sgld": ("sample", groups.SampleOptions),
+    "sghmc": ("sample", groups.SghmcOptions),
 }
 
 
-def _made_from(options: Named, **files: Any) -> MadeFrom:
+def _tell_weights(line: str) -> None:
+    print(printable(line))
+
+
+def _made_from(options: Named, **files: Any) -> groups.MadeFrom:
     """Return the names and files behind the objects, for the run's folder."""
-    return MadeFrom(
-        data=DataOptions(**values_of(DataOptions, options)),
-        model=ModelOptions(**values_of(ModelOptions, options)),
+    return groups.MadeFrom(
+        data=groups.DataOptions(**values_of(groups.DataOptions, options)),
+        model=groups.ModelOptions(**values_of(groups.ModelOptions, options)),
         **files,
     )
 
 
-def _check_covers(
-    source: GaussianWeights, module: Any, head: str, options: MakePrior, data: DataBundle
-) -> None:
-    """Say in options, not in calls of Python, what to do about a source of another network."""
-    diff = source.layout.compare(ParameterLayout.from_module(module))
-    unknown = [
-        name
-        for name in (*diff.only_there, *diff.shape_conflicts)
-        if name != head and not name.startswith(f"{head}.")
-    ]
-    if unknown:
-        raise LayoutMismatchError(
-            f"--source {options.source} is of another network than --model {options.model} for "
-            f"inputs of shape {data.input_shape}: {diff.describe()}; give the source's --model and "
-            "--model_options, data with its channels and size, and name by --head what is new"
-        )
-
-
-def _check_is_prior(law: GaussianWeights, module: Any, options: Fit) -> None:
+def _check_is_prior(law: GaussianWeights, layout: ParameterLayout, options: Fit) -> None:
     """Send a source posterior to make-prior first, and a prior to its own network."""
-    diff = ParameterLayout.from_module(module).compare(law.layout)
+    diff = layout.compare(law.layout)
     if not (diff.only_here or diff.only_there or diff.shape_conflicts):
         return
     if law.provenance.get("role") != "prior":

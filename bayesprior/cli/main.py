@@ -59,11 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         say(f"{str(stop) or 'stopped'}; the same command continues where it can")
         return 130
-    except BayesPriorError as error:
+    except (BayesPriorError, OSError) as error:
         say(f"error: {error if options is None else in_flags(error, type(options))}")
-        return 2
-    except OSError as error:
-        say(f"error: {error}")
         return 2
     except Exception as error:
         say(

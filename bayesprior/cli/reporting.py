@@ -1,5 +1,6 @@
 """``predict``, ``report`` and ``compare``: from fits to predictions, figures and words."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 from bayesprior import recipes
 from bayesprior.cli.commands import Compare, Predict, Report, values_of
 from bayesprior.cli.console import print_pairs, print_table, printable, say
-from bayesprior.diagnostics.compare import comparison_table, paired_differences, pick_baseline
+from bayesprior.data import DataBundle
+from bayesprior.diagnostics.compare import comparison_table, paired_differences
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.recipes.named import foreign_set
-from bayesprior.recipes.new_data import NewPredictions, check_out, predict_new
-from bayesprior.recipes.options import AverageOptions
-from bayesprior.recipes.predicting import load_results, predict_run
+from bayesprior.recipes.named import as_test_of, foreign_set
+from bayesprior.recipes.new_data import NewPredictions, check_out, listed, predict_new
+from bayesprior.recipes.options import NewDataOptions
+from bayesprior.recipes.predicting import compare_runs, load_prediction, predict_run
+from bayesprior.recipes.reporting import rebuild
 from bayesprior.recipes.runs import read_results, versions, write_json
 from bayesprior.recipes.saved import load_run
 from bayesprior.storage import REPORT_PAGE, RESULTS
@@ -22,21 +25,20 @@ __all__ = ["compare", "predict", "report"]
 
 def predict(options: Predict) -> None:
     """Predict a split and print its metrics, or new data and write the rows."""
-    average = values_of(AverageOptions, options)
     if options.new:
-        _predict_new(options, average)
+        _predict_new(options)
         return
     if options.out is not None:
         raise ConfigError("--out is for the predictions of NEW; name pictures or an .npz file")
-    stage = predict_run(options.run, options.split, **average)
+    stage = predict_run(options.run, options.split, options)
     print_pairs(read_results(options.run)[stage])
     print(f"written to {printable(Path(options.run) / RESULTS)}")
 
 
-def _predict_new(options: Predict, average: Mapping[str, Any]) -> None:
+def _predict_new(options: Predict) -> None:
     if options.out is not None:
         check_out(options.out)
-    found = predict_new(options.run, options.new, risk=options.risk, **average)
+    found = predict_new(options.run, options.new, **values_of(NewDataOptions, options))
     tell: Callable[[str], None] = say  # the rows have the standard output to themselves
     where = ""
     if options.out is None:
@@ -45,11 +47,9 @@ def _predict_new(options: Predict, average: Mapping[str, Any]) -> None:
         found.write(options.out)
         tell, where = print, f"; the rows are in {printable(options.out)}"
     tell(_of_threshold(found, options.risk))
-    if found.unreadable:
-        told = [f"{file}: {reason}" for file, reason in found.unreadable.items()]
-        more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
+    if bad := found.unreadable:
         raise DataError(
-            f"{len(told)} of the files could not be read: {'; '.join(told[:5])}{more}. The other "
+            f"{len(bad)} of the files could not be read: {listed(bad)}. The other "
             f"{len(found.files)} inputs are predicted{where}"
         )
     tell(f"{len(found.files)} inputs predicted{where}")
@@ -76,74 +76,90 @@ def _of_threshold(found: NewPredictions, risk: float) -> str:
 
 def report(options: Report) -> None:
     """Write a report and print where its page is."""
-    average = values_of(AverageOptions, options)
-    runs = _with_reference(options.runs, options.reference, 1)
-    first = load_run(runs[0], trust=options.trust)
-    sets = {
-        name: {key: foreign_set(file, first.data, labeled=name == "shift") for key, file in given}
-        for name, given in (("shift", options.shift.items()), ("ood", options.ood.items()))
-    }
-    results = load_results(runs, **average) if len(runs) > 1 else []
-    folder = Path(runs[0] if options.out is None else options.out)
-    recipes.report(
-        first.module,
-        first.posterior,
-        first.data,
+    folder = Path(options.runs[0] if options.out is None else options.out)
+    if options.rebuild:
+        print(printable(rebuild(folder)))
+        return
+    fit = load_run(options.runs[0], trust=options.trust)
+    left_out: dict[str, str] = {}
+    shifted = _sets(options.shift, fit.data, left_out, labeled=True)
+    ood = _sets(options.ood, fit.data, left_out, labeled=False)
+    test = load_prediction(options.runs[0], options, fit=fit)
+    is_alone = len(options.runs) == 1 and options.baseline is None
+    found = None if is_alone else compare_runs(options.runs, options.baseline, options)
+    tree = recipes.report(
+        fit.module,
+        fit.posterior,
+        fit.data,
         out=folder,
-        prior=first.prior,
-        run_dir=runs[0],
-        title=f"{first.method.upper()} on {first.data.name}",
-        subtitle=f"{first.data.num_data} training examples, {type(first.module).__name__}",
-        temperature=first.options.get("temperature", 1.0),
-        shifted=sets["shift"],
-        ood=sets["ood"],
+        prior=fit.prior,
+        likelihood=fit.likelihood,
+        forward=fit.forward,
+        test=test,
+        run_dir=fit.folder,
+        title=f"{fit.method.upper()} on {fit.data.name}",
+        subtitle=f"{fit.data.num_data} training examples, {type(fit.module).__name__}",
+        temperature=fit.options.get("temperature", 1.0),
+        shifted=shifted,
+        ood=ood,
+        left_out=left_out,
         corruptions=(1, 3, 5) if options.corruptions else (),
-        runs=results,
-        method=results[0].name if results else None,
-        baseline=results[1].name if len(results) > 1 else None,
-        configuration=first.options,
-        mode=options.mode,
-        num_draws=options.num_draws,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        device=options.device,
-        progress=options.progress,
+        runs=found.results if found else (),
+        method=found.method if found else None,
+        baseline=found.baseline if found else None,
+        only_prior=found is not None and found.only_prior,
+        configuration=fit.options,
+        **{name: getattr(options, name) for name in _OF_PAGE},
     )
-    print(folder / REPORT_PAGE)
+    for name, reason in json.loads(tree.attrs["missing"]).items():
+        if name.startswith("set "):
+            say(f"{name} is left out: {reason}")
+    print(printable(folder / REPORT_PAGE))
+
+
+_OF_PAGE = ("mode", "num_draws", "batch_size", "batch_norm", "seed", "device", "progress")
+
+
+def _sets(
+    given: Mapping[str, str], task: DataBundle, left_out: dict[str, str], *, labeled: bool
+) -> dict[str, DataBundle]:
+    """Read further test sets; one that is there but does not fit the task is left out."""
+    sets = {}
+    for name, source in given.items():
+        found = foreign_set(source, task)
+        try:
+            sets[name] = as_test_of(task, *found, labeled=labeled)
+        except DataError as error:
+            left_out[name] = str(error)
+    return sets
 
 
 def compare(options: Compare) -> None:
     """Print fits side by side, and the paired differences to the baseline."""
-    runs = _with_reference(options.runs, options.reference, 1)
-    if len(runs) < 2:
-        raise ConfigError("compare needs at least two runs")
     if options.out is not None and Path(options.out).exists():
         raise ConfigError(f"--out {options.out} exists; choose another; nothing was overwritten")
-    results = load_results(runs, **values_of(AverageOptions, options))
-    table = comparison_table(results)
-    _, baseline = pick_baseline([result.name for result in results])
+    if len(options.runs) < 2 and options.baseline is None:
+        raise ConfigError("compare needs at least two runs")
+    found = compare_runs(options.runs, options.baseline, options)
+    table = comparison_table(found.results)
     differences = [
         {"method": d.method, "metric": d.metric, "over": d.over, "verdict": d.verdict}
         | {k: float(v) for k, v in d.interval._asdict().items()}
-        for d in (paired_differences(results, baseline) if baseline else ())
+        for d in (paired_differences(found.results, found.baseline) if found.baseline else ())
     ]
     columns = [key for key in table[0] if not key.endswith("_se")]
     print_table(columns, ([row["method"], *_cells(row, columns[1:])] for row in table))
-    for line in _lines(differences, baseline or ""):
-        print(f"* {printable(line)}")
+    for method in dict.fromkeys(d["method"] for d in differences):
+        mine = [d for d in differences if d["method"] == method]
+        parts = [
+            f"{d['metric']} {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] {d['verdict']}"
+            for d in mine
+        ]
+        over = f"{method} minus {found.baseline}, 95 % over {mine[0]['over']}"
+        print(printable(f"* {over}: {'; '.join(parts)}"))
     if options.out is not None:
-        found = {"versions": versions(), "runs": list(runs)}
-        write_json(options.out, {**found, "table": table, "differences": differences})
-
-
-def _with_reference(runs: Sequence[str], reference: str | None, place: int) -> list[str]:
-    """Return the runs with the reference at the place where it is looked for."""
-    if reference is None:
-        return list(runs)
-    others = [run for run in runs if Path(run).resolve() != Path(reference).resolve()]
-    if not others:
-        raise ConfigError("--reference is the only run; name another to hold against it")
-    return [*others[:place], reference, *others[place:]]
+        said = {"versions": versions(), "runs": list(options.runs), "baseline": found.baseline}
+        write_json(options.out, {**said, "table": table, "differences": differences})
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
@@ -153,16 +169,3 @@ def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
         text = "" if value is None else f"{value:.4g}"
         cells.append(text if error is None else f"{text} ± {error:.2g}")
     return cells
-
-
-def _lines(differences: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
-    """One sentence a method."""
-    lines = []
-    for method in dict.fromkeys(d["method"] for d in differences):
-        mine = [d for d in differences if d["method"] == method]
-        parts = [
-            f"{d['metric']} {d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] {d['verdict']}"
-            for d in mine
-        ]
-        lines.append(f"{method} minus {baseline}, 95 % over {mine[0]['over']}: {'; '.join(parts)}")
-    return lines

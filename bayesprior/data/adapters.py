@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
-from bayesprior.data.batch_sampler import scoped_seed
+from bayesprior.data.batch_sampler import EpochIndices
 from bayesprior.data.bundle import HINT, DataBundle
-from bayesprior.data.datasets import iter_tensors
+from bayesprior.data.datasets import first_tensor
 from bayesprior.errors import ConfigError, DataError
+from bayesprior.inference.generators import seeded
 from bayesprior.tasks.protocols import Forward, pair_forward, to_device
 
-__all__ = ["SPLITS", "as_bundle", "check_fit"]
+__all__ = ["SPELLINGS", "as_bundle", "check_fit"]
 
-SPLITS = {
+SPELLINGS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
@@ -60,36 +61,34 @@ def as_bundle(
     >>> as_bundle(pairs, class_names=("no", "yes")).class_counts
     tensor([1, 1])
     """
+    given = {"validation": validation, "test": test}
+    splits: Any = {"train": value}
     name = ""
     if isinstance(value, DataBundle):
         if test is validation is columns is collate_fn is class_names is None:
             return value
-        name, class_names = value.name, class_names or value.class_names
-        test = value.test if test is None else test
-        validation = value.validation if validation is None else validation
-        value = value.train
+        name, class_names, splits = value.name, class_names or value.class_names, value.splits
     elif isinstance(value, Mapping):
-        splits = {key: value[n] for key, names in SPLITS.items() for n in names if n in value}
+        splits = {key: value[n] for key, names in SPELLINGS.items() for n in names if n in value}
         if "train" not in splits:
             raise DataError(f"a mapping of splits needs 'train', got {', '.join(value)}; {HINT}")
-        test, validation = splits.get("test", test), splits.get("validation", validation)
-        value = splits["train"]
-    found = value
-    if isinstance(value, DataLoader):
-        found = value.dataset
-        _check_loader(value)
-    name = name or type(found).__name__
-    class_names = _told_names(found) if class_names is None else class_names
+    splits = {**splits, **{key: data for key, data in given.items() if data is not None}}
+    train = splits["train"]
+    if isinstance(train, DataLoader):
+        _check_order(train)
+        train = train.dataset
+    if class_names is None:
+        class_names = _told_names(train)
     if columns is not None:
-        value, test, validation = (_pairs(d, columns) for d in (value, test, validation))
-    return DataBundle(name, value, test, validation, class_names, collate_fn)
+        splits = {key: _Columns(data, *columns) for key, data in splits.items()}
+    name = name or type(train).__name__
+    return DataBundle(name, **splits, class_names=class_names, collate_fn=collate_fn)
 
 
-def _check_loader(loader: DataLoader[Any]) -> None:
-    plain = RandomSampler | SequentialSampler | None
-    batches = loader.batch_sampler
-    sampler = getattr(batches, "sampler", loader.sampler)
-    if hasattr(loader.dataset, "__len__") and not isinstance(sampler, plain):
+def _check_order(loader: DataLoader[Any]) -> None:
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    plain = isinstance(sampler, RandomSampler | SequentialSampler | None)
+    if hasattr(loader.dataset, "__len__") and not plain:
         raise DataError(
             f"the loader draws its examples by {type(sampler).__name__}, but a prior is weighed "
             "against every example once: pass the data set, or write the loop with bp.train"
@@ -100,30 +99,26 @@ def _told_names(data: Any) -> Any:
     """Return the class names that torchvision's and Hugging Face's data sets know."""
     features = getattr(data, "features", None)
     if isinstance(features, Mapping):
-        named = [getattr(features.get(key), "names", None) for key in ("label", "labels")]
-        return next((names for names in named if names), ())
+        named = (getattr(features.get(key), "names", None) for key in ("label", "labels"))
+        return next(filter(None, named), ())
     names = getattr(data, "classes", ())
     return names if isinstance(names, list | tuple) and all(map(str, names)) else ()
-
-
-def _pairs(data: Any, columns: tuple[str, str]) -> Any:
-    return None if data is None else _Columns(data, *columns)
 
 
 class _Columns:
     """Rows that are dictionaries, as pairs."""
 
-    def __init__(self, data: Any, inputs: str, targets: str) -> None:
-        self.data, self.inputs, self.targets_key = data, inputs, targets
+    def __init__(self, data: Any, *keys: str) -> None:
+        self.data, self.keys = data, keys
         columns = getattr(data, "column_names", None)
-        self.targets = data[targets] if isinstance(columns, list) else None
+        self.targets = data[keys[1]] if isinstance(columns, list) else None
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         row = self.data[index]
-        return row[self.inputs], row[self.targets_key]
+        return tuple(row[key] for key in self.keys)
 
 
 @torch.no_grad()
@@ -155,15 +150,15 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
     bayesprior.errors.ConfigError: the network gives 50 outputs, 'digits' has 10 classes; ...
     """
     data = bundle.train.without_augmentation() if bundle.test is None else bundle.test
-    batch = data.__getitems__(list(range(min(2, len(data)))))
-    weights = next(module.parameters(), torch.empty(0))
+    batch = data.__getitems__(EpochIndices(range(min(2, len(data)))))
+    device = next(module.parameters(), torch.empty(0)).device
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
-        with scoped_seed(0):
-            outputs, targets = forward(module, to_device(batch, weights.device))
+        with seeded(0):
+            outputs, targets = forward(module, to_device(batch, device))
     except (RuntimeError, TypeError, IndexError) as error:
-        raise ConfigError(_refusal(module, bundle, batch, weights, error)) from error
+        raise ConfigError(_refusal(module, bundle.name, first_tensor(batch), error)) from error
     finally:
         for child, mode in modes.items():
             child.training = mode
@@ -182,12 +177,9 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
         )
 
 
-def _refusal(
-    module: nn.Module, bundle: DataBundle, batch: Any, weights: Tensor, error: Exception
-) -> str:
-    inputs = next(iter_tensors(batch), torch.empty(0))
+def _refusal(module: nn.Module, name: str, inputs: Tensor, error: Exception) -> str:
     shape = tuple(inputs.shape[1:])
-    text = f"{type(module).__name__} does not take the inputs of {bundle.name!r}, {shape} each"
+    text = f"{type(module).__name__} does not take the inputs of {name!r}, {shape} each"
     layer = next((m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     if isinstance(layer, nn.Conv2d) and len(shape) == 3 and shape[0] != layer.in_channels:
         return (
@@ -196,6 +188,7 @@ def _refusal(
         )
     if isinstance(layer, nn.Linear) and not isinstance(error, TypeError):
         text += f": its first layer takes {layer.in_features} numbers"
-    if inputs.is_floating_point() and inputs.dtype != weights.dtype:
-        text += f"; its weights are {weights.dtype}, the inputs {inputs.dtype}"
+    dtype = next(module.parameters(), inputs).dtype
+    if inputs.is_floating_point() and inputs.dtype != dtype:
+        text += f"; its weights are {dtype}, the inputs {inputs.dtype}"
     return f"{text} ({str(error).splitlines()[0]})"

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
-from bayesprior.data.subsets import select_classes, stratified_split
+from bayesprior.data.subsets import select_classes, split_off
 from bayesprior.data.transforms import AUGMENTATIONS, PixelTransform, Statistics, normalization
-from bayesprior.errors import ConfigError, DataError, nearest_name
+from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 
 __all__ = ["digits", "from_arrays", "from_npz", "reason"]
@@ -23,11 +23,9 @@ __all__ = ["digits", "from_arrays", "from_npz", "reason"]
 CLASSES = "classification"
 
 Augment = str | Callable[[Tensor, Tensor], Tensor] | None
-Split = tuple[Any, Any]
 
-_KNOWN = {"x", "y", "class_names"} | {
-    f"{a}_{split}" for a in "xy" for split in ("train", "test", "val")
-}
+SUFFIXES = {"train": "_train", "test": "_test", "validation": "_val"}
+"""Ends of the names of a split's arrays."""
 
 
 def reason(error: Exception) -> str:
@@ -35,9 +33,10 @@ def reason(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+@checked(name="text")
 def from_arrays(
     name: str,
-    train: Split,
+    train: tuple[Any, Any],
     test: Any = None,
     validation: Any = None,
     *,
@@ -47,6 +46,8 @@ def from_arrays(
     size: int | None = None,
     normalize: str | Statistics | None = "train",
     augment: Augment = None,
+    test_fraction: float | None = None,
+    seed: int = 0,
 ) -> DataBundle:
     """Make a task of arrays: images or tables, with class labels or numbers to predict.
 
@@ -72,6 +73,8 @@ def from_arrays(
         torchvision's pretrained networks, ``(mean, std)``, or None.
     augment
         For training: ``"crop"``, ``"crop-flip"`` or a callable as in `ArrayDataset`.
+    test_fraction, seed
+        Size and choice of a test split that is taken out of ``train`` where there is no ``test``.
 
     Raises
     ------
@@ -102,40 +105,34 @@ def from_arrays(
                 + nearest_name(augment, AUGMENTATIONS)
             )
         augment = AUGMENTATIONS[augment]
-    if kind not in (None, "classification", "regression"):
+    if kind not in (None, CLASSES, "regression"):
         raise ConfigError(f"kind must be 'classification' or 'regression', got {kind!r}")
+    if test_fraction is not None and not 0 < test_fraction < 1:
+        raise ConfigError(f"test_fraction must be in (0, 1), got {test_fraction}")
     if not isinstance(train, tuple | list) or len(train) != 2:
         raise DataError("train must be a pair (inputs, targets)")
-    inferred = None if class_names is None else CLASSES
-    data = {}
-    for key, split in (("train", train), ("test", test), ("val", validation)):
-        if split is None:
+    kind = kind or (None if class_names is None else CLASSES)
+    data: dict[str, Any] = {}
+    for split, value in (("train", train), ("test", test), ("validation", validation)):
+        if value is None:
             continue
-        x, y = split if isinstance(split, tuple | list) and len(split) == 2 else (split, None)
-        inputs = _inputs(f"x_{key}", x, size)
+        x, y = value if isinstance(value, tuple | list) and len(value) == 2 else (value, None)
+        inputs = _inputs(f"x{SUFFIXES[split]}", x, size)
         if y is not None:
-            y, kind = _targets(f"y_{key}", y, len(inputs), kind or inferred)
-        data[key] = ArrayDataset(inputs, y)
-    if kind == CLASSES:
-        labels = [d.targets for d in data.values() if d.targets is not None]
-        if class_names is None:
-            class_names = [str(c) for c in range(1 + max(int(t.max()) for t in labels))]
-    names = class_names if kind == CLASSES else ()
-    bundle = DataBundle(name, data["train"], data.get("test"), data.get("val"), names)
+            y, kind = _targets(f"y{SUFFIXES[split]}", y, len(inputs), kind)
+        data[split] = ArrayDataset(inputs, y)
+    if kind == CLASSES and class_names is None:
+        highest = max(int(d.targets.max()) for d in data.values() if d.targets is not None)
+        class_names = range(1 + highest)
+    bundle = DataBundle(name, **data, class_names=class_names if kind == CLASSES else ())
+    if test is None and test_fraction is not None:
+        bundle = split_off(bundle, "test", float(test_fraction), seed)
     if classes is not None:
         bundle = select_classes(bundle, classes)
-    mean, std = normalization(normalize, bundle.train.inputs)
-    finish = PixelTransform(mean, std, size)
-
-    def prepare(split: Any, **changes: Any) -> Any:
-        return split and dataclasses.replace(split, transform=finish, **changes)
-
-    return dataclasses.replace(
-        bundle,
-        train=prepare(bundle.train, augment=augment),
-        test=prepare(bundle.test),
-        validation=prepare(bundle.validation),
-    )
+    finish = PixelTransform(*normalization(normalize, bundle.train.inputs), size)
+    splits = {split: dataclasses.replace(d, transform=finish) for split, d in bundle.splits.items()}
+    splits["train"] = dataclasses.replace(splits["train"], augment=augment)
+    return dataclasses.replace(bundle, **splits)
 
 
 def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
@@ -151,9 +148,7 @@ def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
         )
     if inputs.dtype.kind not in "biuf":
         raise DataError(f"{key} has dtype {inputs.dtype}; encode text and categories as numbers")
-    if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
-        count = int((~np.isfinite(inputs)).sum())
-        raise DataError(f"{key} has {count} NaN or infinite numbers; remove or repair them")
+    _check_finite(key, inputs)
     if len(shape) == 2:
         return torch.from_numpy(inputs.astype(np.float32))
     if len(shape) == 3:
@@ -164,18 +159,21 @@ def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
         raise DataError(f"{key} has shape {shape}; the last axis must be 1, 3 or 4 channels{hint}")
     if inputs.dtype == np.uint16:
         inputs = inputs / np.float32(65535)
-    elif inputs.dtype != np.uint8:
-        if inputs.dtype.kind != "f":
-            raise DataError(
-                f"{key} has dtype {inputs.dtype}; store uint8, uint16 or floats in [0, 1]"
-            )
+    elif inputs.dtype.kind == "f":
         if inputs.min() < 0 or inputs.max() > 1:
             raise DataError(
                 f"{key} has float pixels from {inputs.min():g} to {inputs.max():g}; "
                 "scale them to [0, 1] or store uint8"
             )
         inputs = inputs.astype(np.float32, copy=False)
+    elif inputs.dtype != np.uint8:
+        raise DataError(f"{key} has dtype {inputs.dtype}; store uint8, uint16 or floats in [0, 1]")
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(inputs, -1, 1)))
+
+
+def _check_finite(key: str, values: np.ndarray) -> None:
+    if count := values.size - np.count_nonzero(np.isfinite(values)):
+        raise DataError(f"{key} has {count} NaN or infinite numbers; remove or repair them")
 
 
 def _one_size(key: str, pictures: Any, size: int | None) -> np.ndarray:
@@ -185,24 +183,18 @@ def _one_size(key: str, pictures: Any, size: int | None) -> np.ndarray:
         some = ", ".join(map(str, shapes[:3]))
         raise DataError(f"{key} holds pictures of shapes {some}; resize them all with size=")
     resize = PixelTransform(size=size)
-    out = []
-    for picture in pictures:
-        image = _inputs(key, np.asarray(picture)[None], None)
-        out.append(resize(image)[0].movedim(0, -1).numpy().clip(0, 1))
-    return np.stack(out)
+    images = [resize(_inputs(key, np.asarray(picture)[None], None)) for picture in pictures]
+    return torch.cat(images).movedim(1, -1).numpy().clip(0, 1)
 
 
 def _targets(key: str, targets: Any, num_inputs: int, kind: str | None) -> tuple[Tensor, str]:
     """Check targets and return them with their kind: labels as int64, numbers as float32."""
     targets = np.asarray(targets)
-    whole = targets.dtype.kind in "iu"
-    if targets.dtype.kind not in "iuf" or (kind == CLASSES and not whole):
-        raise DataError(f"{key} has dtype {targets.dtype}; store class indices as integers")
-    if kind is None and not whole and (targets == np.round(targets)).all():
-        raise DataError(
-            f"{key} has dtype {targets.dtype}; store class indices as integers, or say "
-            "kind='regression'"
-        )
+    number, whole = targets.dtype.kind in "iuf", targets.dtype.kind in "iu"
+    labels = kind == CLASSES or (kind is None and number and (targets == np.round(targets)).all())
+    if not number or (labels and not whole):
+        hint = ", or say kind='regression'" if number and kind is None else ""
+        raise DataError(f"{key} has dtype {targets.dtype}; store class indices as integers{hint}")
     kind = kind or (CLASSES if whole else "regression")
     shapes = (1,) if kind == CLASSES else (1, 2)
     if targets.ndim not in shapes or len(targets) != num_inputs:
@@ -211,8 +203,7 @@ def _targets(key: str, targets: Any, num_inputs: int, kind: str | None) -> tuple
             f"store one {'label' if kind == CLASSES else 'row of numbers'} per input"
         )
     if kind != CLASSES:
-        if not np.isfinite(targets).all():
-            raise DataError(f"{key} has NaN or infinite numbers; remove or repair them")
+        _check_finite(key, targets)
         return torch.from_numpy(targets.astype(np.float32)), kind
     low, high = int(targets.min()), int(targets.max())
     if low < 0:
@@ -269,35 +260,25 @@ def from_npz(
     >>> bundle.name, bundle.num_data, len(bundle.test), bundle.class_names
     ('toy', 16, 4, ('0', '1'))
     """
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"test_fraction must be in (0, 1), got {test_fraction}")
     path = Path(path).expanduser()
     arrays = _read(path)
+    pairs = {
+        split: (arrays[f"x{suffix}"], arrays[f"y{suffix}"])
+        for split, suffix in (("train", ""), *SUFFIXES.items())
+        if f"x{suffix}" in arrays
+    }
     try:
-        if "x_train" not in arrays:
-            inputs = _inputs("x", arrays["x"], size)
-            labels, found = _targets("y", arrays["y"], len(inputs), kind)
-            strata = labels if found == CLASSES else torch.zeros(len(labels)).long()
-            parts = stratified_split(strata, round(test_fraction * len(labels)), seed)
-            for key, rows in zip(("train", "test"), parts, strict=True):
-                arrays[f"x_{key}"] = arrays["x"][rows.numpy()]
-                arrays[f"y_{key}"] = arrays["y"][rows.numpy()]
-        pairs = {
-            key: (arrays[f"x_{key}"], arrays[f"y_{key}"])
-            for key in ("train", "test", "val")
-            if f"x_{key}" in arrays
-        }
         return from_arrays(
             path.stem,
-            pairs["train"],
-            pairs["test"],
-            pairs.get("val"),
+            **pairs,
             kind=kind,
             class_names=arrays.get("class_names"),
             classes=classes,
             size=size,
             normalize=normalize,
             augment=augment,
+            test_fraction=test_fraction,
+            seed=seed,
         )
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -307,28 +288,24 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays that we know and check that the needed ones are there."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
-    reading = "the archive"
+    known = {"class_names", *(a + suffix for a in "xy" for suffix in ("", *SUFFIXES.values()))}
+    reading, arrays = "the archive", {}
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
-            present = list(getattr(archive, "files", ()))
-            arrays = {}
-            for reading in sorted(_KNOWN.intersection(present)):
+            present = sorted(getattr(archive, "files", ()))
+            for reading in known.intersection(present):
                 arrays[reading] = archive[reading]
-    except (
-        *(OSError, EOFError, ValueError, MemoryError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
+    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path}: {reading} cannot be read ({reason(error)}); write the file with numpy.savez"
         ) from None
-    suffixes = [""] if "x" in arrays and "x_train" not in arrays else ["_train", "_test"]
-    suffixes += ["_val"] if {"x_val", "y_val"} & arrays.keys() else []
-    missing = [f"{a}{suffix}" for suffix in suffixes for a in "xy" if f"{a}{suffix}" not in arrays]
-    if missing:
+    needed = [""] if "x" in arrays and "x_train" not in arrays else ["_train", "_test"]
+    needed += ["_val"] if {"x_val", "y_val"} & arrays.keys() else []
+    if missing := [a + suffix for suffix in needed for a in "xy" if a + suffix not in arrays]:
         raise DataError(
             f"{path}: lacks {', '.join(missing)}; store x_train, y_train, x_test, y_test, or x, y "
-            f"(it holds {', '.join(sorted(present)) or 'nothing'})"
+            f"(it holds {', '.join(present) or 'nothing'})"
         )
     return arrays
 
@@ -362,15 +339,7 @@ def digits(*, num_validation: int = 400, num_test: int = 797, seed: int = 0) -> 
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    images = torch.from_numpy(data.images / 16).float()[:, None]
-    labels = torch.from_numpy(data.target).long()
-    everything = ArrayDataset(images, labels)
-    rest, test = stratified_split(labels, num_test, fold_seed(seed, 0))
-    pool, validation = stratified_split(labels[rest], num_validation, fold_seed(seed, 1))
-    return DataBundle(
-        "digits",
-        train=everything.subset(rest[pool]),
-        test=everything.subset(test),
-        validation=everything.subset(rest[validation]),
-        class_names=tuple("0123456789"),
-    )
+    everything = ArrayDataset(data.images[:, None] / 16, data.target)
+    bundle = DataBundle("digits", everything, class_names=tuple("0123456789"))
+    bundle = split_off(bundle, "test", num_test, fold_seed(seed, 0))
+    return split_off(bundle, "validation", num_validation, fold_seed(seed, 1))

@@ -4,10 +4,10 @@ Both are pure functions of (seed, epoch, example), so a resumed run, another num
 another number of devices sees the same batches and the same augmentations.
 """
 
-import contextlib
+import dataclasses
 import operator
 from collections.abc import Iterator, Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from bayesprior.errors import ConfigError
 from bayesprior.inference.generators import fold_seed, split_mix
 
-__all__ = ["EpochBatchSampler", "EpochIndices", "scoped_seed", "uniforms"]
+__all__ = ["EpochBatchSampler", "EpochIndices", "uniforms"]
 
 
 def uniforms(seed: int, indices: Sequence[int], num: int) -> Float[Tensor, "B {num}"]:
@@ -47,17 +47,6 @@ def uniforms(seed: int, indices: Sequence[int], num: int) -> Float[Tensor, "B {n
     return torch.from_numpy((bits >> 40).astype(np.float32) * np.float32(2**-24))
 
 
-@contextlib.contextmanager
-def scoped_seed(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator inside the block and put its state back afterwards."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-
-
 class EpochIndices(list[int]):
     """The example indices of one batch, with the key of the epoch's random numbers.
 
@@ -67,13 +56,12 @@ class EpochIndices(list[int]):
         Depends on (seed, epoch) only.
     """
 
-    key: int
-
     def __init__(self, indices: Sequence[int] = (), key: int = 0) -> None:
         super().__init__(indices)
         self.key = key
 
 
+@dataclasses.dataclass(eq=False)
 class EpochBatchSampler:
     """Batches of example indices whose order is a pure function of (seed, epoch).
 
@@ -115,31 +103,25 @@ class EpochBatchSampler:
     [[[0, 1], [4]], [[2, 3], [4]]]
     """
 
-    def __init__(
-        self,
-        num_data: SupportsIndex,
-        batch_size: SupportsIndex,
-        *,
-        shuffle: bool = False,
-        seed: SupportsIndex = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        num_data, batch_size = map(operator.index, (num_data, batch_size))
-        if num_data < 1 or batch_size < 1 or world_size < 1:
+    num_data: Any  # NumPy's integers will do
+    batch_size: Any
+    _: dataclasses.KW_ONLY
+    shuffle: bool = False
+    seed: SupportsIndex = 0
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = dataclasses.field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if min(self.num_data, self.batch_size, self.world_size) < 1:
             raise ConfigError(
                 "num_data, batch_size and world_size must be at least 1, got "
-                f"{num_data}, {batch_size} and {world_size}"
+                f"{self.num_data}, {self.batch_size} and {self.world_size}"
             )
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank must be in 0..{world_size - 1}, got {rank}")
-        self.num_data = num_data
-        self.batch_size = min(batch_size, num_data)
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"rank must be in 0..{self.world_size - 1}, got {self.rank}")
+        self.num_data = operator.index(self.num_data)
+        self.batch_size = min(operator.index(self.batch_size), self.num_data)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of ``epoch`` (0-based)."""

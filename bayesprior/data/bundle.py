@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,26 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
-from bayesprior.data.batch_sampler import EpochBatchSampler
+from bayesprior.data.batch_sampler import EpochBatchSampler, EpochIndices
 from bayesprior.data.datasets import (
     ArrayDataset,
     LabeledDataset,
     LazyDataset,
-    iter_tensors,
+    first_tensor,
     known_targets,
     read_targets,
 )
 from bayesprior.errors import ConfigError, DataError, nearest_name
 from bayesprior.inference.generators import fold_seed
 
-__all__ = ["DataBundle", "as_examples", "names_of_classes"]
+__all__ = ["HINT", "SPLITS", "DataBundle", "as_examples"]
 
-
-def _finished(batch: Any) -> Any:
-    """Pass on a batch: our data sets answer with whole ones."""
-    return batch
+SPLITS = ("train", "validation", "test")
+HINT = (
+    "from_arrays('name', (x, y), (x_test, y_test)) takes arrays and tables, get_data('folder') "
+    "pictures, DataBundle('name', train, test) data sets with data[i] -> (input, target)"
+)
+"""The constructors, for messages."""
 
 
 def as_examples(data: Any, collate_fn: Callable[[list[Any]], Any] | None = None) -> LabeledDataset:
@@ -41,52 +44,27 @@ def as_examples(data: Any, collate_fn: Callable[[list[Any]], Any] | None = None)
         If it is none; names the function that makes one of what it is.
     """
     if isinstance(data, DataLoader):
-        own = None if data.collate_fn is default_collate else data.collate_fn
-        data, collate_fn = data.dataset, collate_fn or own
-    if isinstance(data, ArrayDataset | LazyDataset):
-        if collate_fn is None:
-            return data
-        if isinstance(data, LazyDataset):
-            return dataclasses.replace(data, collate_fn=collate_fn)
-        return LazyDataset(data, collate_fn=collate_fn)
-    no_rows = str | bytes | Mapping | Tensor | np.ndarray
-    if isinstance(data, no_rows) or hasattr(data, "iloc") or _is_pair_of_arrays(data):
-        raise DataError(f"a split must be a data set, got {type(data).__name__}; {HINT}")
+        if data.collate_fn is not default_collate:
+            collate_fn = collate_fn or data.collate_fn
+        data = data.dataset
+    if isinstance(data, LabeledDataset) and collate_fn is None:
+        return data
+    if isinstance(data, LazyDataset):
+        return dataclasses.replace(data, collate_fn=collate_fn)
+    arrays = Tensor | np.ndarray
+    pair = isinstance(data, tuple) and any(isinstance(part, arrays) for part in data)
+    no_rows = isinstance(data, arrays | str | bytes | Mapping) or hasattr(data, "iloc")
+    kind = f"a split must be a data set with a length and data[i], got {type(data).__name__}"
+    if pair or no_rows:
+        raise DataError(f"{kind}; {HINT}")
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise DataError(
-            f"a split must be a data set with a length and data[i], got {type(data).__name__}; an "
-            f"iterable one has no N to weigh the prior against: list it first. {HINT}"
-        )
-    if len(data) == 0:
-        return LazyDataset(data, collate_fn=collate_fn)
+        hint = "an iterable one has no N to weigh the prior against: list it first"
+        raise DataError(f"{kind}; {hint}. {HINT}")
     return LazyDataset(data, known_targets(data), collate_fn=collate_fn)
 
 
-HINT = (
-    "from_arrays('name', (x, y), (x_test, y_test)) takes arrays and tables, get_data('folder') "
-    "pictures, DataBundle('name', train, test) data sets with data[i] -> (input, target)"
-)
-"""The constructors, for messages."""
-
-
-def _is_pair_of_arrays(data: Any) -> bool:
-    arrays = Tensor | np.ndarray
-    return isinstance(data, tuple) and any(isinstance(part, arrays) for part in data)
-
-
-def names_of_classes(names: Any) -> tuple[str, ...]:
-    """Return class names as text: of a sequence, an array, or a mapping from or to the index.
-
-    Raises
-    ------
-    DataError
-        If they are one text, a mapping with gaps, or not all different.
-
-    Examples
-    --------
-    >>> names_of_classes({1: "dog", 0: "cat"}), names_of_classes([b"cat", "dog"])
-    (('cat', 'dog'), ('cat', 'dog'))
-    """
+def _names(names: Any) -> tuple[str, ...]:
+    """Return class names as text: of a sequence, an array, or a mapping from or to the index."""
     if isinstance(names, Mapping):
         if all(isinstance(value, int) for value in names.values()):
             names = {index: name for name, index in names.items()}
@@ -96,6 +74,8 @@ def names_of_classes(names: Any) -> tuple[str, ...]:
     if isinstance(names, str | bytes) or np.ndim(names) != 1:
         raise DataError(f"class_names must be a list with one name a class, got {names!r}")
     out = tuple(n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in names)
+    if any("\0" in name for name in out):
+        raise DataError("class_names must be text, got one with a NUL character")
     if twice := sorted({name for name in out if out.count(name) > 1}):
         raise DataError(f"class_names must differ, got {', '.join(twice)} more than once")
     return out
@@ -142,19 +122,18 @@ class DataBundle:
     collate_fn: dataclasses.InitVar[Callable[[list[Any]], Any] | None] = None
 
     def __post_init__(self, collate_fn: Callable[[list[Any]], Any] | None) -> None:
-        object.__setattr__(self, "class_names", names_of_classes(self.class_names))
-        for split in ("train", "validation", "test"):
-            if getattr(self, split) is None and split != "train":
+        object.__setattr__(self, "class_names", _names(self.class_names))
+        for name in SPLITS:
+            if name != "train" and getattr(self, name) is None:
                 continue
-            data = as_examples(getattr(self, split), collate_fn)
-            object.__setattr__(self, split, data)
+            data = as_examples(getattr(self, name), collate_fn)
+            object.__setattr__(self, name, data)
             if len(data) == 0:
-                raise DataError(f"the {split} split of {self.name!r} is empty")
+                raise DataError(f"the {name} split of {self.name!r} is empty")
             if self.class_names and data.targets is not None:
-                self._check_labels(split, data.targets)
-        splits = self._splits()
-        for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
-            if other in splits and one in splits and _shared(splits[one], splits[other]):
+                self._check_labels(name, data.targets)
+        for (one, a), (other, b) in itertools.combinations(self.splits.items(), 2):
+            if _shared(a, b):
                 raise DataError(
                     f"the {one} and {other} splits of {self.name!r} are the same data; "
                     "use split_validation() to take validation examples out of training"
@@ -163,30 +142,25 @@ class DataBundle:
         if known and (absent := (self.class_counts == 0).nonzero().flatten().tolist()):
             names = ", ".join(self.class_names[c] for c in absent[:5])
             more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            warnings.warn(
-                f"{self.name!r} has no training example of {len(absent)} of its "
-                f"{self.num_classes} classes: {names}{more}",
-                UserWarning,
-                stacklevel=3,
-            )
-
-    def _splits(self) -> dict[str, LabeledDataset]:
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {split: data for split, data in splits.items() if data is not None}
+            of = f"{len(absent)} of its {self.num_classes} classes: {names}{more}"
+            warnings.warn(f"{self.name!r} has no training example of {of}", stacklevel=3)
 
     def _check_labels(self, split: str, labels: Tensor) -> None:
+        what = f"the {split} labels of {self.name!r}"
         if labels.ndim == 2 or labels.is_floating_point():
-            raise DataError(
-                f"the {split} labels of {self.name!r} must be integers of shape (N,), got "
-                f"{labels.dtype} of shape {tuple(labels.shape)}"
-            )
-        low, high = int(labels.min()), int(labels.max())
-        ignored = labels.ndim > 1  # pixels to ignore are marked 255 or below 0
-        if (low < 0 or high >= self.num_classes) and not ignored:
-            raise DataError(
-                f"the {split} labels of {self.name!r} run from {low} to {high}, outside "
-                f"0..{self.num_classes - 1}; list every class in class_names"
-            )
+            came = f"{labels.dtype} of shape {tuple(labels.shape)}"
+            raise DataError(f"{what} must be integers of shape (N,), got {came}")
+        low, high, last = int(labels.min()), int(labels.max()), self.num_classes - 1
+        # Pixels of masks that are to be ignored are marked 255 or below 0.
+        if labels.ndim == 1 and (low < 0 or high > last):
+            span = f"{low} to {high}, outside 0..{last}"
+            raise DataError(f"{what} run from {span}; list every class in class_names")
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """The splits that there are, by name."""
+        found = {name: getattr(self, name) for name in SPLITS}
+        return {name: data for name, data in found.items() if data is not None}
 
     @property
     def num_data(self) -> int:
@@ -209,7 +183,7 @@ class DataBundle:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input as the network sees it, such as (C, H, W)."""
         data = self.train.without_augmentation() if self.test is None else self.test
-        return tuple(next(iter_tensors(data.__getitems__([0]))).shape[1:])
+        return tuple(first_tensor(data.__getitems__(EpochIndices([0]))).shape[1:])
 
     def split(self, name: str) -> LabeledDataset:
         """Return a split by name.
@@ -221,17 +195,12 @@ class DataBundle:
         DataError
             If the bundle has no validation split.
         """
-        splits = self._splits()
-        if name in splits:
-            return splits[name]
-        if name == "test":
-            raise DataError(f"{self.name!r} has no test split")
-        if name == "validation":
-            raise DataError(
-                f"{self.name!r} has no validation split; make one with split_validation()"
-            )
-        known = ("train", "validation", "test")
-        raise ConfigError(f"no split {name!r}; use one of {known}{nearest_name(name, known)}")
+        if name in self.splits:
+            return self.splits[name]
+        if name not in SPLITS:
+            raise ConfigError(f"no split {name!r}; use one of {SPLITS}{nearest_name(name, SPLITS)}")
+        hint = "; make one with split_validation()" if name == "validation" else ""
+        raise DataError(f"{self.name!r} has no {name} split{hint}")
 
     def loader(
         self,
@@ -277,7 +246,7 @@ class DataBundle:
             len(data), batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size
         )
         return DataLoader(
-            data,  # type: ignore[arg-type]
+            data,
             batch_sampler=sampler,
             collate_fn=_finished,
             num_workers=num_workers,
@@ -286,28 +255,34 @@ class DataBundle:
         )
 
 
+def _finished(batch: Any) -> Any:
+    """Pass on a batch: our data sets answer with whole ones."""
+    return batch
+
+
 def _shared(one: LabeledDataset, other: LabeledDataset) -> bool:
-    """Whether two splits are the same data: one object, equal values, or common rows."""
-    if one is other:
-        return True
-    if isinstance(one, ArrayDataset) and isinstance(other, ArrayDataset):
-        a, b = one.inputs, other.inputs
-        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
-    if not (isinstance(one, LazyDataset) and isinstance(other, LazyDataset)):
-        return False
+    """Whether two splits have rows of the same data in common."""
     (a, rows), (b, others) = _origin(one), _origin(other)
-    if a is b:
-        return not set(rows).isdisjoint(others)
-    if isinstance(a, TensorDataset) and isinstance(b, TensorDataset):
-        return a.tensors[0].shape == b.tensors[0].shape and torch.equal(a.tensors[0], b.tensors[0])
-    files = getattr(a, "samples", None)
-    return files is not None and files == getattr(b, "samples", ())
+    x, y = _content(a), _content(b)
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        same = x.dtype == y.dtype and torch.equal(x, y)
+    else:
+        same = isinstance(x, list | tuple) and x == y
+    return (a is b or same) and not set(rows).isdisjoint(others)
 
 
-def _origin(data: LazyDataset) -> tuple[Any, list[int]]:
+def _origin(data: LabeledDataset) -> tuple[Any, Sequence[int]]:
     """Return the data set under all subsets, and the rows of it."""
-    rows = list(range(len(data))) if data.rows is None else data.rows.tolist()
-    source = data.source
+    if not isinstance(data, LazyDataset):
+        return data, range(len(data))
+    source, rows = data.source, range(len(data)) if data.rows is None else data.rows.tolist()
     while isinstance(source, Subset):
         rows, source = [source.indices[row] for row in rows], source.dataset
     return source, rows
+
+
+def _content(source: Any) -> Any:
+    """Return what is known of a data set without reading it: tensors, or names of files."""
+    if isinstance(source, TensorDataset):
+        return source.tensors[0]
+    return source.inputs if isinstance(source, ArrayDataset) else getattr(source, "samples", None)

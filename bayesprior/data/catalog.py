@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesprior.data.bundle import DataBundle
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import ConfigError, DataError, checked
 from bayesprior.registry import call
 
 __all__ = ["DATA", "get_data"]
@@ -24,6 +24,7 @@ DATA = {
 _TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".npy", ".json", ".h5", ".arrow")
 
 
+@checked(name="path")
 def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataBundle:
     """Return a data set by short name, import path, or the path of a folder or file.
 

@@ -5,28 +5,26 @@ Any other map-style data set becomes the second kind when a `DataBundle` takes i
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset, default_collate
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
-from bayesprior.data.batch_sampler import scoped_seed, uniforms
+from bayesprior.data.batch_sampler import EpochIndices, uniforms
 from bayesprior.errors import DataError
-from bayesprior.inference.generators import fold_seed
+from bayesprior.inference.generators import fold_seed, seeded
 
 __all__ = [
     "NUM_UNIFORMS",
     "ArrayDataset",
     "LabeledDataset",
     "LazyDataset",
-    "epoch_key",
-    "iter_tensors",
+    "first_tensor",
     "known_targets",
-    "map_tensors",
     "read_targets",
 ]
 
@@ -34,30 +32,28 @@ NUM_UNIFORMS = 8
 """Random numbers per example that an in-memory augmentation may use."""
 
 
-def epoch_key(indices: Sequence[int]) -> int:
+def _epoch_key(indices: Sequence[int]) -> int:
     """Return the epoch's key, or one from torch's generator if the loader is not ours."""
     key = getattr(indices, "key", None)
     return int(torch.randint(2**62, ())) if key is None else key
 
 
-def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """Apply a function to every tensor inside mappings, tuples and lists (which become tuples)."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return {name: map_tensors(part, change) for name, part in value.items()}
+        return {name: _map_tensors(part, change) for name, part in value.items()}
     if isinstance(value, tuple | list):
-        return tuple(map_tensors(part, change) for part in value)
+        return tuple(_map_tensors(part, change) for part in value)
     return value
 
 
-def iter_tensors(value: Any) -> Iterator[Tensor]:
-    """Yield every tensor inside mappings, tuples and lists."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | tuple | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from iter_tensors(part)
+def first_tensor(batch: Any) -> Tensor:
+    """Return the first tensor inside a batch, its inputs; an empty one where there is none."""
+    found: list[Tensor] = []
+    _map_tensors(batch, found.append)
+    return found[0] if found else torch.empty(0)
 
 
 def _single(tensor: Tensor) -> Tensor:
@@ -75,16 +71,60 @@ def _tensor(values: Any) -> Tensor:
     return _single(values)
 
 
-def _check_lengths(num_inputs: int, targets: Tensor | None) -> None:
-    if targets is not None and (targets.ndim == 0 or num_inputs != len(targets)):
-        raise DataError(
-            f"{num_inputs} inputs but targets of shape {tuple(targets.shape)}; "
-            "a data set needs one target per input"
-        )
+class LabeledDataset(Dataset[Any]):
+    """What a `DataBundle` holds: N examples that come in whole batches."""
+
+    targets: Any
+    augment: Callable[..., Any] | None
+    transform: Callable[[Tensor], Tensor] | None
+
+    def __post_init__(self) -> None:
+        if self.targets is None:
+            return
+        targets = _tensor(self.targets)
+        if targets.ndim == 0 or len(self) != len(targets):
+            raise DataError(
+                f"{len(self)} inputs but targets of shape {tuple(targets.shape)}; "
+                "a data set needs one target per input"
+            )
+        object.__setattr__(self, "targets", targets)
+
+    def __len__(self) -> int:
+        """Return N."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one example and its target."""
+        return _map_tensors(self.__getitems__([index]), lambda batch: batch[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """Return a batch."""
+        raise NotImplementedError
+
+    def raw(self, index: int) -> Any:
+        """Return one input as stored."""
+        raise NotImplementedError
+
+    def finish(self, inputs: Tensor) -> Tensor:
+        """Apply the transform to a batch of raw (or cropped) inputs."""
+        return inputs if self.transform is None else self.transform(inputs)
+
+    def subset(self, indices: Int[Tensor, " n"], targets: Tensor | None = None) -> "LabeledDataset":
+        """Return the examples at these indices, with new targets if given."""
+        if targets is None and self.targets is not None:
+            targets = self.targets[indices]
+        return dataclasses.replace(self, targets=targets, **self._chosen(indices))  # type: ignore
+
+    def _chosen(self, indices: Int[Tensor, " n"]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def without_augmentation(self) -> "LabeledDataset":
+        """Return the same examples as they are for evaluation."""
+        return dataclasses.replace(self, augment=None)  # type: ignore[type-var]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ArrayDataset:
+class ArrayDataset(LabeledDataset):
     """Examples in memory; a batch costs one indexing operation.
 
     Parameters
@@ -122,24 +162,18 @@ class ArrayDataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", _tensor(self.inputs))
-        if self.targets is not None:
-            object.__setattr__(self, "targets", _tensor(self.targets))
-        _check_lengths(len(self.inputs), self.targets)
+        super().__post_init__()
 
     def __len__(self) -> int:
         """Return N."""
         return len(self.inputs)
-
-    def __getitem__(self, index: int) -> Any:
-        """Return one example and its target."""
-        return map_tensors(self.__getitems__([index]), lambda batch: batch[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """Return a batch."""
         rows = torch.as_tensor(indices)
         inputs = self.inputs[rows]
         if self.augment is not None:
-            inputs = self.augment(inputs, uniforms(epoch_key(indices), indices, NUM_UNIFORMS))
+            inputs = self.augment(inputs, uniforms(_epoch_key(indices), indices, NUM_UNIFORMS))
         inputs = self.finish(inputs)
         return inputs if self.targets is None else (inputs, self.targets[rows])
 
@@ -148,23 +182,12 @@ class ArrayDataset:
         raw: Tensor = self.inputs[index]
         return raw
 
-    def finish(self, inputs: Tensor) -> Tensor:
-        """Apply the transform to a batch of raw inputs."""
-        return inputs if self.transform is None else self.transform(inputs)
-
-    def subset(self, indices: Int[Tensor, " n"], targets: Tensor | None = None) -> "ArrayDataset":
-        """Return the examples at these indices (copied), with new targets if given."""
-        if targets is None and self.targets is not None:
-            targets = self.targets[indices]
-        return dataclasses.replace(self, inputs=self.inputs[indices], targets=targets)
-
-    def without_augmentation(self) -> "ArrayDataset":
-        """Return the same examples as they are for evaluation."""
-        return dataclasses.replace(self, augment=None)
+    def _chosen(self, indices: Int[Tensor, " n"]) -> dict[str, Any]:
+        return {"inputs": self.inputs[indices]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LazyDataset:
+class LazyDataset(LabeledDataset):
     """Examples read one by one: picture files, pairs of image and mask, rows of any data set.
 
     Random numbers drawn while an example is read are seeded by (seed, epoch, example).
@@ -204,60 +227,42 @@ class LazyDataset:
     rows: Tensor | None = None
     collate_fn: Callable[[list[Any]], Any] | None = None
 
-    def __post_init__(self) -> None:
-        if self.targets is not None:
-            object.__setattr__(self, "targets", _tensor(self.targets))
-        _check_lengths(len(self), self.targets)
-
     def __len__(self) -> int:
         """Return N."""
         return len(self.source if self.rows is None else self.rows)
 
-    def __getitem__(self, index: int) -> Any:
-        """Return one example and its target."""
-        return map_tensors(self.__getitems__([index]), lambda batch: batch[0])
-
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """Return a batch."""
-        examples = []
         # Without a crop the source may have a random transform of its own.
-        random = self.augment is not None or self.crop is None
-        key = epoch_key(indices) if random else 0
+        key = _epoch_key(indices) if self.augment or self.crop is None else 0
+        examples = []
         for index in indices:
-            with scoped_seed(fold_seed(key, index)):
+            with seeded(fold_seed(key, index)):
                 examples.append(self._example(int(index)))
-        batch = map_tensors(_collated(examples, self.collate_fn), _single)
-        if isinstance(batch, tuple) and len(batch) == 1:
-            (batch,) = batch
-        if isinstance(batch, Tensor):
-            return self.finish(batch)
-        if isinstance(batch, tuple) and len(batch) == 2:
-            inputs, targets = batch
-            return map_tensors(inputs, self.finish), targets
-        return batch
+        batch = _map_tensors(_collated(examples, self.collate_fn), _single)
+        if isinstance(batch, Mapping):
+            return batch
+        inputs, *rest = batch if isinstance(batch, tuple) else (batch,)
+        inputs = _map_tensors(inputs, self.finish)
+        return (inputs, *rest) if rest else inputs
 
     def _example(self, index: int) -> Any:
         row = self._row(index)
         if isinstance(row, Mapping):
-            return row if self.targets is None else {**row, _label_key(row): self.targets[index]}
+            return row if self.targets is None else {**row, label_key(row): self.targets[index]}
         change = self.augment or self.crop
-        if self.targets is not None:
-            image = _first(row)
-            return (image if change is None else change(image)), self.targets[index]
-        if change is None:
+        if change is None and self.targets is None:
             return row
-        if not isinstance(row, tuple | list):
-            return change(row)
-        image, target = row[0], row[1]
-        if not _is_mask(target):
-            return change(image), target
-        from torchvision.tv_tensors import Mask
+        image, *rest = row if isinstance(row, tuple | list) else (row,)
+        if self.targets is not None:
+            rest = [self.targets[index]]
+        elif rest and _is_mask(rest[0]):
+            from torchvision.tv_tensors import Mask
 
-        image, mask = change(image, Mask(target))
-        mask = mask.as_subclass(Tensor).long()
-        return map_tensors(image, lambda t: t.as_subclass(Tensor)), (
-            mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
-        )
+            image, mask = change(image, Mask(rest[0]))  # type: ignore[misc]
+            image = _map_tensors(image, lambda part: part.as_subclass(Tensor))
+            return image, mask.as_subclass(Tensor).long().reshape(mask.shape[-2:])
+        return image if change is None else change(image), *rest
 
     def _row(self, index: int) -> Any:
         return self.source[index if self.rows is None else int(self.rows[index])]
@@ -266,32 +271,17 @@ class LazyDataset:
         """Return one input as read."""
         return _first(self._row(index))
 
-    def finish(self, inputs: Tensor) -> Tensor:
-        """Apply the transform to a batch of cropped inputs."""
-        return inputs if self.transform is None else self.transform(inputs)
-
-    def subset(self, indices: Int[Tensor, " n"], targets: Tensor | None = None) -> "LazyDataset":
-        """Return the examples at these indices, with new targets if given."""
-        rows = indices if self.rows is None else self.rows[indices]
-        if targets is None and self.targets is not None:
-            targets = self.targets[indices]
-        return dataclasses.replace(self, rows=rows, targets=targets)
-
-    def without_augmentation(self) -> "LazyDataset":
-        """Return the same examples as they are for evaluation."""
-        return dataclasses.replace(self, augment=None)
-
-
-LabeledDataset = ArrayDataset | LazyDataset
-"""What a `DataBundle` holds."""
+    def _chosen(self, indices: Int[Tensor, " n"]) -> dict[str, Any]:
+        return {"rows": indices if self.rows is None else self.rows[indices]}
 
 
 def _first(row: Any) -> Any:
     return row[0] if isinstance(row, tuple | list) else row
 
 
-def _label_key(row: Mapping[str, Any]) -> str:
-    return next((key for key in ("labels", "label", "target") if key in row), "labels")
+def label_key(keys: Container[str]) -> str:
+    """Return what the targets of rows that are dictionaries are called."""
+    return next((key for key in ("labels", "label", "target") if key in keys), "labels")
 
 
 def _is_mask(target: Any) -> bool:
@@ -310,35 +300,31 @@ def _collated(examples: list[Any], collate_fn: Callable[[list[Any]], Any] | None
         inputs = [_first(example) for example in examples]
         shapes = sorted({tuple(image.shape) for image in inputs if isinstance(image, Tensor)})
         if len(shapes) > 1:
-            raise DataError(
-                f"a batch holds images of shapes {shapes}; crop to one size (size=), or pass "
-                "collate_fn="
-            ) from None
-        raise DataError(
-            f"examples of {type(_first(examples[0])).__name__} cannot be stacked to a batch "
-            f"({str(error).splitlines()[0]}); give the data set a transform to tensors, or pass "
-            "collate_fn="
-        ) from None
+            found = f"a batch holds images of shapes {shapes}; crop to one size (size=)"
+        else:
+            found = (
+                f"examples of {type(inputs[0]).__name__} cannot be stacked to a batch "
+                f"({str(error).splitlines()[0]}); give the data set a transform to tensors (of "
+                "pictures: bayesprior.data.photographs(data, size=224))"
+            )
+        raise DataError(f"{found}, or pass collate_fn=") from None
 
 
 def known_targets(source: Any) -> Tensor | None:
     """Return the targets of a data set that tells them without reading its inputs, else None."""
     if isinstance(source, Subset):
         known = known_targets(source.dataset)
-        return None if known is None else known[torch.as_tensor(source.indices)]
-    if isinstance(source, TensorDataset):
-        return source.tensors[1] if len(source.tensors) == 2 else None
-    if getattr(source, "target_transform", None) is not None:
-        return None
-    found = None
-    for name in ("targets", "labels", "_labels"):
-        found = getattr(source, name, None)
-        if found is not None and not callable(found):
-            break
+        return None if known is None else known[torch.as_tensor(source.indices, dtype=torch.long)]
     columns = getattr(source, "column_names", None)
-    if isinstance(columns, list):  # a Hugging Face data set
-        key = next((k for k in ("labels", "label", "target") if k in columns), None)
-        found = None if key is None else source[key]
+    if isinstance(source, TensorDataset):
+        found: Any = source.tensors[1] if len(source.tensors) == 2 else None
+    elif getattr(source, "target_transform", None) is not None:
+        return None
+    elif isinstance(columns, list):  # a Hugging Face data set
+        found = source[label_key(columns)] if label_key(columns) in columns else None
+    else:
+        told = (getattr(source, name, None) for name in ("targets", "labels", "_labels"))
+        found = next((t for t in told if t is not None and not callable(t)), None)
     try:
         known = torch.as_tensor(np.asarray(found))
     except (TypeError, ValueError):
@@ -346,7 +332,7 @@ def known_targets(source: Any) -> Tensor | None:
     return known if known.ndim and len(known) == len(source) else None
 
 
-def read_targets(data: Any) -> Tensor:
+def read_targets(data: LabeledDataset) -> Tensor:
     """Return all targets of a split, reading every example if it does not know them.
 
     Raises
@@ -358,9 +344,9 @@ def read_targets(data: Any) -> Tensor:
         return data.targets
     found = []
     for index in range(len(data)):
-        batch = data.__getitems__([index])
+        batch = data.__getitems__(EpochIndices([index]))  # no number of torch's generator
         if isinstance(batch, Mapping):
-            batch = (None, batch.get(_label_key(batch)))
+            batch = (None, batch.get(label_key(batch)))
         if not isinstance(batch, tuple) or not isinstance(batch[1], Tensor):
             raise DataError("these examples have no targets; this needs a labeled split")
         found.append(batch[1])

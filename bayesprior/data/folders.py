@@ -1,7 +1,7 @@
 """Pictures in folders, one folder per class."""
 
-import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bayesprior.data.adapters import SPLITS
+from bayesprior.data.adapters import SPELLINGS
 from bayesprior.data.arrays import reason
 from bayesprior.data.bundle import DataBundle
-from bayesprior.data.datasets import LazyDataset
-from bayesprior.data.subsets import stratified_split
+from bayesprior.data.datasets import LazyDataset, known_targets
+from bayesprior.data.subsets import split_off
 from bayesprior.data.transforms import IMAGENET, PixelTransform, Statistics
 from bayesprior.errors import ConfigError, DataError
 
@@ -38,16 +38,14 @@ def read_picture(path: str | Path) -> Any:
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
-            if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-                values = torch.from_numpy(np.array(picture).astype(np.float32)) / 65535
-                if picture.mode == "F" or values.min() < 0 or values.max() > 1:
-                    raise DataError(f"{path}: pixels of mode {picture.mode} have no known range")
-                return values.expand(3, -1, -1)
-            return picture.convert("RGB")
+            if picture.mode != "F" and not picture.mode.startswith("I"):
+                return picture.convert("RGB")
+            values = torch.from_numpy(np.array(picture).astype(np.float32)) / 65535
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path} cannot be read as a picture ({reason(error)})") from None
+    if picture.mode == "F" or values.min() < 0 or values.max() > 1:
+        raise DataError(f"{path}: pixels of mode {picture.mode} have no known range")
+    return values.expand(3, -1, -1)
 
 
 class PictureFiles:
@@ -55,12 +53,13 @@ class PictureFiles:
 
     Attributes
     ----------
-    samples
-        ``(path, label)`` each.
+    samples, targets
+        ``(path, label)`` each; the labels.
     """
 
     def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
         self.samples = tuple(samples)
+        self.targets = [label for _, label in samples]
 
     def __len__(self) -> int:
         """Return N."""
@@ -73,11 +72,28 @@ class PictureFiles:
 
 
 def photographs(
-    source: Any, targets: Any, size: int, normalize: Statistics, augment: bool
+    source: Any, size: int = 224, normalize: Statistics | None = IMAGENET, augment: bool = False
 ) -> LazyDataset:
-    """Resize pictures to 8/7 of ``size`` and cut a square: the middle, or any and mirrored.
+    """Return pictures of any size as a data set of squares.
 
-    With ``targets`` None those of the rows are used; masks go the same way as their image.
+    They are resized to 8/7 of ``size`` and a square is cut out: the middle, or, with ``augment``,
+    any, half of them mirrored. Masks go the same way as their image.
+
+    Parameters
+    ----------
+    source
+        Gives ``source[i] -> (PIL image, target)``, such as a data set of torchvision's.
+    size
+        Side of the squares in pixels.
+    normalize
+        ``(mean, std)``, ImageNet's by default, or None.
+    augment
+        Whether they are for training.
+
+    Raises
+    ------
+    ConfigError
+        If the size is below 1.
     """
     from torchvision.transforms import v2
     from torchvision.tv_tensors import Image
@@ -87,13 +103,13 @@ def photographs(
     resize = v2.Resize(round(size * 256 / 224), antialias=True)
     scaled = v2.ToDtype({Image: torch.float32, "others": None}, scale=True)
     end = (v2.ToImage(), scaled, v2.ToPureTensor())
-    random = (v2.RandomCrop(size), v2.RandomHorizontalFlip())
+    random = v2.Compose([resize, v2.RandomCrop(size), v2.RandomHorizontalFlip(), *end])
     return LazyDataset(
         source,
-        targets,
+        known_targets(source),
         crop=v2.Compose([resize, v2.CenterCrop(size), *end]),
-        augment=v2.Compose([resize, *random, *end]) if augment else None,
-        transform=PixelTransform(*normalize),
+        augment=random if augment else None,
+        transform=PixelTransform(*(normalize or ())),
     )
 
 
@@ -135,39 +151,20 @@ def image_folder(
         If a folder beside the splits is not used.
     """
     root = Path(root).expanduser()
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"test_fraction must be in (0, 1), got {test_fraction}")
-    splits, others = _split_folders(root)
-    if not splits:
-        names, source = _pictures(root)
-        labels = torch.tensor([label for _, label in source.samples])
-        rest, part = stratified_split(labels, round(test_fraction * len(source)), seed)
-        everything = photographs(source, labels, size, normalize, augment)
-        train, test = everything.subset(rest), everything.subset(part).without_augmentation()
-        return DataBundle(root.name, train, test, class_names=names)
-    if others:
-        warnings.warn(
-            f"{root}: {', '.join(others)} are no splits and are not used", UserWarning, stacklevel=2
-        )
-    if "train" not in splits:
-        raise DataError(f"{root} has a folder {splits.popitem()[1].name} but none for training")
-    if "test" not in splits:
-        if "validation" not in splits:
-            raise DataError(f"{root} has a folder {splits['train'].name} but neither test nor val")
-        splits["test"] = splits.pop("validation")
-    found = {split: _pictures(folder) for split, folder in splits.items()}
-    names = found["train"][0]
-    data = {}
-    for split, (own, source) in found.items():
-        if own != names:
-            odd = sorted(set(names).symmetric_difference(own))
+    folders = _split_folders(root)
+    data: dict[str, Any] = {}
+    names: tuple[str, ...] = ()
+    for split, folder in (folders or {"train": root}).items():
+        own, source = _pictures(folder)
+        if odd := sorted(set(names or own).symmetric_difference(own)):
             raise DataError(
                 f"{root}: the class folders of train and {split} differ ({', '.join(odd[:5])}); "
                 "every split needs a folder for every class"
             )
-        labels = torch.tensor([label for _, label in source.samples])
-        data[split] = photographs(source, labels, size, normalize, augment and split == "train")
-    return DataBundle(root.name, data["train"], data["test"], data.get("validation"), names)
+        names = own
+        data[split] = photographs(source, size, normalize, augment and split == "train")
+    bundle = DataBundle(root.name, **data, class_names=names)
+    return bundle if folders else split_off(bundle, "test", float(test_fraction), seed)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -177,42 +174,51 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
 
 
-def _split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the folders of the splits, and the names of those that are none."""
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of the splits, training first; nothing if they are those of classes."""
     splits: dict[str, Path] = {}
     others = []
     for folder in _folders(root):
-        split = next((s for s, names in SPLITS.items() if folder.name.lower() in names), None)
+        split = next((s for s, names in SPELLINGS.items() if folder.name.lower() in names), None)
         if split is None:
             others.append(folder.name)
         elif split in splits:
             raise DataError(f"{root} has {splits[split].name} and {folder.name}; keep one of them")
         else:
             splits[split] = folder
-    return splits, others
+    if not splits:
+        return {}
+    if others:
+        warnings.warn(f"{root}: {', '.join(others)} are no splits and are not used", stacklevel=3)
+    if "train" not in splits:
+        raise DataError(f"{root} has a folder {splits.popitem()[1].name} but none for training")
+    if len(splits) == 1:
+        raise DataError(f"{root} has a folder {splits['train'].name} but neither test nor val")
+    if "test" not in splits:
+        splits["test"] = splits.pop("validation")
+    return {"train": splits.pop("train"), **splits}
 
 
 def _pictures(root: Path) -> tuple[tuple[str, ...], PictureFiles]:
     """Return the class names and the files of one split."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-    classes, samples = _folders(root), []
-    for label, folder in enumerate(classes):
-        files = sorted(
-            os.path.join(place, name)
-            for place, _, names in os.walk(folder, followlinks=True)
-            for name in names
-            if not any(part.startswith(".") for part in Path(place, name).relative_to(folder).parts)
-            and name.lower().endswith(IMG_EXTENSIONS)
-            and os.path.isfile(os.path.join(place, name))
-        )
-        if not files:
-            raise DataError(f"{root}: the class folder {folder.name} holds no images; remove it")
-        samples += [(file, label) for file in files]
+    def is_picture(path: str) -> bool:
+        parts = Path(path).relative_to(root).parts
+        hidden = any(part.startswith(".") for part in parts)
+        return path.lower().endswith(IMG_EXTENSIONS) and not hidden and Path(path).is_file()
+
+    classes = _folders(root)
     if not classes:
         raise DataError(f"{root} holds no class folders with images")
     if len(classes) == 1:
         deeper = len(_folders(classes[0])) > 1
         hint = f"did you mean {classes[0]}?" if deeper else "give every class a folder"
         raise DataError(f"{root} holds one class only, {classes[0].name}; {hint}")
-    return tuple(folder.name for folder in classes), PictureFiles(samples)
+    names = tuple(folder.name for folder in classes)
+    labels = {name: label for label, name in enumerate(names)}
+    samples = make_dataset(str(root), labels, is_valid_file=is_picture, allow_empty=True)
+    found = Counter(label for _, label in samples)
+    if empty := [name for name in names if not found[labels[name]]]:
+        raise DataError(f"{root}: the class folder {empty[0]} holds no images; remove it")
+    return names, PictureFiles(samples)

@@ -5,17 +5,18 @@ Each is a prefix of one random order of the examples, hence nested in its size.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from bayesprior.data.bundle import DataBundle
-from bayesprior.data.datasets import LabeledDataset, read_targets
-from bayesprior.errors import ConfigError, DataError, nearest_name
+from bayesprior.data.datasets import read_targets
+from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 
-__all__ = ["few_shot", "select_classes", "split_validation", "stratified_split"]
+__all__ = ["few_shot", "select_classes", "split_off", "split_validation", "stratified_split"]
 
 
 def _rank_in_class(labels: Int[Tensor, " N"], seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,28 +36,24 @@ def _rank_in_class(labels: Int[Tensor, " N"], seed: int) -> tuple[Tensor, Tensor
     return shuffled, rank, counts[labels[shuffled]]
 
 
-def _labels(bundle: DataBundle) -> Tensor:
+def _labels(bundle: DataBundle, needed: bool = False) -> Tensor:
     """Return the training labels; all 0 where an example has no class of its own."""
-    if bundle.class_names:
-        targets = read_targets(bundle.train)
-        if targets.ndim == 1:
-            return targets
+    if bundle.class_names and (targets := read_targets(bundle.train)).ndim == 1:
+        return targets
+    if needed:
+        name = bundle.name
+        raise DataError(f"{name!r} has no class for each example; this needs a classification task")
     return torch.zeros(bundle.num_data, dtype=torch.long)
 
 
-def _check_classes(bundle: DataBundle) -> None:
-    if not bundle.class_names or read_targets(bundle.train).ndim > 1:
-        raise DataError(
-            f"{bundle.name!r} has no class for each example; this needs a classification task"
-        )
+def _exactly_one(**options: Any) -> None:
+    if sum(value is not None for value in options.values()) != 1:
+        raise ConfigError(f"give exactly one of {' and '.join(options)}")
 
 
+@checked(bundle="bundle", num_data="integer", per_class="integer", seed="integer")
 def few_shot(
-    bundle: DataBundle,
-    *,
-    num_data: int | None = None,
-    per_class: int | None = None,
-    seed: int = 0,
+    bundle: DataBundle, *, num_data: int | None = None, per_class: int | None = None, seed: int = 0
 ) -> DataBundle:
     """Keep a small part of the training examples, class-balanced where they have classes.
 
@@ -93,31 +90,22 @@ def few_shot(
     >>> few_shot(digits(), num_data=20, seed=3).class_counts.tolist()
     [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
-    if (num_data is None) == (per_class is None):
-        raise ConfigError("give exactly one of num_data and per_class")
-    for name, number in (("num_data", num_data), ("per_class", per_class)):
-        if number is not None and number < 1:
-            raise ConfigError(f"{name} must be at least 1, got {number}")
-    if per_class is not None:
-        _check_classes(bundle)
-    examples, rank, _ = _rank_in_class(_labels(bundle), fold_seed(seed, 2))
-    # A stable sort by rank keeps the shuffle within each round of one example per class.
-    order = rank.argsort(stable=True)
+    _exactly_one(num_data=num_data, per_class=per_class)
+    name, number = ("num_data", num_data) if per_class is None else ("per_class", per_class)
+    if number is None or number < 1:
+        raise ConfigError(f"{name} must be at least 1, got {number}")
+    labels = _labels(bundle, needed=per_class is not None)
+    most, what = len(labels), "training examples"
     if per_class is not None:
         scarce = int(bundle.class_counts.argmin())
-        least = int(bundle.class_counts[scarce])
-        if least < per_class:
-            raise DataError(
-                f"per_class = {per_class} is more than the {least} training examples of class "
-                f"{bundle.class_names[scarce]!r} in {bundle.name!r}"
-            )
-        num_data = per_class * bundle.num_classes
-    elif num_data is not None and num_data > len(order):
-        raise DataError(
-            f"num_data = {num_data} is more than the {len(order)} training examples of "
-            f"{bundle.name!r}"
-        )
-    chosen = examples[order[:num_data]]
+        most = int(bundle.class_counts[scarce])
+        what += f" of class {bundle.class_names[scarce]!r}"
+    if number > most:
+        raise DataError(f"{name} = {number} is more than the {most} {what} of {bundle.name!r}")
+    examples, rank, _ = _rank_in_class(labels, fold_seed(seed, 2))
+    # A stable sort by rank keeps the shuffle within each round of one example per class.
+    order = rank.argsort(stable=True)
+    chosen = examples[order[: number if per_class is None else number * bundle.num_classes]]
     return dataclasses.replace(bundle, train=bundle.train.subset(chosen.sort().values))
 
 
@@ -163,11 +151,7 @@ def stratified_split(
 
 
 def split_validation(
-    bundle: DataBundle,
-    *,
-    fraction: float | None = None,
-    num: int | None = None,
-    seed: int = 0,
+    bundle: DataBundle, *, fraction: float | None = None, num: int | None = None, seed: int = 0
 ) -> DataBundle:
     """Take validation examples out of the training split, class by class; test is not touched.
 
@@ -208,22 +192,24 @@ def split_validation(
     >>> len(bundle.train), len(bundle.validation)
     (180, 20)
     """
-    if bundle.validation is not None:
-        raise ConfigError(
-            f"{bundle.name!r} already has {len(bundle.validation)} validation examples; use those"
-        )
-    if (fraction is None) == (num is None):
-        raise ConfigError("give exactly one of fraction and num")
-    if fraction is not None:
-        if not 0 < fraction < 1:
-            raise ConfigError(f"fraction must be in (0, 1), got {fraction}")
-        num = round(fraction * bundle.num_data)
-    rest, part = stratified_split(_labels(bundle), num or 0, seed)
-    return dataclasses.replace(
-        bundle,
-        train=bundle.train.subset(rest),
-        validation=bundle.train.subset(part).without_augmentation(),
-    )
+    if held := bundle.validation:
+        raise ConfigError(f"{bundle.name!r} already has {len(held)} validation examples; use those")
+    _exactly_one(fraction=fraction, num=num)
+    size = float(fraction) if fraction is not None else num or 0
+    return split_off(bundle, "validation", size, seed)
+
+
+def split_off(bundle: DataBundle, split: str, size: float, seed: int) -> DataBundle:
+    """Make a split, not augmented, of a number (an int) or share (a float) of training examples."""
+    if isinstance(size, float):
+        if not 0 < size < 1:
+            option = "test_fraction" if split == "test" else "fraction"
+            raise ConfigError(f"{option} must be in (0, 1), got {size}")
+        size = round(size * bundle.num_data)
+    rest, part = stratified_split(_labels(bundle), int(size), seed)
+    train = bundle.train
+    parts = {"train": train.subset(rest), split: train.subset(part).without_augmentation()}
+    return dataclasses.replace(bundle, **parts)
 
 
 def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBundle:
@@ -249,35 +235,27 @@ def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBund
     >>> select_classes(digits(), [5, 6, 7, 8, 9]).class_names
     ('5', '6', '7', '8', '9')
     """
-    _check_classes(bundle)
+    _labels(bundle, needed=True)
     chosen = [_class_index(bundle, c) for c in classes]
     if len(set(chosen)) != len(chosen) or len(chosen) < 2:
         raise ConfigError(f"classes must be at least two, each once, got {list(classes)}")
     new_label = torch.full((bundle.num_classes,), -1)
     new_label[chosen] = torch.arange(len(chosen))
-
-    def pick(data: LabeledDataset) -> LabeledDataset:
+    parts = {}
+    for split, data in bundle.splits.items():
         labels = new_label[read_targets(data)]
         rows = (labels >= 0).nonzero().flatten()
-        return data.subset(rows, targets=labels[rows])
-
-    names = tuple(bundle.class_names[c] for c in chosen)
-    train, test, validation = (
-        None if data is None else pick(data)
-        for data in (bundle.train, bundle.test, bundle.validation)
-    )
-    return DataBundle(bundle.name, train, test, validation, names)
+        parts[split] = data.subset(rows, targets=labels[rows])
+    return DataBundle(bundle.name, **parts, class_names=[bundle.class_names[c] for c in chosen])
 
 
 def _class_index(bundle: DataBundle, name: int | str) -> int:
-    if isinstance(name, str):
-        if name not in bundle.class_names:
-            raise ConfigError(
-                f"{bundle.name!r} has no class {name!r}{nearest_name(name, bundle.class_names)}"
-            )
+    if name in bundle.class_names:
         return bundle.class_names.index(name)
-    if not 0 <= name < bundle.num_classes:
-        raise ConfigError(
-            f"{bundle.name!r} has no class {name}; its classes are 0..{bundle.num_classes - 1}"
-        )
-    return name
+    if isinstance(name, str):
+        hint = nearest_name(name, bundle.class_names)
+    elif 0 <= name < bundle.num_classes:
+        return name
+    else:
+        hint = f"; its classes are 0..{bundle.num_classes - 1}"
+    raise ConfigError(f"{bundle.name!r} has no class {name!r}{hint}")

@@ -13,20 +13,11 @@ from typing import Any
 
 from bayesprior.data.arrays import from_arrays, reason
 from bayesprior.data.bundle import DataBundle
-from bayesprior.data.datasets import known_targets
 from bayesprior.data.folders import photographs
 from bayesprior.data.transforms import IMAGENET, CropFlip, Statistics
 from bayesprior.errors import ConfigError, DataError, nearest_name
 
-__all__ = [
-    "cifar10",
-    "cifar100",
-    "fashion_mnist",
-    "flowers102",
-    "from_torchvision",
-    "mnist",
-    "oxford_pets",
-]
+__all__ = ["from_torchvision"]
 
 # Channel mean and standard deviation of the full training sets, as published with them.
 _PUBLISHED: dict[str, Statistics] = {
@@ -35,21 +26,15 @@ _PUBLISHED: dict[str, Statistics] = {
     "MNIST": ((0.1307,), (0.3081,)),
     "FashionMNIST": ((0.2860,), (0.3530,)),
 }
-_AUGMENTED = {
-    "MNIST": CropFlip(padding=2, flip=False),
-    "FashionMNIST": CropFlip(padding=2),
-}
+_AUGMENTED = {"MNIST": CropFlip(padding=2, flip=False), "FashionMNIST": CropFlip(padding=2)}
 _TITLES = {"FashionMNIST": "fashion_mnist", "OxfordIIITPet": "oxford_pets"}
 # What the option that selects a split may be called, and its values, best first.
+_NAMES = {"train": ("train", "trainval"), "test": ("test", "val"), "validation": ("val", "valid")}
 _OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "train": {"train": (True,), "test": (False,)},
-    "split": {
-        "train": ("train", "trainval"),
-        "test": ("test", "val"),
-        "validation": ("val", "valid"),
-    },
+    "split": _NAMES,
+    "image_set": _NAMES,
 }
-_OPTIONS["image_set"] = _OPTIONS["split"]
 
 
 def from_torchvision(
@@ -94,25 +79,25 @@ def from_torchvision(
     """
     from torchvision import datasets
 
-    if name not in datasets.__all__:
-        raise ConfigError(
-            f"torchvision has no data set {name!r}{nearest_name(name, datasets.__all__)}"
-        )
+    known = datasets.__all__
+    if name not in known:
+        raise ConfigError(f"torchvision has no data set {name!r}{nearest_name(name, known)}")
     make = getattr(datasets, name)
     title = _TITLES.get(name, name.lower())
     open_split = partial(_open, title, root, make, download)
-    if splits is not None:
-        found = {split: open_split(**options) for split, options in splits.items()}
-    else:
+    if splits is None:
         found = _open_splits(make, open_split)
+    else:
+        found = {split: open_split(**options) for split, options in splits.items()}
     train = found["train"]
     names = tuple(getattr(train, "classes", ()))
     if hasattr(train, "data") and hasattr(train, "targets"):
         augmentation = _AUGMENTED.get(name, CropFlip())
         wanted = name not in _AUGMENTED if augment is None else augment
+        pairs: dict[str, Any] = {split: (d.data, d.targets) for split, d in found.items()}
         return from_arrays(
             title,
-            *((found[s].data, found[s].targets) for s in ("train", "test")),
+            **pairs,
             class_names=names or None,
             size=size,
             normalize=_PUBLISHED.get(name, "train") if normalize == "published" else normalize,
@@ -120,17 +105,13 @@ def from_torchvision(
         )
     if normalize in ("published", "imagenet"):
         normalize = IMAGENET
-    if normalize is None:
-        normalize = ((), ())
     if isinstance(normalize, str):
         raise ConfigError(f"normalize={normalize!r} needs images in memory; give (mean, std)")
-    data = {
-        split: photographs(
-            d, known_targets(d), size or 224, normalize, augment is not False and split == "train"
-        )
+    data: dict[str, Any] = {
+        split: photographs(d, size or 224, normalize, augment is not False and split == "train")
         for split, d in found.items()
     }
-    return DataBundle(title, data["train"], data.get("test"), data.get("validation"), names)
+    return DataBundle(title, **data, class_names=names)
 
 
 def _open_splits(make: Any, open_split: Callable[..., Any]) -> dict[str, Any]:
@@ -139,16 +120,13 @@ def _open_splits(make: Any, open_split: Callable[..., Any]) -> dict[str, Any]:
     option = next((name for name in _OPTIONS if name in parameters), None)
     if option is None:
         raise ConfigError(f"{make.__name__} has no splits that we know; give splits=")
-    found: dict[str, Any] = {}
-    taken: list[Any] = []
+    found: dict[Any, tuple[str, Any]] = {}
     for split, values in _OPTIONS[option].items():
         for value in values:
-            if split in found or value in taken:
-                continue
-            with contextlib.suppress(LookupError):
-                found[split] = open_split(**{option: value})
-                taken.append(value)
-    return found
+            if value not in found and split not in {taken for taken, _ in found.values()}:
+                with contextlib.suppress(LookupError):
+                    found[value] = split, open_split(**{option: value})
+    return dict(found.values())
 
 
 def _open(name: str, root: str | Path, make: Any, download: bool, **split: Any) -> Any:

@@ -56,8 +56,7 @@ class PixelTransform:
         """Transform a batch."""
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         if self.size is not None and pixels.ndim == 4:
-            shape = (self.size, self.size)
-            pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True)
+            pixels = F.interpolate(pixels, [self.size] * 2, mode="bilinear", antialias=True)
         if not self.mean:
             return pixels
         channels = pixels.shape[1]
@@ -147,15 +146,11 @@ def normalization(
     ConfigError
         If the name is unknown.
     """
-    if choice is None:
-        return (), ()
-    if isinstance(choice, tuple):
-        return choice
-    if choice == "imagenet":
-        return IMAGENET
     if choice == "train":
         return _statistics(train_inputs)
-    raise ConfigError(
-        f"no normalization {choice!r}; use 'train', 'imagenet' or (mean, std)"
-        + nearest_name(choice, ("train", "imagenet"))
-    )
+    if choice == "imagenet":
+        return IMAGENET
+    if isinstance(choice, str):
+        hint = nearest_name(choice, ("train", "imagenet"))
+        raise ConfigError(f"no normalization {choice!r}; use 'train', 'imagenet' or a pair{hint}")
+    return ((), ()) if choice is None else choice

@@ -14,8 +14,8 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 from scipy.stats import binom
 
-from bayesprior.errors import ConfigError, DataError
-from bayesprior.prediction.points import bin_sums, calibration_error
+from bayesprior.errors import DataError
+from bayesprior.prediction.points import NUM_BINS, bin_sums, calibration_error
 
 __all__ = [
     "BrierParts",
@@ -59,9 +59,7 @@ class CalibrationBins:
     Attributes
     ----------
     sums
-        Points, confidence and right answers in bins (edge_k, edge_k+1]; 0 is in the first.
-    edges
-        Increasing, from 0 to 1.
+        Points, confidence and right answers in M bins (k / M, (k + 1) / M]; 0 is in the first.
 
     Examples
     --------
@@ -71,44 +69,22 @@ class CalibrationBins:
     """
 
     sums: Float[np.ndarray, "3 M"]
-    edges: Float[np.ndarray, " E"]
 
     @classmethod
     def of(
         cls,
         confidence: Float[np.ndarray, " N"],
         is_right: Shaped[np.ndarray, " N"],
-        edges: int | Float[np.ndarray, " E"] = 15,
+        num_bins: int = NUM_BINS,
     ) -> "CalibrationBins":
-        """Bin points, in bins of equal width or between these edges.
+        """Bin points."""
+        values, hits = (torch.from_numpy(np.array(v, float)) for v in (confidence, is_right))
+        return cls(bin_sums(values, hits, num_bins).numpy())
 
-        Raises
-        ------
-        ConfigError
-            If the edges do not increase or there are none.
-        """
-        edges = np.arange(edges + 1) / max(edges, 1) if isinstance(edges, int) else edges
-        if len(edges) < 2 or (np.diff(edges) <= 0).any():
-            raise ConfigError(f"a binning needs at least one bin and rising edges, got {edges}")
-        parts = (torch.from_numpy(np.array(v, float)) for v in (confidence, is_right, edges[1:-1]))
-        return cls(bin_sums(*parts).numpy(), edges)
-
-    @classmethod
-    def equal_mass(
-        cls,
-        confidence: Float[np.ndarray, " N"],
-        is_right: Shaped[np.ndarray, " N"],
-        num_bins: int = 15,
-    ) -> "CalibrationBins":
-        """Make bins that hold about equally many points (ties stay together)."""
-        inner = np.quantile(confidence, np.linspace(0, 1, num_bins + 1)[1:-1])
-        inner = np.unique(inner[(inner > 0) & (inner < 1)])
-        return cls.of(confidence, is_right, np.concatenate([[0.0], inner, [1.0]]))
-
-    @classmethod
-    def from_sums(cls, sums: Float[np.ndarray, "3 M"]) -> "CalibrationBins":
-        """Take the sums of M bins of equal width."""
-        return cls(np.asarray(sums, float), np.arange(sums.shape[1] + 1) / sums.shape[1])
+    @property
+    def edges(self) -> Float[np.ndarray, " E"]:
+        """Of the bins, from 0 to 1."""
+        return np.arange(self.sums.shape[1] + 1) / self.sums.shape[1]
 
     @property
     def count(self) -> Float[np.ndarray, " M"]:
@@ -130,8 +106,8 @@ class CalibrationBins:
         """Mean confidence minus accuracy: positive when the model claims too much."""
         return float((self.sums[1] - self.sums[2]).sum() / max(self.count.sum(), 1))
 
-    def curve(self, level: float = 0.95) -> ReliabilityCurve:
-        """Return the reliability curve with consistency bands (Broecker and Smith, 2007).
+    def curve(self) -> ReliabilityCurve:
+        """Return the reliability curve with 95 % consistency bands (Broecker and Smith, 2007).
 
         The band is the central interval of Binomial(count, mean confidence) / count, a little
         wider than the exact Poisson-binomial law.
@@ -143,8 +119,8 @@ class CalibrationBins:
         """
         count, confidence, right = self.sums[:, self.count > 0]
         confidence = confidence / count
-        tail = (1 - level) / 2
-        low, high = (binom.ppf(q, count, confidence.clip(0, 1)) / count for q in (tail, 1 - tail))
+        sure = confidence.clip(0, 1)
+        low, high = (binom.ppf(q, count, sure) / count for q in (0.025, 0.975))
         return ReliabilityCurve(confidence, right / count, count, low, high)
 
     @functools.cached_property
@@ -153,14 +129,11 @@ class CalibrationBins:
 
         The plain ECE is never 0 on finite data; this is what to compare it with.
         """
-        return float(np.quantile(self.chance_ece(), 0.95))
-
-    def chance_ece(self, num_draws: int = 1000, seed: int = 0) -> Float[np.ndarray, " R"]:
-        """Draw the ECE that a perfectly calibrated model would show on these points, by chance."""
         count = self.count.astype(int)
         mean = (self.sums[1] / count.clip(1)).clip(0, 1)
-        right = np.random.default_rng(seed).binomial(count, mean, (num_draws, len(mean)))
-        return np.abs(right - self.sums[1]).sum(axis=1) / max(count.sum(), 1)
+        right = np.random.default_rng(0).binomial(count, mean, (1000, len(mean)))
+        ece = np.abs(right - self.sums[1]).sum(axis=1) / max(count.sum(), 1)
+        return float(np.quantile(ece, 0.95))
 
 
 class BrierParts(NamedTuple):
@@ -187,13 +160,13 @@ class BrierParts(NamedTuple):
     within_bin: float
 
 
-def _by_class(probs: Probs, targets: Targets, num_bins: int) -> Float[np.ndarray, "3 C M"]:
+def _by_class(probs: Probs, targets: Targets) -> Float[np.ndarray, "3 C M"]:
     """Return the sums of every class's probability against its frequency."""
     hits = np.eye(probs.shape[1])[targets]
-    return bin_sums(torch.from_numpy(np.array(probs)), torch.from_numpy(hits), num_bins).numpy()
+    return bin_sums(torch.from_numpy(np.array(probs)), torch.from_numpy(hits)).numpy()
 
 
-def class_wise_ece(probs: Probs, targets: Targets, *, num_bins: int = 15) -> float:
+def class_wise_ece(probs: Probs, targets: Targets) -> float:
     """Return the gap between every class's probability and its frequency, mean over classes.
 
     References
@@ -205,14 +178,14 @@ def class_wise_ece(probs: Probs, targets: Targets, *, num_bins: int = 15) -> flo
     >>> round(class_wise_ece(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1])), 4)
     0.3
     """
-    _, mean, freq = _by_class(probs, targets, num_bins)
+    _, mean, freq = _by_class(probs, targets)
     return float(np.abs(mean - freq).sum() / probs.size)
 
 
-def brier(probs: Probs, targets: Targets, *, num_bins: int = 15) -> BrierParts:
+def brier(probs: Probs, targets: Targets) -> BrierParts:
     """Return the multi-class Brier score with Murphy's decomposition, summed over classes.
 
-    Each class's probability is binned (``num_bins`` of equal width); ``within_bin`` is what the
+    Each class's probability is binned (15 bins of equal width); ``within_bin`` is what the
     binning leaves out, so that the identity is exact (Stephenson et al., 2008).
 
     References
@@ -230,7 +203,7 @@ def brier(probs: Probs, targets: Targets, *, num_bins: int = 15) -> BrierParts:
     num_points = len(targets)
     picked = probs[np.arange(num_points), targets]
     score = float(((probs**2).sum(axis=1) - 2 * picked + 1).mean())
-    count, mean, freq = _by_class(probs, targets, num_bins)
+    count, mean, freq = _by_class(probs, targets)
     base = freq.sum(axis=1, keepdims=True) / num_points
     safe = count.clip(1)
     reliability = float(((mean - freq) ** 2 / safe).sum() / num_points)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import sem
 from scipy.stats import t as student
 
 from bayesprior.diagnostics.intervals import LEVEL, Interval, error_over_points
@@ -26,7 +27,7 @@ __all__ = [
     "pick_baseline",
 ]
 
-FREE = {"out", "device", "progress", "checkpoint_every", "seed", "data_seed"}
+FREE = {"out", "device", "progress", "jobs", "checkpoint_every", "seed", "data_seed"}
 """Options that do not make another method."""
 
 
@@ -97,6 +98,7 @@ def judge(interval: Interval, row: MetricRow, num_pairs: int, *, varies: bool = 
 
     Examples
     --------
+    >>> from bayesprior.prediction.metrics import METRICS
     >>> accuracy = METRICS["accuracy"]
     >>> judge(Interval(0.03, 0.01, 0.05), accuracy, 5), judge(Interval(0.0, 0.0, 0.0), accuracy, 5)
     ('better', 'tie')
@@ -172,11 +174,8 @@ def comparison_table(results: Sequence[MethodResult]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"method": result.name, "seeds": len(result.outcomes)}
         for name in compared_metrics():
             found = result.metric(name)
-            error = found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else None
-            row |= {
-                name: float(found.mean()),
-                f"{name}_se": None if error is None else float(error),
-            }
+            error = float(sem(found)) if len(found) > 1 else None
+            row |= {name: float(found.mean()), f"{name}_se": error}
         rows.append(row | {"seconds": result.seconds})
     return rows
 

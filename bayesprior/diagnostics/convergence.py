@@ -74,7 +74,7 @@ class TemperatureCheck:
     Attributes
     ----------
     name
-        ``kinetic`` or ``configurational``, and of which parameter group.
+        Kinetic or configurational, and of which parameter group.
     measured
         Mean with its interval, from the autocorrelation-aware standard error.
     claimed
@@ -143,7 +143,7 @@ def summarize_chains(
         low = [float(np.quantile(v, 0.05, method="lower")) for v in (bulk, tail)]
         chance = _chance_rhat(*flat.shape[:2])
         size = flat.shape[-1], flat.shape[0]
-        out.append(ChainSummary(name, *size, high[0], chance, *low, high[1]))
+        out.append(ChainSummary(name, *size, high[0], chance, low[0], low[1], high[1]))
     return out
 
 
@@ -183,7 +183,7 @@ def check_temperature(
     Parameters
     ----------
     name
-        ``kinetic`` or ``configurational``.
+        Of what is measured.
     values
         Its estimate at each recorded step, shape (chain, step).
     claimed
@@ -225,13 +225,15 @@ def temperature_checks(tree: xr.DataTree) -> list[TemperatureCheck]:
     """Compare the recorded temperatures with those claimed, by parameter group if so recorded.
 
     Over the later half of the steps that ran at the last step's temperature, without the
-    exploring phases of a cyclical schedule. Columns ``temperature.<i>`` of the trace claim for
-    group i, ``configurational_temperature.<i>`` and ``kinetic_temperature.<i>`` are measured in it.
+    exploring phases of a cyclical schedule. Columns ``temperature.<label>`` of the trace claim for
+    the group of that name or number, ``kinetic_temperature.<label>`` and
+    ``configurational_temperature.<label>`` are measured in it.
     """
     if "trace" not in tree.children:
         return []
     trace = tree["trace"].dataset
-    ends = [n.removeprefix("temperature") for n in trace if str(n).startswith("temperature.")]
+    names = map(str, trace)
+    ends = [n.removeprefix("temperature") for n in names if n.startswith("temperature.")]
     out = []
     for end in ends or [""]:
         if f"temperature{end}" not in trace:
@@ -242,8 +244,8 @@ def temperature_checks(tree: xr.DataTree) -> list[TemperatureCheck]:
         later = at_claim[len(at_claim) // 2 :]
         for kind in ("kinetic", "configurational"):
             if f"{kind}_temperature{end}" in trace and later.size:
-                group = f" of parameter group {end[1:]}" if end else ""
+                name = f"{kind} temperature" + (f" of group {end[1:]}" if end else "")
                 values = trace[f"{kind}_temperature{end}"].values[:, later]
-                check = check_temperature(kind + group, values, claimed)
+                check = check_temperature(name, values, claimed)
                 out += [check] if check is not None else []
     return out

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float, Int
-from scipy.special import logsumexp
 
 from bayesprior.diagnostics.calibration import CalibrationBins
 from bayesprior.diagnostics.intervals import Interval, metric_interval
@@ -17,7 +16,7 @@ from bayesprior.prediction.metrics import METRICS, MetricRow
 from bayesprior.prediction.points import Points
 from bayesprior.prediction.predict import Prediction
 
-__all__ = ["Outcome", "check_probs", "metric_rows", "score_intervals", "scores"]
+__all__ = ["Outcome", "metric_rows", "score_intervals", "scores"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Outcome:
         """
         p = prediction
         parts = p.expected_entropy, p.mutual_information, p.energy
-        return _outcome(name, p.mean_probs, p.targets, p.log_likelihood, *parts)
+        return _outcome(name, p.mean_probs, p.targets, p.average_log_likelihood, *parts)
 
     @classmethod
     def from_group(cls, tree: xr.DataTree, group: str) -> "Outcome":
@@ -76,18 +75,9 @@ class Outcome:
         if group not in tree.children:
             raise DataError(f"the tree has no group {group!r}")
         data = tree[group]
-        likelihood = data.get("log_likelihood")
-        if likelihood is not None:
-            likelihood = likelihood.stack(s=("chain", "draw")).transpose("s", ...)
-        return _outcome(
-            "test set" if group == "predictions" else group.removeprefix("predictions_"),
-            data.get("probs"),
-            data.get("target"),
-            likelihood,
-            data.get("expected_entropy"),
-            data.get("mutual_information"),
-            data.get("energy"),
-        )
+        name = "test set" if group == "predictions" else group.removeprefix("predictions_")
+        names = ("probs", "target", "log_score", "expected_entropy", "mutual_information", "energy")
+        return _outcome(name, *map(data.get, names))
 
     @functools.cached_property
     def points(self) -> Points:
@@ -122,38 +112,14 @@ class Outcome:
         row = METRICS[name]
         return row.summarize(row.points(self.points).double())
 
-    def bins(self, num_bins: int = 15) -> CalibrationBins:
+    def bins(self) -> CalibrationBins:
         """Return the top-label calibration bins."""
-        return CalibrationBins.of(self.confidence, self.is_right, num_bins)
+        return CalibrationBins.of(self.confidence, self.is_right)
 
 
-def check_probs(probs: Any, targets: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return float64 probabilities and integer targets, or say what is wrong with them.
-
-    Parameters
-    ----------
-    probs
-        Shape (N, C); anything that converts to an array.
-    targets
-        Shape (N,), class indices below C; zeros if left out.
-
-    Raises
-    ------
-    DataError
-        If shapes disagree, N is 0, a value is NaN or outside [0, 1], a row does not sum to 1, or
-        a target is no class.
-    """
-    probs = np.asarray(probs, dtype=np.float64)
-    if probs.ndim != 2 or not probs.size:
-        raise DataError(f"probabilities must have shape (N, C) with N, C > 0, got {probs.shape}")
-    targets = np.zeros(len(probs), int) if targets is None else np.asarray(targets)
-    if targets.shape != probs.shape[:1]:
-        raise DataError(
-            f"{len(probs)} rows of probabilities but targets of shape {targets.shape}; "
-            "both must come from the same points"
-        )
-    if targets.dtype.kind not in "iu":
-        raise DataError(f"targets must be integer class indices, got dtype {targets.dtype}")
+def _check(probs: Float[np.ndarray, "N C"], targets: Int[np.ndarray, " N"]) -> None:
+    if not probs.size:
+        raise DataError("there are no labeled points")
     bad = np.flatnonzero(~np.isfinite(probs).all(axis=1))
     if bad.size:
         raise DataError(
@@ -168,17 +134,16 @@ def check_probs(probs: Any, targets: Any = None) -> tuple[np.ndarray, np.ndarray
         )
     if targets.min() < 0 or targets.max() >= probs.shape[1]:
         raise DataError(
-            f"targets range over {targets.min()}..{targets.max()} but the probabilities have "
+            f"targets range from {targets.min()} to {targets.max()} but the probabilities have "
             f"{probs.shape[1]} classes"
         )
-    return probs, targets.astype(np.int64)
 
 
 def _outcome(
     name: str,
     probs: Any,
     targets: Any,
-    log_likelihood: Any,
+    log_score: Any,
     aleatoric: Any,
     epistemic: Any,
     energy: Any,
@@ -200,18 +165,19 @@ def _outcome(
         if part is not None
     }
     if targets is None:
-        check_probs(probs)
+        _check(probs, np.zeros(len(probs), int))
         return Outcome(name, probs, None, None, is_dense=is_dense, **points)
     targets = np.asarray(targets).reshape(-1).astype(np.int64)
     if is_dense:  # pixels without a label do not count
         kept = (targets >= 0) & (targets < probs.shape[1])
         probs, targets = probs[kept], targets[kept]
         points = {k: part[kept] for k, part in points.items()}
-    probs, targets = check_probs(probs, targets)
-    score = np.log(np.maximum(probs[np.arange(len(targets)), targets], np.finfo(float).tiny))
-    if not is_dense and (lost := score < -50).any():  # where averaged probabilities underflow
-        draws = np.asarray(log_likelihood, dtype=float)[:, lost]
-        score[lost] = logsumexp(draws, axis=0) - np.log(len(draws))
+    _check(probs, targets)
+    if is_dense or log_score is None:  # of images, and of files of the first edition
+        picked = probs[np.arange(len(targets)), targets]
+        score = np.log(np.maximum(picked, np.finfo(float).tiny))
+    else:  # of the draws, so that it does not underflow
+        score = np.asarray(log_score, dtype=float)
     return Outcome(name, probs, targets, score, is_dense=is_dense, **points)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,10 +13,8 @@ from scipy.stats import chi2
 from bayesprior.errors import DataError
 
 __all__ = [
-    "BlockPrior",
     "ChiSquareCheck",
     "Direction",
-    "PriorSummary",
     "Sensitivity",
     "diagnose",
     "direction_check",
@@ -24,51 +23,6 @@ __all__ = [
     "prior_summary",
     "sensitivities",
 ]
-
-
-@dataclass(frozen=True)
-class BlockPrior:
-    """How much the prior says about one parameter.
-
-    Attributes
-    ----------
-    name, size
-        The parameter and its number of weights.
-    rms_std
-        Root mean square of the prior's standard deviations.
-    weight_decay
-        1 / (N mean variance): the decay towards the prior mean on the mean loss that pulls as
-        strongly on a weight of average width; narrower ones are pulled harder.
-    """
-
-    name: str
-    size: int
-    rms_std: float
-    weight_decay: float
-
-
-@dataclass(frozen=True)
-class PriorSummary:
-    """How informative a prior is.
-
-    Attributes
-    ----------
-    blocks
-        One entry for each parameter.
-    rank, effective_rank
-        Columns of the factor, and how many directions it really uses.
-    drift_share
-        Share of the factor's variance in its first direction; near 1 the source run was still
-        travelling when its posterior was taken.
-    jitter_share
-        Share of the width that a constant added variance makes up; None if not recorded.
-    """
-
-    blocks: tuple[BlockPrior, ...]
-    rank: int
-    effective_rank: float
-    drift_share: float
-    jitter_share: float | None
 
 
 @dataclass(frozen=True)
@@ -146,8 +100,16 @@ class Sensitivity:
     likelihood_floor: float
 
 
-def prior_summary(tree: xr.DataTree) -> PriorSummary:
-    """Say how informative a run's prior is for its N training points.
+def prior_summary(tree: xr.DataTree) -> list[dict[str, Any]]:
+    """Say how informative a run's prior is about each parameter, for its N training points.
+
+    Returns
+    -------
+    list of dict
+        ``name``; ``size``, its number of weights; ``rms_std``, root mean square of the prior's
+        standard deviations; ``weight_decay`` = 1 / (N mean variance), the decay towards the prior
+        mean on the mean loss that pulls as strongly on a weight of average width (narrower ones
+        are pulled harder).
 
     Raises
     ------
@@ -159,19 +121,15 @@ def prior_summary(tree: xr.DataTree) -> PriorSummary:
     if num_data < 1:
         raise DataError("the tree does not say how many training points (num_data) there are")
     columns = (data.block.values, data.block_size.values, data.prior_rms_std.values)
-    blocks = [
-        BlockPrior(str(name), int(size), float(std), 1 / num_data / float(std) ** 2)
+    return [
+        {
+            "name": str(name),
+            "size": int(size),
+            "rms_std": std,
+            "weight_decay": 1 / num_data / std**2,
+        }
         for name, size, std in zip(*columns, strict=True)
     ]
-    found = data.attrs
-    share = found.get("jitter_share")
-    return PriorSummary(
-        tuple(blocks),
-        int(found["rank"]),
-        float(found["effective_rank"]),
-        float(found["drift_share"]),
-        None if share is None else float(share),
-    )
 
 
 def mahalanobis_checks(tree: xr.DataTree, *, temperature: float = 1.0) -> list[ChiSquareCheck]:
@@ -196,8 +154,10 @@ def mahalanobis_checks(tree: xr.DataTree, *, temperature: float = 1.0) -> list[C
     """
     posterior = _need(tree, "posterior", "mahalanobis")
     sizes = tree["constant_data"].block_size
-    distances = posterior.block_mahalanobis.mean(("chain", "draw"))
-    rows = [("all weights", int(sizes.sum()), float(posterior.mahalanobis.mean()))]
+    over = ("chain", "draw")
+    distances = (posterior.block_mahalanobis * _shares(tree)).sum(over)
+    total = float((posterior.mahalanobis * _shares(tree)).sum())
+    rows = [("all weights", int(sizes.sum()), total)]
     rows += [
         (str(name), int(size), float(value))
         for name, size, value in zip(
@@ -219,11 +179,12 @@ def directions(tree: xr.DataTree) -> list[Direction]:
         If the tree holds no prior coordinates, or the prior has none (rank 0).
     """
     z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
-    flat = z.values.reshape(-1, z.shape[-1])
-    std = flat.std(axis=0, ddof=1) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
+    flat, shares = z.values.reshape(-1, z.shape[-1]), _shares(tree).values.ravel()
+    mean = shares @ flat
     with np.errstate(invalid="ignore", divide="ignore"):
-        surprise = np.where(std < 1, flat.mean(axis=0) / np.sqrt(1 - std**2), np.nan)
-    columns = (z.prior_direction.values, flat.mean(axis=0), std, 1 - std**2, surprise)
+        variance = shares @ (flat - mean) ** 2 / (1 - shares @ shares)
+        surprise = np.where(variance < 1, mean / np.sqrt(1 - variance), np.nan)
+    columns = (z.prior_direction.values, mean, np.sqrt(variance), 1 - variance, surprise)
     return [
         Direction(int(index), *map(float, numbers))
         for index, *numbers in zip(*columns, strict=True)
@@ -242,7 +203,7 @@ def direction_check(tree: xr.DataTree, *, temperature: float = 1.0) -> ChiSquare
         If the tree holds no prior coordinates.
     """
     z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
-    mean, rank = float((z**2).sum("prior_direction").mean()), z.sizes["prior_direction"]
+    mean, rank = float((z**2 * _shares(tree)).sum()), z.sizes["prior_direction"]
     ends = temperature * chi2.ppf([0.025, 0.975], rank)
     return ChiSquareCheck("the prior's own directions", rank, mean, *ends)
 
@@ -350,6 +311,12 @@ def _power_scaling(
 
     shuffled = [moved(rng.permutation(values.size)) for _ in range(num_permutations)]
     return moved(np.arange(values.size)), float(np.quantile(shuffled, 0.95))
+
+
+def _shares(tree: xr.DataTree) -> xr.DataArray:
+    """Return each draw's share of all averages, which sum to 1."""
+    weight = tree["sample_stats"].mixture_weight
+    return weight / weight.sum()
 
 
 def _need(tree: xr.DataTree, group: str, variable: str | None = None) -> xr.Dataset:

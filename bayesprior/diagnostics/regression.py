@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from scipy.special import logsumexp
 from scipy.stats import kstest, kstwo, norm
 
 from bayesprior.errors import DataError
@@ -56,11 +55,9 @@ def regression_points(predictions: xr.Dataset) -> Points:
     """
     if "target" not in predictions:
         raise DataError("the predictions hold no target; predict labeled points")
-    draws = predictions.log_likelihood.stack(s=("chain", "draw")).transpose("s", ...)
-    score = logsumexp(draws.values.astype(float), axis=0) - np.log(draws.sizes["s"])
     mean = predictions["mean"].values
     target = predictions.target.values.reshape(mean.shape)
-    parts = {"targets": target, "log_score": score, "mean": mean}
+    parts = {"targets": target, "log_score": predictions.log_score.values, "mean": mean}
     return Points(**{n: torch.from_numpy(np.array(v, float)) for n, v in parts.items()})
 
 

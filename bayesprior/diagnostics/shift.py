@@ -3,13 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from bayesprior.diagnostics.predictions import Outcome, scores
-from bayesprior.diagnostics.uncertainty import Detection, detection, ood_scores
+from bayesprior.diagnostics.uncertainty import detection, ood_scores
 
-__all__ = ["DetectionRow", "ShiftRow", "ood_table", "shift_table"]
+__all__ = ["ShiftRow", "ood_table", "shift_table"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,6 @@ class ShiftRow:
         0 for the test set; the number after a dash at the end of the set's name; else None.
     scores
         From `bayesprior.diagnostics.predictions.scores`.
-    num_points
-        Points of the set.
     chance
         ECE that a perfectly calibrated model exceeds by chance on one such set in twenty.
     """
@@ -33,17 +30,7 @@ class ShiftRow:
     shift: str
     severity: int | None
     scores: dict[str, float]
-    num_points: int
     chance: float
-
-
-@dataclass(frozen=True)
-class DetectionRow:
-    """How well one score tells one foreign set from the test set."""
-
-    name: str
-    score: str
-    detection: Detection
 
 
 def shift_table(test: Outcome, shifted: Sequence[Outcome]) -> list[ShiftRow]:
@@ -66,27 +53,28 @@ def shift_table(test: Outcome, shifted: Sequence[Outcome]) -> list[ShiftRow]:
         match = re.fullmatch(r"(.+)-(\d+)", outcome.name)
         kind, severity = (match[1], int(match[2])) if match else (outcome.name, None)
         severity = 0 if outcome is test else severity
-        num_points = len(outcome.probs)
-        found = scores(outcome), num_points, outcome.bins().chance
-        rows.append(ShiftRow(kind, severity, *found))
+        rows.append(ShiftRow(kind, severity, scores(outcome), outcome.bins().chance))
     return rows
 
 
-def ood_table(test: Outcome, foreign: Sequence[Outcome]) -> list[DetectionRow]:
+def ood_table(test: Outcome, foreign: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Say how well each score of uncertainty detects each foreign set.
 
     Scores: 1 - max probability, entropy, mutual information and energy, each where both sets
     have it; see `bayesprior.diagnostics.uncertainty.ood_scores`.
+
+    Returns
+    -------
+    list of dict
+        ``set``, ``score``, and the fields of `bayesprior.diagnostics.uncertainty.Detection`.
     """
-
-    def of(outcome: Outcome) -> dict[str, np.ndarray]:
-        parts = {"mutual_information": outcome.epistemic, "energy": outcome.energy}
-        return ood_scores(outcome.probs, **parts)
-
-    inside = of(test)
+    inside, *outside = (
+        ood_scores(o.probs, mutual_information=o.epistemic, energy=o.energy)
+        for o in (test, *foreign)
+    )
     return [
-        DetectionRow(outcome.name, score, detection(inside[score], values))
-        for outcome in foreign
-        for score, values in of(outcome).items()
+        {"set": o.name, "score": score, **detection(inside[score], values)._asdict()}
+        for o, found in zip(foreign, outside, strict=True)
+        for score, values in found.items()
         if score in inside
     ]

@@ -15,14 +15,7 @@ from scipy.special import entr
 from bayesprior.errors import DataError
 from bayesprior.prediction.points import risk_curve
 
-__all__ = [
-    "Detection",
-    "RiskCoverage",
-    "detection",
-    "entropy",
-    "ood_scores",
-    "risk_coverage",
-]
+__all__ = ["Detection", "RiskCoverage", "detection", "entropy", "ood_scores", "risk_coverage"]
 
 Points = Float[np.ndarray, " N"]
 

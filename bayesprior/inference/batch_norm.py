@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bayesprior.errors import DataError
+from bayesprior.inference.wrappers import modes_kept
 from bayesprior.tasks.protocols import Batch, Forward, batch_size, pair_forward, to_device
 
 __all__ = ["freeze_batch_norm", "is_leftover", "reestimate_", "running_layers"]
@@ -43,12 +44,16 @@ def is_leftover(batch: Batch, largest: int) -> bool:
     """
     if largest < 2 or batch_size(batch) != 1:
         return False
-    warnings.warn(
-        "a last batch of one example is skipped: BatchNorm in training mode has no variance "
-        "there; choose a batch size that leaves more than 1",
-        stacklevel=3,
-    )
+    _warn_of_skipping("last ")
     return True
+
+
+def _warn_of_skipping(which: str) -> None:
+    warnings.warn(
+        f"a {which}batch of one example is skipped: BatchNorm in training mode has no variance "
+        "there; choose a batch size that leaves more than 1",
+        stacklevel=4,
+    )
 
 
 @torch.no_grad()
@@ -63,7 +68,8 @@ def reestimate_(
 
     The average of the batches' means and variances weighs each batch by its examples
     (`torch.optim.swa_utils.update_bn` counts a last small batch like a full one). All other
-    layers are in evaluation mode, so dropout is off. A last batch of one is skipped with a warning.
+    layers are in evaluation mode, so dropout is off. A first or last
+    batch of one without a variance is skipped with a warning.
 
     Parameters
     ----------
@@ -84,35 +90,41 @@ def reestimate_(
     Raises
     ------
     DataError
-        If the loader gives no batch.
+        If the loader gives no batch, or only one of one example.
     """
     layers = running_layers(module)
     if not layers:
         return 0
     device = next(module.parameters()).device
-    modes = {part: part.training for part in module.modules()}
     momenta = [layer.momentum for layer in layers]
-    module.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.train()
     seen = largest = 0
-    try:
-        for batch in loader:
-            if is_leftover(batch, largest):
-                continue
-            size = batch_size(batch)
-            seen, largest = seen + size, max(size, largest)
-            for layer in layers:
-                layer.momentum = size / seen
-            forward(module, to_device(batch, device))
-            if max_examples is not None and seen >= max_examples:
-                break
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for part, mode in modes.items():
-            part.training = mode
+    with modes_kept(module):
+        module.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.train()
+        try:
+            for batch in loader:
+                if is_leftover(batch, largest):
+                    continue
+                size = batch_size(batch)
+                seen, largest = seen + size, max(size, largest)
+                for layer in layers:
+                    layer.momentum = size / seen
+                try:
+                    forward(module, to_device(batch, device))
+                except ValueError:
+                    if seen > 1:
+                        raise
+                    _warn_of_skipping("first ")  # images alone have a variance, and pass
+                    seen = 0
+                    for layer in layers:
+                        layer.reset_running_stats()
+                if max_examples is not None and seen >= max_examples:
+                    break
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
     if seen == 0:
         raise DataError("the loader gave no batch to estimate BatchNorm statistics from")
     return seen

@@ -24,7 +24,6 @@ __all__ = [
     "frozen_fingerprints",
     "load_checkpoint",
     "load_module_state",
-    "module_state",
     "random_states",
     "restore_random",
     "save_checkpoint",
@@ -83,17 +82,12 @@ class BatchStream:
         return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
     def _begin(self) -> None:
-        for owner in (
-            getattr(self._loader, "batch_sampler", None),
-            getattr(self._loader, "sampler", None),
-        ):
-            set_epoch = getattr(owner, "set_epoch", None)
+        for name in ("batch_sampler", "sampler"):
+            set_epoch = getattr(getattr(self._loader, name, None), "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(self._epoch)
-        self._start = {
-            "random": random_states(),
-            "generators": [g.get_state() for g in self._generators()],
-        }
+        generators = [g.get_state() for g in self._generators()]
+        self._start = {"random": random_states(), "generators": generators}
         self._iterator = iter(self._loader)
         self._position = 0
 
@@ -180,28 +174,21 @@ def load_checkpoint(path: Path, *, expected: dict[str, Any]) -> dict[str, Any]:
 def frozen_fingerprints(module: nn.Module) -> dict[str, int]:
     """Return by name a number that tells whether a frozen parameter has changed.
 
-    It is the sum of the bits read as integers: exact, so equal on every device.
+    Gigabytes of base weights below a small adapter so stay out of the checkpoints. The number is
+    the sum of the bits read as integers: exact, so equal on every device.
     """
-    return {n: _fingerprint(p) for n, p in module.named_parameters() if not p.requires_grad}
-
-
-def _fingerprint(tensor: Tensor) -> int:
-    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.element_size(), torch.uint8)
-    return int(tensor.detach().reshape(-1).view(kind).sum(dtype=torch.int64))
-
-
-def module_state(module: nn.Module, unchanged: Mapping[str, int]) -> dict[str, Tensor]:
-    """Return a module's state without the frozen parameters that are ``unchanged``.
-
-    Gigabytes of base weights below a small adapter so stay out of the checkpoints.
-    """
-    return {n: value for n, value in module.state_dict().items() if n not in unchanged}
+    kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return {
+        name: int(p.data.flatten().view(kinds.get(p.itemsize, torch.uint8)).sum(dtype=torch.int64))
+        for name, p in module.named_parameters()
+        if not p.requires_grad
+    }
 
 
 def load_module_state(
     module: nn.Module, state: Mapping[str, Tensor], unchanged: Mapping[str, int]
 ) -> None:
-    """Inverse of `module_state`, on a module that has the same frozen parameters.
+    """Load a module's state that lacks the frozen parameters that are ``unchanged``.
 
     Raises
     ------
@@ -209,12 +196,11 @@ def load_module_state(
         If a name is missing or foreign, or a frozen parameter is another one.
     """
     here = frozen_fingerprints(module)
-    for name, value in unchanged.items():
-        if here.get(name) != value:
-            raise CheckpointError(
-                f"the frozen parameter {name!r} is not the one that the run began with; load the "
-                "same base weights before resuming"
-            )
+    if other := [name for name, value in unchanged.items() if here.get(name) != value]:
+        raise CheckpointError(
+            f"the frozen parameter {other[0]!r} is not the one that the run began with; load the "
+            "same base weights before resuming"
+        )
     if differing := module.state_dict().keys() ^ (state.keys() | unchanged.keys()):
         raise CheckpointError(
             f"the checkpoint and the module differ in {min(differing)!r}; resume with the module "

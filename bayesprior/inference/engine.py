@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, checked
 from bayesprior.inference.batch_norm import freeze_batch_norm, reestimate_, running_layers
 from bayesprior.inference.checkpoint import (
     BatchStream,
@@ -23,7 +23,7 @@ from bayesprior.inference.checkpoint import (
     random_states,
     restore_random,
 )
-from bayesprior.inference.prior_term import PriorTerm, attached_terms
+from bayesprior.inference.prior_term import PriorTerm, attached_terms, check_num_data
 from bayesprior.inference.progress import TraceWriter, progress_bar
 from bayesprior.inference.protocols import (
     Batch,
@@ -34,7 +34,7 @@ from bayesprior.inference.protocols import (
     WeightDistribution,
 )
 from bayesprior.inference.run_state import RunState
-from bayesprior.inference.wrappers import plain_module, plain_optimizer, refuse_shards
+from bayesprior.inference.wrappers import modes_kept, plain_module, plain_optimizer, refuse_shards
 from bayesprior.storage import CHECKPOINT, TRACE
 from bayesprior.tasks.protocols import batch_size, to_device
 from bayesprior.weights.layout import ParameterLayout
@@ -63,6 +63,12 @@ class TrainResult:
     run_dir: Path | None
 
 
+@checked(
+    "model=network loss_fn=function loader=batches optimizer=optimizer schedule=function "
+    "num_steps=count num_data=count prior=law collectors=collectors hooks=functions "
+    "fabric=fabric accumulate=count clip_norm=number batch_norm=text run_dir=path "
+    "checkpoint_every=count log_every=count on_step=function"
+)
 def train(
     model: nn.Module,
     loss_fn: LossFn,
@@ -165,21 +171,20 @@ def train(
         After the step at hand is finished and a checkpoint written.
     """
     optimizer, module = plain_optimizer(optimizer), plain_module(model)
-    _check(num_steps, accumulate, clip_norm, batch_norm, optimizer, num_data, prior)
-    folder = Path(run_dir) if run_dir is not None else None
+    _check(clip_norm, batch_norm, optimizer, num_data)
+    folder = Path(run_dir).expanduser() if run_dir is not None else None
     if fabric is None:
         fabric = _fabric_at(next(module.parameters()).device)
     _check_fabric(fabric, loader)
 
     layout = prior.layout if prior is not None else ParameterLayout.from_module(module)
     wrapped, stepper = fabric.setup(model, optimizer)
-    objective = loss_fn if isinstance(loss_fn, nn.Module) else None
-    call, parts = loss_fn, [wrapped]
-    if objective is not None:
-        objective.to(fabric.device)
-        if any(p.requires_grad for p in objective.parameters()):
-            call = fabric.setup_module(objective)
-            parts.append(call)
+    objective = loss_fn if isinstance(loss_fn, nn.Module) else _Function(loss_fn)
+    objective.to(fabric.device)
+    call, parts = objective, [wrapped]
+    if any(p.requires_grad for p in objective.parameters()):
+        call = fabric.setup_module(objective)
+        parts.append(call)
     refuse_shards(wrapped)
     term = PriorTerm(module, prior, num_data) if prior is not None else None
     if term is not None:
@@ -189,9 +194,8 @@ def train(
                 "handle, or leave out prior="
             )
         term.prepare(optimizer)
-    stream = BatchStream(
-        loader, skip_leftover=batch_norm == "train" and bool(running_layers(module))
-    )
+    needs_variance = batch_norm == "train" and bool(running_layers(module))
+    stream = BatchStream(loader, skip_leftover=needs_variance)
     expected = {
         "layout": layout.digest(),
         "optimizer": type(optimizer).__name__,
@@ -204,24 +208,21 @@ def train(
         folder / TRACE if folder is not None and fabric.is_global_zero else None, keep_until=start
     )
     after_step = getattr(objective, "after_step", None)
-    hooks = [*([after_step] if after_step is not None else ()), *hooks]
+    hooks = hooks if after_step is None else [after_step, *hooks]
     is_hot = any(group.get("temperature", 0) > 0 for group in optimizer.param_groups)
-    modes = [(part, part.training) for part in (module, objective) if part is not None]
-    for part, _ in modes:
-        part.train()
-    if batch_norm == "frozen":
-        freeze_batch_norm(module)
     stats: dict[str, float] = {}
     with (
-        contextlib.ExitStack() as cleanup,
+        contextlib.closing(run),
+        modes_kept(module, objective),
         finish_step_on_interrupt() as interrupted,
         progress_bar(
             description, start=start, total=num_steps, show=progress and fabric.is_global_zero
         ) as bar,
     ):
-        cleanup.callback(run.end)
-        for part, mode in modes:
-            cleanup.callback(part.train, mode)
+        module.train()
+        objective.train()
+        if batch_norm == "frozen":
+            freeze_batch_norm(module)
         for step in range(start, num_steps):
             phase = schedule(step)
             run.set_phase(phase)
@@ -229,7 +230,7 @@ def train(
             log = done % log_every == 0 or done == num_steps or on_step is not None
             batches = [next(stream) for _ in range(accumulate)]
             if step == start and is_hot:
-                _warn_of_dropout(module, loss_fn, to_device(batches[0], fabric.device))
+                _warn_of_dropout(module, objective, to_device(batches[0], fabric.device))
             loss, extras = _data_gradient(parts, call, batches, fabric)
             if log or phase.collect or fabric.device.type == "cpu":  # elsewhere a sync a step
                 run.check_loss(loss, done, batches)
@@ -253,13 +254,24 @@ def train(
             if on_step is not None:
                 on_step(event)
             if done == num_steps and batch_norm == "train":
-                _reestimate(module, loss_fn, loader, fabric, num_data)
+                _reestimate(module, objective, loader, fabric, num_data)
             if done % checkpoint_every == 0 or done == num_steps or interrupted.is_set():
                 run.save(done)
             if interrupted.is_set():
                 where = f"; resume from {folder / CHECKPOINT}" if folder is not None else ""
                 raise KeyboardInterrupt(f"stopped after step {done} of {num_steps}{where}")
     return TrainResult(num_steps, stats, folder)
+
+
+class _Function(nn.Module):
+    """A loss function that owns nothing, as an objective."""
+
+    def __init__(self, function: LossFn) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.function(module, batch)
 
 
 def _fabric_at(device: torch.device) -> Fabric:
@@ -271,61 +283,57 @@ def _fabric_at(device: torch.device) -> Fabric:
 def _data_gradient(
     parts: Sequence[Any], call: LossFn, batches: Sequence[Batch], fabric: Fabric
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Fill ``.grad`` with the gradient of the mean over all examples of the batches."""
-    if len(batches) == 1:
-        loss, extras = call(parts[0], to_device(batches[0], fabric.device))
-        fabric.backward(loss)
-        return loss.detach(), extras
-    sizes = [batch_size(batch) for batch in batches]
-    total = torch.zeros((), device=fabric.device)
-    for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), 1):
+    """Fill ``.grad`` with the gradient of the mean over all examples, of all processes.
+
+    Return this process's mean.
+    """
+    shares, factor = [1.0], 1.0
+    if len(batches) > 1 or fabric.world_size > 1:
+        sizes = [batch_size(batch) for batch in batches]
+        shares = [size / sum(sizes) for size in sizes]
+    if fabric.world_size > 1:  # gradients are averaged as if all processes had equally many
+        count = torch.tensor(float(sum(sizes)), device=fabric.device)
+        mean: Any = fabric.all_reduce(count.clone(), reduce_op="mean")
+        factor = float(count / mean)
+    losses = []
+    for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
         with contextlib.ExitStack() as stack:
-            if fabric.world_size > 1:
-                for part in parts:
-                    wait = number < len(batches)
-                    stack.enter_context(fabric.no_backward_sync(part, enabled=wait))
+            for part in parts if number < len(batches) else ():
+                stack.enter_context(fabric.no_backward_sync(part))
             loss, extras = call(parts[0], to_device(batch, fabric.device))
-            share = loss * (size / sum(sizes))
-            fabric.backward(share)
-        total = total + share.detach()
-    return total, extras
+            fabric.backward(loss * (share * factor) if share * factor != 1 else loss)
+        losses.append(loss.detach() * share if share != 1 else loss.detach())
+    return sum(losses[1:], losses[0]), extras
 
 
 @contextlib.contextmanager
-def _undisturbed(module: nn.Module, loss_fn: LossFn) -> Iterator[None]:
+def _undisturbed(module: nn.Module, objective: nn.Module) -> Iterator[None]:
     """Put back modes, global random states and what a loss remembers of its batches."""
-    parts = [part for part in (module, loss_fn) if isinstance(part, nn.Module)]
-    modes = [(layer, layer.training) for part in parts for layer in part.modules()]
-    kept = copy.deepcopy(loss_fn.state_dict()) if isinstance(loss_fn, nn.Module) else {}
-    states = random_states()
+    kept, states = copy.deepcopy(objective.state_dict()), random_states()
     try:
-        with torch.no_grad():
+        with modes_kept(module, objective), torch.no_grad():
             yield
     finally:
         restore_random(states)
-        for layer, mode in modes:
-            layer.training = mode
-        if isinstance(loss_fn, nn.Module):
-            loss_fn.load_state_dict(kept)
+        objective.load_state_dict(kept)
 
 
-def _warn_of_dropout(module: nn.Module, loss_fn: LossFn, batch: Batch) -> None:
+def _warn_of_dropout(module: nn.Module, objective: nn.Module, batch: Batch) -> None:
     """Compare the loss of one batch, without the prior, in two passes of either mode.
 
     A model that draws a random subset of its data differs in evaluation mode, too, and may.
     """
 
     def differs() -> bool:
-        first, second = (loss_fn(module, batch)[0] for _ in range(2))
+        first, second = (objective(module, batch)[0] for _ in range(2))
         return not torch.isclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)
 
-    with _undisturbed(module, loss_fn):
+    with _undisturbed(module, objective):
         freeze_batch_norm(module)
         if not differs():
             return
-        for part in (module, loss_fn):
-            if isinstance(part, nn.Module):
-                part.eval()
+        module.eval()
+        objective.eval()
         if differs():
             return
     warnings.warn(
@@ -336,14 +344,13 @@ def _warn_of_dropout(module: nn.Module, loss_fn: LossFn, batch: Batch) -> None:
 
 
 def _reestimate(
-    module: nn.Module, loss_fn: LossFn, loader: Iterable[Batch], fabric: Fabric, num_data: int
+    module: nn.Module, objective: nn.Module, loader: Iterable[Batch], fabric: Fabric, num_data: int
 ) -> None:
     """Average running statistics over the training data, each process over its share."""
     share = math.ceil(num_data / fabric.world_size)
-    with _undisturbed(module, loss_fn):
-        if isinstance(loss_fn, nn.Module):
-            loss_fn.eval()
-        seen = reestimate_(module, loader, loss_fn, max_examples=share)
+    with _undisturbed(module, objective):
+        objective.eval()
+        seen = reestimate_(module, loader, objective, max_examples=share)
     if fabric.world_size > 1 and seen:
         reduce: Any = functools.partial(fabric.all_reduce, reduce_op="sum")
         total = float(reduce(torch.tensor(float(seen), device=fabric.device)))
@@ -354,24 +361,14 @@ def _reestimate(
 
 
 def _check(
-    num_steps: int,
-    accumulate: int,
     clip_norm: float | None,
     batch_norm: str,
     optimizer: Optimizer,
     num_data: int,
-    prior: WeightDistribution | None,
 ) -> None:
-    if num_steps < 1 or accumulate < 1:
-        raise ConfigError("num_steps and accumulate must be at least 1")
     if batch_norm not in ("frozen", "train"):
         raise ConfigError(f"batch_norm must be 'frozen' or 'train', got {batch_norm!r}")
-    for group in optimizer.param_groups if prior is None else ():  # with one, PriorTerm compares
-        if (counted := group.get("num_data", num_data)) != num_data:
-            raise ConfigError(
-                f"the optimizer counts num_data = {counted}, train() {num_data}: both are N, the "
-                "size of the whole training set"
-            )
+    check_num_data(optimizer, num_data)
     if clip_norm is None:
         return
     if clip_norm <= 0:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesprior.errors import ConfigError, PriorFileError
+from bayesprior.errors import ConfigError, PriorFileError, check, checked
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.protocols import Draw
 from bayesprior.inference.wrappers import plain_module
@@ -76,6 +76,7 @@ class PointPosterior(Bindable):
             raise ConfigError("the weights of a point posterior hold NaN or infinite values")
 
     @classmethod
+    @checked(module="network")
     def from_module(
         cls,
         module: nn.Module,
@@ -102,6 +103,7 @@ class PointPosterior(Bindable):
     def _draw(self) -> Draw:
         return Draw(0, 0, self.weights, self.buffers, self.layout, confidence=self.confidence)
 
+    @checked(path="path")
     def save(self, path: str | Path) -> None:
         """Write a safetensors file atomically.
 
@@ -114,6 +116,7 @@ class PointPosterior(Bindable):
         _write(path, _POINT, self.layout, self._draw(), extra)
 
     @classmethod
+    @checked(path="path", device="device")
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "PointPosterior":
         """Read what `save` wrote.
 
@@ -155,8 +158,9 @@ class StoredDraws(Bindable):
 
     def __init__(self, folders: str | Path | Sequence[str | Path]) -> None:
         if isinstance(folders, str | Path):
-            folders = _chain_dirs(Path(folders))
-        chains = [Path(folder) for folder in folders]
+            folders = _chain_dirs(Path(folders).expanduser())
+        check(folders, "paths", "folders")
+        chains = [Path(folder).expanduser() for folder in folders]
         if not chains:
             raise PriorFileError("no chain folders were given")
         self._paths = [stored_draw_paths(folder) for folder in chains]
@@ -208,13 +212,10 @@ class StoredDraws(Bindable):
                 path = paths[index]
                 state = path.stat() if path.is_file() else None
                 seen = (state.st_size, state.st_mtime_ns) if state is not None else (0, 0)
-                verify = self._verified.get(path) != seen
-                draw, layout, _ = _read(path, _DRAW, verify=verify)
+                draw, layout, _ = _read(path, _DRAW, verify=self._verified.get(path) != seen)
                 if layout != self.layout:
-                    raise PriorFileError(
-                        f"{path} belongs to another network: "
-                        + layout.compare(self.layout).describe()
-                    )
+                    what = layout.compare(self.layout).describe()
+                    raise PriorFileError(f"{path} belongs to another network: {what}")
                 self._verified[path] = seen
                 yield replace(draw, chain=chain, index=index)
 
@@ -268,11 +269,7 @@ def stored_draw_paths(folder: str | Path) -> list[Path]:
         If one is missing in between.
     """
     found = set(Path(folder).glob("draw-*.safetensors"))
-    paths = [draw_path(folder, index) for index in range(len(found))]
-    for path in paths:
-        if path not in found:
-            raise PriorFileError(f"{path} is missing; the chain has {len(found)} draws")
-    return paths
+    return _without_gaps(found, lambda index: draw_path(folder, index))
 
 
 def save_draw(
@@ -319,10 +316,14 @@ def _chain_dirs(run_dir: Path) -> list[Path]:
     found = {p for p in run_dir.iterdir() if re.fullmatch(r"chain-\d+", p.name)}
     if not found:
         raise PriorFileError(f"no chain-00, chain-01, ... in the run folder {run_dir}")
-    for chain in range(len(found)):
-        if chain_dir(run_dir, chain) not in found:
-            raise PriorFileError(f"{chain_dir(run_dir, chain)} is missing")
-    return [chain_dir(run_dir, chain) for chain in range(len(found))]
+    return _without_gaps(found, lambda index: chain_dir(run_dir, index))
+
+
+def _without_gaps(found: set[Path], path_of: Callable[[int], Path]) -> list[Path]:
+    paths = [path_of(index) for index in range(len(found))]
+    if missing := next((path for path in paths if path not in found), None):
+        raise PriorFileError(f"{missing} is missing; there are {len(found)} beside it")
+    return paths
 
 
 def _write(

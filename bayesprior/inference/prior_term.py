@@ -6,24 +6,67 @@ for ours; both use `PriorTerm`.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from bayesprior.errors import ConfigError, LayoutMismatchError, nearest_name
+from bayesprior.errors import ConfigError, LayoutMismatchError, checked, nearest_name
 from bayesprior.inference.protocols import TakesPrior, WeightDistribution
 from bayesprior.inference.wrappers import plain_module, plain_optimizer, refuse_shards
 
-__all__ = ["PriorTerm", "attach_prior", "attached_terms", "group_labels"]
+__all__ = ["PriorTerm", "attach_prior", "attached_terms", "by_group", "check_num_data"]
 
 
-def group_labels(optimizer: Optimizer) -> list[str]:
-    """Return a label of each parameter group: its ``name``, where it has one, or its number."""
-    return [str(group.get("name", i)) for i, group in enumerate(optimizer.param_groups)]
+def by_group(
+    groups: Sequence[Mapping[str, Any]],
+    name: str,
+    values: Sequence[float | None],
+    sizes: Sequence[int],
+) -> dict[str, float]:
+    """Return the mean of a scalar over all weights and, of several groups, each one's own.
+
+    Parameters
+    ----------
+    groups
+        An optimizer's, called by their ``name``, where they have one, or number.
+    name
+        Of the scalar; a group's is ``name.<group>``.
+    values, sizes
+        One for each group: the mean over its weights, None where there is none, and their number.
+    """
+    labels = (str(group.get("name", i)) for i, group in enumerate(groups))
+    known = [(n, v, s) for n, v, s in zip(labels, values, sizes, strict=True) if v is not None]
+    if not known:
+        return {}
+    total = sum(size for *_, size in known)
+    mean = sum(value * size for _, value, size in known) / total
+    # A mean of equal values is to be that very value.
+    mean = known[0][1] if len({value for _, value, _ in known}) == 1 else mean
+    several = known if len(sizes) > 1 else []
+    return {name: mean, **{f"{name}.{label}": value for label, value, _ in several}}
+
+
+def check_num_data(optimizer: Optimizer, num_data: int) -> None:
+    """Raise `ConfigError` if an optimizer that counts the data counts others."""
+    for group in optimizer.param_groups:
+        if (counted := group.get("num_data", num_data)) != num_data:
+            raise ConfigError(
+                f"the optimizer counts num_data = {counted}, the run {num_data}: both are N, the "
+                "size of the whole training set"
+            )
+
+
+class _Held(NamedTuple):
+    """A parameter that the optimizer holds: its place in the prior, its group, and -(+)1 / N."""
+
+    parameter: nn.Parameter
+    position: int
+    group: int
+    alpha: float
 
 
 class PriorTerm:
@@ -58,10 +101,8 @@ class PriorTerm:
         law: Any = prior
         self.prior = law if prior.loc.device == device else law.to(device)
         self._flat: Tensor | None = None  # one D-vector, filled anew at every step
-        # Positions in `parameters` of those that an optimizer holds, a list for each of its groups.
-        self._groups: list[list[int]] = [list(range(len(self.parameters)))]
-        self._signs: list[int] = [1] * len(self.parameters)
         self._optimizer: Optimizer | None = None
+        self._held = [_Held(p, i, 0, -1 / num_data) for i, p in enumerate(self.parameters)]
 
     @torch.no_grad()
     def add_to_grad(self, *, diagnose: bool = False) -> dict[str, float]:
@@ -88,37 +129,28 @@ class PriorTerm:
             score = self.prior.score(weights, out=weights if same else None)
         # GradScaler leaves the division by its scale to fused optimizers.
         scale = getattr(self._optimizer, "grad_scale", None)
+        if scale is not None:
+            score = score * scale
         views = list(layout.unflatten(score).values())
-        for held in self._groups:
-            for i in held:
-                parameter, view, alpha = self.parameters[i], views[i], -self._signs[i]
-                if scale is not None:
-                    view = view * scale
-                if parameter.grad is None:
-                    parameter.grad = torch.mul(view, alpha / self.num_data)
-                else:
-                    parameter.grad.add_(view, alpha=alpha / self.num_data)
+        for parameter, position, _, alpha in self._held:
+            if parameter.grad is None:
+                parameter.grad = torch.mul(views[position], alpha)
+            else:
+                parameter.grad.add_(views[position], alpha=alpha)
         if diagnose:
             stats |= self._temperatures(weights.sub_(self.prior.loc), scale)
         return stats
 
     def _temperatures(self, residual: Tensor, scale: Tensor | None) -> dict[str, float]:
         views = list(self.prior.layout.unflatten(residual).values())
-        sums, sizes = residual.new_zeros(len(self._groups), dtype=torch.float64), []
-        for number, held in enumerate(self._groups):
-            sizes.append(sum(views[i].numel() for i in held))
-            for i in held:
-                gradient = self.parameters[i].grad
-                sums[number] += (views[i] * gradient).sum(dtype=torch.float64) * self._signs[i]
-        values = (sums * self.num_data if scale is None else sums * self.num_data / scale).tolist()
-        name = "configurational_temperature"
-        stats = {name: sum(values) / max(sum(sizes), 1)}
-        if len(sizes) > 1 and self._optimizer is not None:
-            labels = group_labels(self._optimizer)
-            for label, value, size in zip(labels, values, sizes, strict=True):
-                if size:
-                    stats[f"{name}.{label}"] = value / size
-        return stats
+        groups = self._optimizer.param_groups if self._optimizer is not None else [{}]
+        sums, sizes = residual.new_zeros(len(groups), dtype=torch.float64), [0] * len(groups)
+        for parameter, position, group, alpha in self._held:
+            sums[group] -= (views[position] * parameter.grad).sum(dtype=torch.float64) / alpha
+            sizes[group] += parameter.numel()
+        values = (sums if scale is None else sums / scale).tolist()
+        means = [value / size if size else None for value, size in zip(values, sizes, strict=True)]
+        return by_group(groups, "configurational_temperature", means, sizes)
 
     def prepare(self, optimizer: Optimizer) -> None:
         """Bind the term to one optimizer, which may take the prior (`TakesPrior`).
@@ -138,31 +170,24 @@ class PriorTerm:
             If a group has a weight decay: a second prior.
         """
         optimizer = plain_optimizer(optimizer)
+        check_num_data(optimizer, self.num_data)
         position = {p: i for i, p in enumerate(self.parameters)}
-        groups = [
-            [position[p] for p in group["params"] if p in position]
-            for group in optimizer.param_groups
-        ]
-        if not any(groups):
-            raise ConfigError(
-                "the optimizer holds none of the parameters that the prior covers (copies of "
-                "them?): make it from the parameters of this very module, after the module is made"
-            )
-        self._optimizer, self._groups = optimizer, groups
-        for group, held in zip(optimizer.param_groups, groups, strict=True):
-            for i in held:
-                self._signs[i] = -1 if group.get("maximize") else 1
+        self._optimizer, self._held = optimizer, []
+        for number, group in enumerate(optimizer.param_groups):
+            held = [p for p in group["params"] if p in position]
+            alpha = (1 if group.get("maximize") else -1) / self.num_data
+            self._held += [_Held(p, position[p], number, alpha) for p in held]
             if held and group.get("weight_decay"):
                 warnings.warn(
                     f"weight_decay = {group['weight_decay']} is a second prior beside this one; "
                     "make the optimizer with weight_decay=0",
                     stacklevel=3,
                 )
-            if (counted := group.get("num_data", self.num_data)) != self.num_data:
-                raise ConfigError(
-                    f"the optimizer counts num_data = {counted}, the prior {self.num_data}: "
-                    "both are N, the size of the whole training set"
-                )
+        if not self._held:
+            raise ConfigError(
+                "the optimizer holds none of the parameters that the prior covers (copies of "
+                "them?): make it from the parameters of this very module, after the module is made"
+            )
         if isinstance(optimizer, TakesPrior):
             optimizer.take_prior(self)
         else:
@@ -170,13 +195,11 @@ class PriorTerm:
 
     def _check_stability(self, optimizer: Optimizer) -> None:
         curvature = self.curvature()
-        for index, (group, held) in enumerate(
-            zip(optimizer.param_groups, self._groups, strict=True)
-        ):
-            if not held:
+        for index, group in enumerate(optimizer.param_groups):
+            largest = [curvature[p].max().item() for p in group["params"] if p in curvature]
+            if not largest:
                 continue
-            largest = max(curvature[self.parameters[i]].max().item() for i in held)
-            limit = _stability_limit(optimizer, group, largest)
+            limit = _stability_limit(optimizer, group, max(largest))
             lr = float(group.get("initial_lr", group["lr"]))
             if lr > limit:
                 raise ConfigError(
@@ -188,30 +211,29 @@ class PriorTerm:
     @torch.no_grad()
     def curvature(self) -> dict[Tensor, Tensor]:
         """Return by held parameter 1 / (N d), a bound on the curvature of the prior's U / N."""
-        return self._held(self.prior.max_precision() / self.num_data)
+        return self._split(self.prior.max_precision() / self.num_data)
 
     @torch.no_grad()
     def covariance_product(self, vectors: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """Return Sigma v by held parameter; parameters left out of ``vectors`` count as zero."""
-        return self._held(self.prior.covariance_product(self._joined(vectors)))
+        return self._split(self.prior.covariance_product(self._joined(vectors)))
 
     @torch.no_grad()
     def color(self, normals: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """Return R z by held parameter, Sigma = R R^T, the law's square root."""
-        return self._held(self.prior.color(self._joined(normals)))
+        return self._split(self.prior.color(self._joined(normals)) - self.prior.loc)
 
     def covers(self, other: "PriorTerm") -> bool:
         """Whether both speak of a common parameter."""
-        mine = set(self.parameters)
-        return any(p in mine for p in other.parameters)
+        return not set(self.parameters).isdisjoint(other.parameters)
 
     def _joined(self, vectors: Mapping[Tensor, Tensor]) -> Tensor:
         parts = (vectors[p] if p in vectors else torch.zeros_like(p) for p in self.parameters)
         return self.prior.layout.flatten_tensors(parts)
 
-    def _held(self, flat: Tensor) -> dict[Tensor, Tensor]:
+    def _split(self, flat: Tensor) -> dict[Tensor, Tensor]:
         views = list(self.prior.layout.unflatten(flat).values())
-        return {self.parameters[i]: views[i] for held in self._groups for i in held}
+        return {parameter: views[position] for parameter, position, *_ in self._held}
 
 
 def _parameters(module: nn.Module, prior: WeightDistribution) -> list[nn.Parameter]:
@@ -266,14 +288,12 @@ class _AddPrior:
             self.term.add_to_grad()
             return None
 
-        def with_prior(call: Callable[[], Any] = closure) -> Any:
-            loss = call()
+        def with_prior() -> Any:
+            loss = closure()
             self.term.add_to_grad()
             return loss
 
-        if len(args) > 1:
-            return (args[0], with_prior, *args[2:]), kwargs
-        return args, {**kwargs, "closure": with_prior}
+        return args[:1], {**kwargs, "closure": with_prior}
 
 
 class _PriorHandle(RemovableHandle):
@@ -296,6 +316,7 @@ def attached_terms(optimizer: Optimizer) -> dict[int, PriorTerm]:
     return {key: hook.term for key, hook in hooks.items() if isinstance(hook, _AddPrior)}
 
 
+@checked(optimizer="optimizer", module="network", prior="law", num_data="integer")
 def attach_prior(
     optimizer: Optimizer, module: nn.Module, prior: WeightDistribution, *, num_data: int
 ) -> RemovableHandle:

@@ -112,7 +112,7 @@ def read_trace(path: str | Path) -> list[dict[str, float]]:
     DataError
         If another row is damaged.
     """
-    rows, damaged = _rows(Path(path))
+    rows, damaged = _rows(Path(path).expanduser())
     if damaged is not None:
         raise DataError(
             f"{path} is damaged in line {damaged}; resuming its run repairs it, or remove the line"

@@ -6,8 +6,10 @@ Optimizer x prior x collector are orthogonal: whatever meets these protocols com
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -180,7 +182,10 @@ class Posterior(Protocol):
 
 @runtime_checkable
 class WeightDistribution(Protocol):
-    """What the engine needs of a prior; `GaussianWeights` is the one we ship."""
+    """What recipes, engine and optimizers need of a prior; `GaussianWeights` is the one we ship.
+
+    Whoever asks may write into what a method returns. `bayesprior.testing` checks the contract.
+    """
 
     @property
     def layout(self) -> ParameterLayout:
@@ -189,6 +194,10 @@ class WeightDistribution(Protocol):
     @property
     def loc(self) -> Float[Tensor, " D"]:
         """The mean."""
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """BatchNorm statistics that belong to ``loc``, by name; may be empty."""
 
     def score(
         self, value: Float[Tensor, "*batch D"], *, out: Tensor | None = None
@@ -202,6 +211,23 @@ class WeightDistribution(Protocol):
 
     def max_precision(self) -> Float[Tensor, " D"]:
         """Return per weight an upper bound on the curvature of the potential: 1 / cov_diag."""
+
+    def covariance_product(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Return Sigma v."""
+
+    def color(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Return loc + R z with R R^T = Sigma: weights of standard normal coordinates."""
+
+    def whiten(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Return R^-1 (w - loc), the inverse of `color`."""
+
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "WeightDistribution":
+        """Return the same law on another device or in another type."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the law to a file."""
 
 
 @runtime_checkable

@@ -16,16 +16,17 @@ from bayesprior.inference.checkpoint import (
     frozen_fingerprints,
     load_checkpoint,
     load_module_state,
-    module_state,
     random_states,
     restore_random,
     save_checkpoint,
 )
-from bayesprior.inference.prior_term import group_labels
+from bayesprior.inference.prior_term import by_group
 from bayesprior.inference.protocols import Batch, Collector, Phase
 from bayesprior.storage import CHECKPOINT
 
 __all__ = ["RunState"]
+
+_SCHEDULED = {"lr", "temperature"}
 
 
 class RunState:
@@ -36,7 +37,7 @@ class RunState:
     model
         The plain module.
     objective
-        The loss, where it is a module.
+        The loss, as a module.
     optimizer
         The plain optimizer, over trainable parameters of both.
     stream, collectors, fabric, folder
@@ -53,7 +54,7 @@ class RunState:
     def __init__(
         self,
         model: nn.Module,
-        objective: nn.Module | None,
+        objective: nn.Module,
         optimizer: Optimizer,
         stream: BatchStream,
         collectors: Sequence[Collector],
@@ -67,8 +68,7 @@ class RunState:
         self.saved_step: int | None = None
         self.held = [p for group in optimizer.param_groups for p in group["params"]]
         held = set(self.held)
-        owned = objective.named_parameters() if objective is not None else ()
-        for name, parameter in owned:
+        for name, parameter in objective.named_parameters():
             if parameter.requires_grad and parameter not in held:
                 raise ConfigError(
                     f"the objective's parameter {name!r} is in no group of the optimizer: make it "
@@ -78,10 +78,12 @@ class RunState:
         rest = (p for p in model.parameters() if p.requires_grad and p not in held)
         self.trainable = [*self.held, *rest]
         self._unchanged: dict[str, int] = {}
-        self._rates: list[tuple[Any, Any]] = []
-        self._labels = group_labels(optimizer)
-        self._sizes = [sum(p.numel() for p in g["params"]) for g in optimizer.param_groups]
-        self.expected["lr"] = [float(group["lr"]) for group in optimizer.param_groups]
+        # What the groups have of their own, and what they were set to for the last step.
+        groups = optimizer.param_groups
+        self._own = [{key: group[key] for key in _SCHEDULED & group.keys()} for group in groups]
+        self._now: list[dict[str, Any]] = [{} for _ in self._own]
+        self._sizes = [sum(p.numel() for p in group["params"]) for group in groups]
+        self.expected["lr"] = [float(group["lr"]) for group in groups]
 
     @property
     def path(self) -> Path | None:
@@ -98,10 +100,6 @@ class RunState:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._unchanged = frozen_fingerprints(self.model)
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-            if "temperature" in group:
-                group["initial_temperature"] = group["temperature"]
         self.save(0)  # so that a run killed early resumes, and draws without a run cannot exist
         return 0
 
@@ -112,9 +110,9 @@ class RunState:
         state = load_checkpoint(self.path, expected=self.expected)
         self._unchanged = state["frozen"]
         load_module_state(self.model, state["model"], self._unchanged)
-        if self.objective is not None:
-            self.objective.load_state_dict(state["objective"])
+        self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._own = state["rates"]
         for collector, saved in zip(self.collectors, state["collectors"], strict=True):
             collector.load_state_dict(saved)
         self.stream.load_state_dict(state["stream"])
@@ -133,13 +131,15 @@ class RunState:
                 here = frozen_fingerprints(self.model)
                 kept = self._unchanged.items()
                 self._unchanged = {n: value for n, value in kept if here.get(n) == value}
+            weights = self.model.state_dict().items()
             state = {
                 "run": self.expected,
                 "step": step,
-                "model": module_state(self.model, self._unchanged),
+                "model": {n: value for n, value in weights if n not in self._unchanged},
                 "frozen": self._unchanged,
-                "objective": self.objective.state_dict() if self.objective is not None else None,
+                "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "rates": self._own,
                 "collectors": [c.state_dict() for c in self.collectors],
                 "stream": self.stream.state_dict(),
                 "random": random_states(),
@@ -150,57 +150,33 @@ class RunState:
 
     def set_phase(self, phase: Phase) -> None:
         """Multiply every group's own rate and temperature by the schedule's factors."""
-        rates = []
-        for index, group in enumerate(self.optimizer.param_groups):
-            if self._rates and any(
-                now is not before and now != before
-                for now, before in zip(_rates(group), self._rates[index], strict=True)
-            ):
+        factors = {"lr": phase.lr_factor, "temperature": phase.temperature_factor}
+        groups = zip(self.optimizer.param_groups, self._own, self._now, strict=True)
+        for index, (group, own, now) in enumerate(groups):
+            if any(group[key] is not value and group[key] != value for key, value in now.items()):
                 raise ConfigError(
                     f"lr or temperature of parameter group {index} was changed inside the run; "
                     "give train() a schedule that says so, or call train() again"
                 )
-            group["lr"] = group["initial_lr"] * phase.lr_factor
-            if "temperature" in group:
-                group["temperature"] = group["initial_temperature"] * phase.temperature_factor
-            rates.append(_rates(group))
-        self._rates = rates
+            now |= {key: value * factors[key] for key, value in own.items()}
+            group.update(now)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Give the groups their own rates and temperatures back, for whatever comes next."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group.pop("initial_lr", group["lr"])
-            if "initial_temperature" in group:
-                group["temperature"] = group.pop("initial_temperature")
+        for group, own in zip(self.optimizer.param_groups, self._own, strict=True):
+            group.update(own)
 
     def scalars(
         self, loss: Tensor, extras: Mapping[str, Any], prior: Mapping[str, float]
     ) -> dict[str, float]:
-        """Return a row of the trace.
-
-        ``temperature`` is the mean over all weights, as the measured temperatures are; of several
-        groups each one's is a column, too.
-        """
+        """Return a row of the trace; temperatures are means over weights, and each group's own."""
         groups = self.optimizer.param_groups
         stats = {"loss": loss.item(), **prior, "lr": float(groups[0]["lr"])}
-        kinetic = getattr(self.optimizer, "kinetic_temperature", None)
-        if "temperature" in groups[0]:
-            values = [float(group["temperature"]) for group in groups]
-            pairs = zip(values, self._sizes, strict=True)
-            stats["temperature"] = (
-                sum(t * n for t, n in pairs) / sum(self._sizes)
-                if len(set(values)) > 1
-                else values[0]
-            )
-            if len(groups) > 1:
-                for label, value in zip(self._labels, values, strict=True):
-                    stats[f"temperature.{label}"] = value
-        if kinetic is not None and (value := kinetic()) is not None:
-            stats["kinetic_temperature"] = float(value)
-            if len(groups) > 1:
-                for label, group in zip(self._labels, groups, strict=True):
-                    if (own := kinetic(group)) is not None:
-                        stats[f"kinetic_temperature.{label}"] = float(own)
+        temperatures = [group.get("temperature") for group in groups]
+        stats |= by_group(groups, "temperature", temperatures, self._sizes)
+        if kinetic := getattr(self.optimizer, "kinetic_temperature", None):
+            found = [kinetic(group) for group in groups]
+            stats |= by_group(groups, "kinetic_temperature", found, self._sizes)
         return stats | {name: float(value) for name, value in extras.items()}
 
     def check_loss(self, loss: Tensor, step: int, batches: Sequence[Batch]) -> None:
@@ -237,7 +213,3 @@ class RunState:
                 "the replicas' weights have drifted apart; noise must come from generators with "
                 "equal seeds on all ranks"
             )
-
-
-def _rates(group: Mapping[str, Any]) -> tuple[Any, Any]:
-    return group["lr"], group.get("temperature")

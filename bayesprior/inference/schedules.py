@@ -17,6 +17,15 @@ def _check(name: str, value: int, least: int) -> None:
         raise ConfigError(f"{name} must be at least {least}, got {value}")
 
 
+def _check_factor(final: float) -> None:
+    if not 0.0 <= final <= 1.0:
+        raise ConfigError(f"final_factor must be in [0, 1], got {final}")
+
+
+def _half_cosine(progress: float, final: float) -> float:
+    return final + (1 - final) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
 def constant(*, burn_in: int = 0, thin: int = 1) -> Schedule:
     """Keep the learning rate; collect every ``thin``-th step after ``burn_in``.
 
@@ -67,19 +76,17 @@ def cosine(*, num_steps: int, warm_up: int = 0, final_factor: float = 0.0) -> Sc
     >>> [round(cosine(num_steps=4)(t).lr_factor, 3) for t in range(4)]
     [1.0, 0.854, 0.5, 0.146]
     """
+    _check_factor(final_factor)
     _check("num_steps", num_steps, 1)
     _check("warm_up", warm_up, 0)
     if warm_up >= num_steps:
         raise ConfigError(f"warm_up = {warm_up} leaves nothing of num_steps = {num_steps}")
-    if not 0.0 <= final_factor <= 1.0:
-        raise ConfigError(f"final_factor must be in [0, 1], got {final_factor}")
 
     def schedule(step: int) -> Phase:
         if step < warm_up:
             factor = (step + 1) / warm_up
         else:
-            progress = min((step - warm_up) / (num_steps - warm_up), 1.0)
-            factor = final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
+            factor = _half_cosine((step - warm_up) / (num_steps - warm_up), final_factor)
         return Phase(factor, 1.0, step == num_steps - 1)
 
     return schedule
@@ -125,13 +132,12 @@ def cyclical(
     >>> [schedule(t).temperature_factor for t in (0, 4, 5, 10, 15)]
     [0.0, 0.0, 1.0, 0.0, 1.0]
     """
+    _check_factor(final_factor)
     _check("num_cycles", num_cycles, 1)
     _check("draws_per_cycle", draws_per_cycle, 1)
     _check("burn_in", burn_in or 0, 0)
     if not 0.0 <= exploration < 1.0:
         raise ConfigError(f"exploration must be in [0, 1), got {exploration}")
-    if not 0.0 <= final_factor <= 1.0:
-        raise ConfigError(f"final_factor must be in [0, 1], got {final_factor}")
     length = num_steps // num_cycles
     # A share that was computed as steps / length must give these very steps again.
     explore = math.floor(length * exploration + 1e-9) if burn_in is None else burn_in
@@ -147,8 +153,7 @@ def cyclical(
 
     def schedule(step: int) -> Phase:
         position = step - min(step // length, num_cycles - 1) * length
-        progress = min(position / length, 1.0)
-        factor = final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
+        factor = _half_cosine(position / length, final_factor)
         return Phase(factor, float(position >= explore), position in collected)
 
     return schedule

@@ -1,6 +1,8 @@
-"""What stands around modules and optimizers: compiled, data-parallel, prepared, sharded."""
+"""What stands around modules and optimizers: compiled, data-parallel, prepared; their modes."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import cast
 
 from torch import nn
@@ -8,7 +10,7 @@ from torch.optim import Optimizer
 
 from bayesprior.errors import ConfigError
 
-__all__ = ["plain_module", "plain_optimizer", "refuse_shards"]
+__all__ = ["modes_kept", "plain_module", "plain_optimizer", "refuse_shards"]
 
 
 def plain_optimizer(optimizer: Optimizer) -> Optimizer:
@@ -39,3 +41,14 @@ def refuse_shards(module: nn.Module) -> None:
             "the module's parameters are sharded (FSDP), and the weights are needed whole: use "
             "DDP or one device"
         )
+
+
+@contextlib.contextmanager
+def modes_kept(*modules: nn.Module) -> Iterator[None]:
+    """Put the training flag of every layer back at the end of the block."""
+    flags = [(layer, layer.training) for module in modules for layer in module.modules()]
+    try:
+        yield
+    finally:
+        for layer, flag in flags:
+            layer.training = flag

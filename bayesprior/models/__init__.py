@@ -1,7 +1,7 @@
 """Networks with a backbone and a named head; torchvision is imported only when used."""
 
-from bayesprior.models.heads import head_names, head_prefix, replace_head
-from bayesprior.models.mobilenet import MobileNetV1, mobilenet_v1
+from bayesprior.models.heads import head_prefix, replace_head
+from bayesprior.models.mobilenet import MobileNetV1
 from bayesprior.models.small import MLP, SmallConvNet, SmallResNet
 from bayesprior.models.torchvision_nets import torchvision_model
 from bayesprior.models.zoo import TaskModel, get_model, model_for
@@ -14,10 +14,8 @@ __all__ = [
     "SmallConvNet",
     "SmallResNet",
     "get_model",
-    "head_names",
     "head_prefix",
     "load_weights",
-    "mobilenet_v1",
     "model_for",
     "read_state_dict",
     "replace_head",

@@ -4,7 +4,7 @@ from torch import nn
 
 from bayesprior.errors import ConfigError, nearest_name
 
-__all__ = ["head_names", "head_prefix", "num_outputs", "replace_head"]
+__all__ = ["head_prefix", "num_outputs", "replace_head"]
 
 
 def _is_output(module: nn.Module) -> bool:
@@ -34,25 +34,6 @@ def head_prefix(module: nn.Module) -> str:
     if not names:
         raise ConfigError(f"{type(module).__name__} has no linear layer that could be its head")
     return names[-1]
-
-
-def head_names(module: nn.Module, prefix: str | None = None) -> tuple[str, ...]:
-    """Return the parameter names of the head, as in ``module.named_parameters()``.
-
-    Parameters
-    ----------
-    module
-        Any classification network.
-    prefix
-        Name of the head's layer; `head_prefix` by default.
-
-    Examples
-    --------
-    >>> head_names(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
-    ('2.weight', '2.bias')
-    """
-    prefix = prefix or head_prefix(module)
-    return tuple(f"{prefix}.{name}" for name, _ in module.get_submodule(prefix).named_parameters())
 
 
 def num_outputs(module: nn.Module, prefix: str) -> int | None:

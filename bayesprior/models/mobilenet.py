@@ -1,15 +1,10 @@
 """MobileNet v1, which torchvision lacks; the published weights are in TensorFlow's conventions."""
 
-from pathlib import Path
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesprior.models.heads import replace_head
-from bayesprior.weights.state_dicts import load_weights
-
-__all__ = ["MobileNetV1", "mobilenet_v1"]
+__all__ = ["MobileNetV1"]
 
 _CHANNELS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
@@ -81,30 +76,3 @@ class MobileNetV1(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
         """Return the logits."""
         return self.head(self.blocks(self.stem(images)).mean((2, 3)))
-
-
-def mobilenet_v1(
-    *, num_classes: int | None = None, width: float = 0.25, weights: str | Path | None = None
-) -> nn.Module:
-    """Return a MobileNet v1, from a local file or randomly initialized.
-
-    Parameters
-    ----------
-    num_classes
-        Classes of a freshly initialized head; None keeps the 1000 of ImageNet.
-    width
-        Multiplies the channel counts.
-    weights
-        A file with our parameter names, or None.
-
-    Raises
-    ------
-    CheckpointError
-        If the file cannot be read or does not fit.
-    """
-    module = MobileNetV1(width=width)
-    if weights is not None:
-        load_weights(module, weights, ignore=() if num_classes is None else "head")
-    if num_classes is not None:
-        replace_head(module, num_classes)
-    return module

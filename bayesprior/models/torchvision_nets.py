@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -64,7 +63,7 @@ def torchvision_model(
             f"torchvision has no classification network {name!r}{nearest_name(name, known)}"
         )
     if weights is None:
-        module = _without_auxiliary(_untrained(name))
+        module = _untrained(name)
     elif not re.fullmatch(r"\w+", str(weights)) or Path(weights).is_file():
         module = _from_file(name, weights, keep_head=num_classes is None)
     else:
@@ -74,13 +73,12 @@ def torchvision_model(
     return module
 
 
-def _untrained(name: str, **options: Any) -> nn.Module:
+def _untrained(name: str, undo_normalization: bool = False) -> nn.Module:
     from torchvision import models
 
-    if name in ("googlenet", "inception_v3"):
-        options["init_weights"] = True
-    module: nn.Module = models.get_model(name, weights=None, **options)
-    return module
+    inception = name in ("googlenet", "inception_v3")
+    own = {"init_weights": True, "transform_input": undo_normalization} if inception else {}
+    return _without_auxiliary(models.get_model(name, weights=None, **own))
 
 
 def _pretrained(name: str, weights: str) -> nn.Module:
@@ -104,8 +102,7 @@ def _pretrained(name: str, weights: str) -> nn.Module:
 
 def _from_file(name: str, path: str | Path, keep_head: bool) -> nn.Module:
     # The pretrained Inceptions take torchvision's normalization and undo it themselves.
-    inception = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
-    module = _without_auxiliary(_untrained(name, **inception))
+    module = _untrained(name, undo_normalization=True)
     prefix, state = head_prefix(module), read_state_dict(path, module)
     if keep_head and f"{prefix}.weight" in state:
         replace_head(module, len(state[f"{prefix}.weight"]))

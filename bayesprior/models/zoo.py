@@ -1,15 +1,16 @@
 """Networks by name."""
 
+import contextlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
-from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.errors import ConfigError, checked, nearest_name
+from bayesprior.inference.generators import seeded
 from bayesprior.models.heads import head_prefix, num_outputs, replace_head
 from bayesprior.registry import call, resolve
 from bayesprior.weights.state_dicts import LoadReport, load_weights, read_state_dict
@@ -20,13 +21,14 @@ MODELS = {
     "small_conv": "bayesprior.models.small:SmallConvNet",
     "small_resnet": "bayesprior.models.small:SmallResNet",
     "mlp": "bayesprior.models.small:MLP",
-    "mobilenet_v1": "bayesprior.models.mobilenet:mobilenet_v1",
+    "mobilenet_v1": "bayesprior.models.mobilenet:MobileNetV1",
 }
 """Short names of our own networks; torchvision's go by torchvision's names."""
 
 _TORCHVISION = "bayesprior.models.torchvision_nets:torchvision_model"
 
 
+@checked(name="text")
 def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
     """Return a network by short name, torchvision's name, or import path.
 
@@ -39,7 +41,8 @@ def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
         Whether the user wrote the name; an import path out of a file is refused otherwise.
     **options
         Passed on, such as ``num_classes=``, or ``weights=`` of `torchvision_model`. Weights that
-        are a file of yours are loaded into whatever network the callable makes.
+        are a file of yours are loaded into whatever network the callable makes, without their head
+        where ``num_classes=`` asks for another.
 
     Raises
     ------
@@ -79,8 +82,20 @@ def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ConfigError(f"model {name!r} gave {type(module).__name__}, not a torch module")
     if file is not None:
-        load_weights(module, file)
+        head = None
+        if "num_classes" in options:
+            with contextlib.suppress(ConfigError):  # not every network has a head that we find
+                head = head_prefix(module)
+        _load(module, file, head)
     return module
+
+
+def _load(module: nn.Module, file: str | Path, head: str | None) -> LoadReport:
+    """Load a file without its head where that is another one than the network's."""
+    state = read_state_dict(file, module)
+    mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(f"{head}.")}
+    fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
+    return load_weights(module, state, ignore=() if head is None or fits else head)
 
 
 class TaskModel(NamedTuple):
@@ -142,28 +157,27 @@ def model_for(
     >>> made.head, made.module.head.out_features
     ('head', 3)
     """
-    outside = name not in MODELS and ":" in name
-    target = resolve("model", name, MODELS, trusted=trusted) if outside or name in MODELS else None
-    accepted = inspect.signature(target).parameters if target else {"num_classes": None}
-    any_keyword = outside and any(p and p.kind is p.VAR_KEYWORD for p in accepted.values())
-    known = {
+    own = name in MODELS or ":" in name
+    target = resolve("model", name, MODELS, trusted=trusted) if own else None
+    accepted = inspect.signature(target).parameters if target else {}
+    any_keyword = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    known: dict[str, Any] = {
         "num_classes": num_classes,
         "in_channels": input_shape[0] if input_shape else 1,
         "in_features": math.prod(input_shape),
     }
-    given: dict[str, Any] = {k: v for k, v in known.items() if k in accepted}
-    if any_keyword:
+    given = {name: value for name, value in known.items() if name in accepted}
+    if any_keyword or not own:
         given["num_classes"] = num_classes
     file = weights if _is_file(weights) else None
-    if target is None or (weights is not None and file is None):
-        if target is not None and "weights" not in accepted:
+    if not own or weights != file:
+        if own and "weights" not in accepted:
             raise ConfigError(f"no file {str(weights)!r}; names of weights work for torchvision's")
         given["weights"] = weights
         if weights is not None:  # they come with their own number of classes
             given.pop("num_classes", None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        given |= dict(options or {})
+    given |= options or {}
+    with seeded(seed):
         try:
             module = get_model(name, trusted=trusted, **given)
         except TypeError as error:  # what takes any keyword may hand it on to what does not
@@ -172,15 +186,9 @@ def model_for(
             del given["num_classes"]
             module = get_model(name, trusted=trusted, **given)
         head = head or head_prefix(module)
-        if "weights" in given and weights and num_outputs(module, head) != num_classes:
+        if given.get("weights") and num_outputs(module, head) != num_classes:
             replace_head(module, num_classes, head)
-    report = None
-    if file is not None:
-        state = read_state_dict(file, module)
-        mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(head + ".")}
-        fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
-        report = load_weights(module, state, ignore=() if fits else head)
-    return TaskModel(module, head, report)
+    return TaskModel(module, head, None if file is None else _load(module, file, head))
 
 
 def _is_file(weights: Any) -> bool:

@@ -24,7 +24,6 @@ from bayesprior.prediction.points import (
     bin_sums,
     calibration_error,
     mean_overlap,
-    nll,
     risk_curve,
 )
 from bayesprior.tasks.likelihoods import (
@@ -34,14 +33,7 @@ from bayesprior.tasks.likelihoods import (
     PixelCategorical,
 )
 
-__all__ = [
-    "METRICS",
-    "CalibrationError",
-    "MeanMetric",
-    "MetricRow",
-    "default_metrics",
-    "nll",
-]
+__all__ = ["METRICS", "CalibrationError", "MeanMetric", "MetricRow", "default_metrics"]
 
 
 @dataclass(frozen=True)

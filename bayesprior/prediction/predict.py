@@ -1,6 +1,5 @@
 """Prediction with the model average over draws of the weights, in bounded memory."""
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,11 +11,13 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import ConfigError, DataError, checked
 from bayesprior.inference.protocols import Draw, Posterior
+from bayesprior.inference.wrappers import modes_kept
 from bayesprior.prediction.averaging import DrawAverage
 from bayesprior.prediction.functional import FunctionalNetwork
-from bayesprior.prediction.metrics import CalibrationError, default_metrics, nll
+from bayesprior.prediction.metrics import CalibrationError, default_metrics
+from bayesprior.prediction.points import nll
 from bayesprior.tasks.likelihoods import Likelihood, Moments
 from bayesprior.tasks.protocols import Batch, Forward, pair_forward, tensors_of, to_device
 
@@ -99,6 +100,11 @@ class Prediction:
 
 
 @torch.no_grad()
+@checked(
+    "model=network posterior=posterior loader=batches likelihood=likelihood forward=function "
+    "num_draws=integer metrics=metrics batch_norm=text bn_loader=batches max_draw_bytes=integer "
+    "device=device seed=integer"
+)
 def predict(
     model: nn.Module,
     posterior: Posterior,
@@ -207,7 +213,8 @@ def predict(
     marks: list[Tensor] = []  # by which a batch is known again
     rows: list[Tensor | None] = []  # of the log likelihood, one block for each chunk
     used: list[tuple[int, int, float]] = []  # chain, index and weight of each draw
-    with _evaluating(model):
+    with modes_kept(model):
+        model.eval()
         for chunk, is_last in _chunks(posterior.draws(num_draws, seed), max_draw_bytes):
             states = [network.state(draw) for draw in chunk]
             columns: list[Tensor | None] = []
@@ -314,18 +321,6 @@ class _Results:
             calibration=calibration,
             weight=weight / len(weight),
         )
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold evaluation mode; each submodule's own flag comes back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 def _chunks(draws: Iterable[Draw], max_bytes: int) -> Iterator[tuple[list[Draw], bool]]:

@@ -5,7 +5,7 @@ from bayesprior.probabilistic.datatree import samples_to_datatree
 from bayesprior.probabilistic.mcmc import StochasticGradientMCMC
 from bayesprior.probabilistic.network import RandomNetwork
 from bayesprior.probabilistic.potential import PyroPotential, potential_loss
-from bayesprior.probabilistic.structure import init_to_finite_mean
+from bayesprior.probabilistic.sites import init_to_finite_mean
 
 __all__ = [
     "BayesianNetwork",

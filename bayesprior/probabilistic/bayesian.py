@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution, transform_to
 
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import ConfigError, DataError, checked
 from bayesprior.probabilistic.network import (
     RandomNetwork,
     check_hyperprior,
@@ -55,14 +56,6 @@ class BayesianNetwork(RandomNetwork):
         Distributions of hyperparameters, named as the arguments they stand for: ``rms_std`` (or
         ``cov_scale``) of ``prior.rescale``, every other of the likelihood (``std`` of `Normal`).
 
-    Raises
-    ------
-    LayoutMismatchError
-        See `RandomNetwork`.
-    ConfigError
-        If ``num_data`` is no positive number or smaller than a batch, the likelihood is something
-        else or a hyperprior fits no argument, and see `RandomNetwork`.
-
     Examples
     --------
     >>> import pyro.distributions as dist
@@ -85,6 +78,7 @@ class BayesianNetwork(RandomNetwork):
     ['std', 'rms_std', 'weights', 'data', 'obs']
     """
 
+    @checked(module="network", num_data="integer")
     def __init__(
         self,
         module: nn.Module,
@@ -107,13 +101,7 @@ class BayesianNetwork(RandomNetwork):
 
     @property
     def likelihood(self) -> Likelihood:
-        """The likelihood.
-
-        Raises
-        ------
-        ConfigError
-            If hyperpriors give arguments of it: then there is one for each of their values.
-        """
+        """The likelihood; refused where hyperpriors give arguments of it: see `likelihood_at`."""
         if self.hyperpriors:
             names = ", ".join(map(repr, self.hyperpriors))
             raise ConfigError(
@@ -133,40 +121,32 @@ class BayesianNetwork(RandomNetwork):
         return new
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model on a batch, observing its targets if it has some.
+        """Run the model on a batch, ``x`` and ``y`` or what ``forward=`` reads.
 
-        Parameters
-        ----------
-        *args, **kwargs
-            ``x`` and ``y``, or what ``forward=`` makes of them.
-
-        Returns
-        -------
-        Tensor
-            The outputs that the likelihood reads, (B, ...), with the leading axes of vectorized
-            weights.
+        Targets are observed if there are some. Returns the outputs that the likelihood reads,
+        (B, ...), with the leading axes of vectorized weights.
         """
         batch = _as_batch(args, kwargs)
-        count = batch_size(batch)
+        count, total = batch_size(batch), self.num_data
         values = {name: sample_scalar(name, law) for name, law in self.hyperpriors.items()}
         likelihood = self.likelihood_at(values)
         weights = self.sample_weights()
-        found: dict[str, Any] = {}
+        targets: Any = None
 
         def run(module: nn.Module) -> Any:
-            outputs, found["targets"] = self._forward(module, batch)
+            nonlocal targets
+            outputs, targets = self._forward(module, batch)
             return outputs
 
-        outputs, targets = self.call(weights, run), found["targets"]
-        total = self.num_data
+        outputs = self.call(weights, run)
         if targets is None:
             total = max(total, count)
-        elif count > total:
-            raise ConfigError(
-                f"a batch of {count} is larger than num_data = {total}; num_data is the size of "
-                "the whole training set"
-            )
-        if targets is not None:
+        else:
+            if count > total:
+                raise ConfigError(
+                    f"a batch of {count} is larger than num_data = {total}; num_data is the size "
+                    "of the whole training set"
+                )
             one = outputs.flatten(0, len(leading_axes(weights)))[:count]
             likelihood.validate(one, targets)
         law = likelihood.distribution(outputs)
@@ -188,34 +168,26 @@ def _as_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Batch:
     return args if len(args) > 2 else (given["x"], given.get("y"))
 
 
-def _template(
-    likelihood: Likelihood | type[Likelihood], hyperpriors: Mapping[str, Any]
-) -> Likelihood:
+def _template(likelihood: Any, hyperpriors: Mapping[str, Any]) -> Likelihood:
     """Check the hyperpriors; return the likelihood with feasible values of its arguments."""
     if not hasattr(likelihood, "distribution"):
         raise ConfigError(
             "likelihood must be one of bayesprior.tasks.likelihoods, such as Normal(std=0.1), got "
             f"{likelihood!r}"
         )
+    feasible = {}
     for name, law in hyperpriors.items():
         check_hyperprior(name, law)
-        if not isinstance(likelihood, type) and not hasattr(likelihood, name):
-            raise ConfigError(
-                f"the hyperprior {name!r} fits no argument: neither rescale() nor "
-                f"{type(likelihood).__name__} has one of this name"
-            )
-    feasible = {
-        name: transform_to(law.support)(torch.zeros(())) for name, law in hyperpriors.items()
-    }
+        feasible[name] = transform_to(law.support)(torch.zeros(()))
+    is_class = isinstance(likelihood, type)
     try:
-        if isinstance(likelihood, type):
-            return likelihood(**feasible)
-        if dataclasses.is_dataclass(likelihood):
-            dataclasses.replace(likelihood, **feasible)  # do the supports suit the arguments?
+        if is_class or feasible:
+            make = likelihood if is_class else functools.partial(dataclasses.replace, likelihood)
+            likelihood = make(**feasible)
     except (TypeError, ConfigError) as error:
-        kind = likelihood if isinstance(likelihood, type) else type(likelihood)
-        names = ", ".join(sorted(feasible)) or "none"
+        kind = likelihood if is_class else type(likelihood)
         raise ConfigError(
-            f"{kind.__name__} cannot be made from the hyperpriors ({names}): {error}"
+            f"{kind.__name__} cannot be made from the hyperpriors "
+            f"({', '.join(sorted(feasible)) or 'none'}): {error}"
         ) from error
     return likelihood

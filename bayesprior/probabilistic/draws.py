@@ -1,188 +1,134 @@
 """Draws of a Pyro model's sites: collected chain by chain, in memory or on disk, and read back."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.collectors.memory import DrawsInMemory
-from bayesprior.inference.posteriors import StoredDraws, stored_draw_paths
-from bayesprior.inference.protocols import Draw, Posterior, StepEvent
+from bayesprior.inference.posteriors import StoredDraws
+from bayesprior.inference.protocols import Posterior, StepEvent
 from bayesprior.probabilistic.potential import PyroPotential
-from bayesprior.probabilistic.structure import LatentSite
-from bayesprior.storage import chain_dir
+from bayesprior.probabilistic.sites import LatentSite
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["SiteDraws", "SiteFiles"]
-
-Values = dict[str, Tensor]
-"""Constrained values of one draw, on the CPU, by site name."""
+__all__ = ["SiteDraws"]
 
 
 class SiteDraws:
-    """A collector that keeps the values of all sites in memory, on the CPU.
-
-    Parameters
-    ----------
-    potential
-        What is sampled; each vectorized chain counts as one.
-    """
-
-    def __init__(self, potential: PyroPotential) -> None:
-        self._potential = potential
-        self._chains: list[list[Values]] = []
-
-    def begin(self, chain: int) -> None:
-        """Start a chain, or all of them where they are vectorized."""
-        self._chains += [[] for _ in range(self._potential.num_chains or 1)]
-
-    def update(self, event: StepEvent) -> None:
-        """Keep the present values."""
-        own = self._chains[-(self._potential.num_chains or 1) :]
-        for chain, values in zip(own, _by_chain(self._potential), strict=True):
-            chain.append(values)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the draws so far."""
-        return {"chains": self._chains}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        self._chains = state["chains"]
-
-    @property
-    def lengths(self) -> list[int]:
-        """How many draws each chain has so far."""
-        return [len(chain) for chain in self._chains]
-
-    def read(self, chain: int) -> Iterator[Values]:
-        """Yield the values of every draw of a chain."""
-        yield from self._chains[chain]
-
-    def posterior(self, site: LatentSite, chains: Sequence[int]) -> Posterior:
-        """Return the draws of a network."""
-        return DrawsInMemory(
-            Draw(number, index, values[site.name], site.buffers, site.layout)
-            for number, chain in enumerate(chains)
-            for index, values in enumerate(self._chains[chain])
-        )
-
-
-class SiteFiles:
-    """A collector that writes each draw of each chain to disk, where `StoredDraws` reads it.
+    """A collector of the values of all sites, chain by chain, in memory (on the CPU) or on disk.
 
     ``run_dir`` holds the weights of the model's network under their own names, with its BatchNorm
     statistics (several networks: ``run_dir/<site>``). What else is random, a width or a noise
     level, is in ``run_dir/sites`` under the names of the sites, in constrained space. A model
-    without a network has its sites in ``run_dir`` itself.
+    without a network has its sites in ``run_dir`` itself. `StoredDraws` reads each.
 
     Parameters
     ----------
-    run_dir
-        The run's folder.
     potential
         What is sampled; each vectorized chain counts as one.
+    run_dir
+        The run's folder; None keeps draws in memory.
     """
 
-    def __init__(self, run_dir: str | Path, potential: PyroPotential) -> None:
-        self._potential, root = potential, Path(run_dir)
+    def __init__(self, potential: PyroPotential, run_dir: str | Path | None = None) -> None:
+        self._potential, self._run_dir = potential, run_dir
         networks = [site for site in potential.sites.values() if site.layout is not None]
         others = [site for site in potential.sites.values() if site.layout is None]
-        alone = len(networks) == 1
-        self._folders = [_Folder(root if alone else root / s.name, [s]) for s in networks]
+        self._parts = [_Part(s.name if len(networks) > 1 else "", [s]) for s in networks]
         if others:
-            self._folders.append(_Folder(root / "sites" if networks else root, others))
-        self._numbers: list[int] = []
-        self._writers: list[list[DrawWriter]] = []
+            self._parts.append(_Part("sites" if networks else "", others))
+        self._chains: list[list[DrawWriter | DrawsInMemory]] = []
 
-    def begin(self, chain: int) -> None:
-        """Start a chain, or all of them where they are vectorized."""
-        numbers = list(range(chain, chain + (self._potential.num_chains or 1)))
-        self._numbers += numbers
-        self._writers = [[DrawWriter(f.root, number) for f in self._folders] for number in numbers]
+    def begin(self) -> None:
+        """Start the next chain, or all of them where they are vectorized."""
+        for chain in range(len(self._chains), len(self._chains) + self._width):
+            if self._run_dir is None:
+                self._chains.append([DrawsInMemory(chain=chain) for _ in self._parts])
+            else:
+                folders = [Path(self._run_dir) / part.folder for part in self._parts]
+                self._chains.append([DrawWriter(folder, chain) for folder in folders])
 
     def update(self, event: StepEvent) -> None:
-        """Write one draw of each chain."""
-        for writers, values in zip(self._writers, _by_chain(self._potential), strict=True):
-            for folder, writer in zip(self._folders, writers, strict=True):
-                flat = torch.cat([values[site.name].reshape(-1) for site in folder.sites])
-                given = (event.step, event.phase, event.module, folder.layout, event.stats)
-                writer.update(_DrawEvent(*given, flat=flat, statistics=folder.sites[0].buffers))
+        """Keep one draw of each chain."""
+        values = {name: value.cpu() for name, value in self._potential.values().items()}
+        alone = self._potential.num_chains is None
+        for chain, collectors in enumerate(self._present):
+            own = {name: value if alone else value[chain] for name, value in values.items()}
+            for part, collector in zip(self._parts, collectors, strict=True):
+                collector.update(part.event(event, own))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the numbers of draws written."""
-        return {"writers": [[w.state_dict() for w in writers] for writers in self._writers]}
+        """Return the states of the present chains."""
+        return {"chains": [[part.state_dict() for part in chain] for chain in self._present]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the draws that `state_dict` knew; later ones are deleted."""
-        for writers, states in zip(self._writers, state["writers"], strict=True):
-            for writer, own in zip(writers, states, strict=True):
-                writer.load_state_dict(own)
+        """Continue from `state_dict`."""
+        for chain, states in zip(self._present, state["chains"], strict=True):
+            for part, own in zip(chain, states, strict=True):
+                part.load_state_dict(own)
 
     @property
     def lengths(self) -> list[int]:
         """How many draws each chain has so far."""
         return [
-            min(len(stored_draw_paths(chain_dir(folder.root, n))) for folder in self._folders)
-            for n in self._numbers
+            min(c.next_index if isinstance(c, DrawWriter) else len(c) for c in chain)
+            for chain in self._chains
         ]
 
-    def read(self, chain: int) -> Iterator[Values]:
-        """Yield the values of every draw of a chain."""
-        number = self._numbers[chain]
-        stored = [StoredDraws([chain_dir(f.root, number)]).draws() for f in self._folders]
-        for draws in zip(*stored, strict=False):
-            parts = zip(self._folders, draws, strict=True)
-            yield {name: v for f, draw in parts for name, v in f.split(draw.weights).items()}
+    def read(self, chain: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the constrained values by site name, on the CPU, of every draw of a chain."""
+        stored = [self._read([chain], part).draws() for part in range(len(self._parts))]
+        for draws in zip(*stored, strict=False):  # an interruption may fall between two files
+            parts = [p.values.unflatten(d.weights) for p, d in zip(self._parts, draws, strict=True)]
+            yield {name: value for part in parts for name, value in part.items()}
 
     def posterior(self, site: LatentSite, chains: Sequence[int]) -> Posterior:
-        """Return the draws of a network; they stay on disk."""
-        (folder,) = (folder for folder in self._folders if folder.sites == [site])
-        return StoredDraws([chain_dir(folder.root, self._numbers[chain]) for chain in chains])
+        """Return the draws of a network; on disk they stay there."""
+        return self._read(chains, [part.sites for part in self._parts].index([site]))
 
-
-@dataclass(frozen=True)
-class _Folder:
-    """Which sites lie in a folder: one network, or all that are none."""
-
-    root: Path
-    sites: list[LatentSite]
+    def _read(self, chains: Sequence[int], part: int) -> StoredDraws | DrawsInMemory:
+        kept = [self._chains[chain][part] for chain in chains]
+        if self._run_dir is not None:
+            return StoredDraws([c.folder for c in kept if isinstance(c, DrawWriter)])
+        return DrawsInMemory(
+            replace(draw, chain=number)
+            for number, collector in enumerate(kept)
+            if isinstance(collector, DrawsInMemory)
+            for draw in collector.draws()
+        )
 
     @property
-    def layout(self) -> ParameterLayout:
-        if self.sites[0].layout is not None:
-            return self.sites[0].layout
-        shapes = [tuple(site.transform(site.start).shape) for site in self.sites]
-        return ParameterLayout(tuple(site.name for site in self.sites), tuple(shapes))
+    def _width(self) -> int:
+        return self._potential.num_chains or 1
 
-    def split(self, flat: Tensor) -> Values:
-        if self.sites[0].layout is not None:
-            return {self.sites[0].name: flat}
-        return self.layout.unflatten(flat)
+    @property
+    def _present(self) -> list[list[DrawWriter | DrawsInMemory]]:
+        return self._chains[-self._width :]
+
+
+class _Part:
+    """Sites whose draws lie together: one network, or all that are none."""
+
+    def __init__(self, folder: str, sites: list[LatentSite]) -> None:
+        shapes = tuple(tuple(site.transform(site.start).shape) for site in sites)
+        self.folder, self.sites = folder, sites
+        self.values = ParameterLayout(tuple(site.name for site in sites), shapes)
+
+    def event(self, event: StepEvent, values: Mapping[str, Tensor]) -> StepEvent:
+        """Return a step as the collector of one chain's part sees it."""
+        layout = self.sites[0].layout or self.values
+        flat = self.values.flatten_tensors(values[site.name] for site in self.sites)
+        given = (event.step, event.phase, event.module, layout, event.stats, lambda: flat)
+        return _PartEvent(*given, statistics=self.sites[0].buffers)
 
 
 @dataclass(frozen=True)
-class _DrawEvent(StepEvent):
-    """A step as one chain's folder sees it."""
-
-    flat: Tensor = field(kw_only=True)
+class _PartEvent(StepEvent):
     statistics: Mapping[str, Tensor] = field(kw_only=True)
-
-    def weights(self, *, out: Tensor | None = None) -> Tensor:
-        return self.flat if out is None else out.copy_(self.flat)
 
     def buffers(self) -> dict[str, Tensor]:
         return dict(self.statistics)
-
-
-def _by_chain(potential: PyroPotential) -> list[Values]:
-    """Return copies of the present values, for each chain."""
-    values = {name: value.to("cpu") for name, value in potential.values().items()}
-    if potential.num_chains is None:
-        return [values]
-    chains = range(potential.num_chains)
-    return [{name: value[chain] for name, value in values.items()} for chain in chains]

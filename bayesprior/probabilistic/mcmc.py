@@ -1,7 +1,7 @@
 """`StochasticGradientMCMC`: minibatch sampling of any Pyro model."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.inference.engine import train
 from bayesprior.inference.generators import fold_seed
-from bayesprior.inference.protocols import Posterior, Schedule
-from bayesprior.probabilistic.datatree import draws_to_datatree
-from bayesprior.probabilistic.draws import SiteDraws, SiteFiles
-from bayesprior.probabilistic.plan import check_loader, device_of, first_batch, plan_chain
+from bayesprior.inference.protocols import Posterior, Schedule, StepEvent
+from bayesprior.inference.schedules import constant
+from bayesprior.probabilistic.datatree import samples_to_datatree
+from bayesprior.probabilistic.draws import SiteDraws
 from bayesprior.probabilistic.potential import PyroPotential, potential_loss
-from bayesprior.probabilistic.structure import InitStrategy, init_to_finite_mean
+from bayesprior.probabilistic.sites import InitStrategy, init_to_finite_mean
 from bayesprior.storage import CHECKPOINT, chain_dir
 from bayesprior.tasks.protocols import Batch, to_device
 
@@ -25,6 +25,10 @@ __all__ = ["StochasticGradientMCMC"]
 
 _MEMORY = 2 << 30  # bytes of draws that are kept in memory
 _METHODS = ("sequential", "vectorized")
+_RANDOM = (
+    "two evaluations of the likelihood at one point differ: the model is random beyond its sites, "
+    "so the chain has no fixed target; is dropout in train mode? (call .eval())"
+)
 
 
 class StochasticGradientMCMC:
@@ -74,12 +78,8 @@ class StochasticGradientMCMC:
                 "kernel must make the sampler, such as the class SGLD with lr= beside it, got "
                 f"{type(kernel).__name__}"
             )
-        self.kernel = kernel
-        self.options = options
-        self.site_options = dict(site_options or {})
-        self._potential: PyroPotential | None = None
-        self._draws: SiteDraws | SiteFiles | None = None
-        self._num_samples = 0
+        self.kernel, self.options, self.site_options = kernel, options, dict(site_options or {})
+        self._run: tuple[PyroPotential, SiteDraws, int] | None = None
 
     def run(
         self,
@@ -144,8 +144,7 @@ class StochasticGradientMCMC:
         resume
             Continue what lies in ``run_dir``: finished chains stay, an interrupted one goes on.
         device
-            Where the model computes; batches are moved there. By default where its parameters
-            are, and for a function the CPU.
+            Where the model computes. By default where its parameters are.
         progress
             Whether to show a progress bar.
         **engine_options
@@ -172,13 +171,15 @@ class StochasticGradientMCMC:
             raise ConfigError(f"chain_method must be one of {_METHODS}, not {chain_method!r}{hint}")
         if num_chains < 1:
             raise ConfigError(f"num_chains must be at least 1, got {num_chains}")
-        schedule, num_steps, num_samples = plan_chain(
+        schedule, num_steps, num_samples = _plan(
             schedule, num_steps, num_samples, warmup_steps, thin
         )
         vectorized = chain_method == "vectorized"
         runs = 1 if vectorized else num_chains
-        device = device_of(model, device)
-        batch = to_device(first_batch(data_loader), device)
+        batch = _first_batch(data_loader)
+        own = model.parameters() if isinstance(model, nn.Module) else iter(())
+        if (place := device or next((p.device for p in own), None)) is not None:
+            batch = to_device(batch, place)
         potential = PyroPotential(
             model,
             batch,
@@ -186,8 +187,8 @@ class StochasticGradientMCMC:
             num_chains=num_chains if vectorized else None,
             init_strategy=init_strategy,
             seed=seed if vectorized else fold_seed(seed, 0),
-        )
-        check_loader(data_loader, potential)
+        ).to(device)
+        _check_loader(data_loader, potential)
         size = potential.layout.dim * num_samples * runs
         size *= next(potential.parameters()).element_size()
         if run_dir is None and size > _MEMORY:
@@ -195,17 +196,23 @@ class StochasticGradientMCMC:
                 f"the draws would take {size / 2**30:.1f} GiB of memory; keep them on disk with "
                 "run_dir="
             )
-        draws = SiteDraws(potential) if run_dir is None else SiteFiles(run_dir, potential)
-        self._potential, self._num_samples, self._draws = potential, num_samples, draws
+
+        def look(event: StepEvent) -> None:
+            if event.step == 1 and potential.is_random(batch):
+                warnings.warn(_RANDOM, stacklevel=2)
+
+        hooks = [*engine_options.pop("hooks", ()), look]
+        draws = SiteDraws(potential, run_dir)
+        self._run = potential, draws, num_samples
         for chain in range(runs):
             chain_seed = fold_seed(seed, chain)
             if chain:
                 potential.initialize(batch, seed=chain_seed)
             folder = None if run_dir is None else chain_dir(run_dir, chain)
-            draws.begin(chain)
+            draws.begin()
             train(
                 potential,
-                _watched_loss(potential, device),
+                potential_loss,
                 data_loader,
                 self._sampler(potential, chain_seed),
                 schedule,
@@ -213,6 +220,7 @@ class StochasticGradientMCMC:
                 prior=potential.prior,
                 num_data=potential.num_data,
                 collectors=(draws,),
+                hooks=hooks,
                 run_dir=folder,
                 resume=resume and folder is not None and (folder / CHECKPOINT).exists(),
                 progress=progress,
@@ -225,34 +233,18 @@ class StochasticGradientMCMC:
             if name not in potential.sites:
                 raise ConfigError(f"no latent site {name!r}{nearest_name(name, potential.sites)}")
         own = dict(potential.named_parameters())
-        sites = {name: [own[n] for n in s.names] for name, s in potential.sites.items()}
-        rest = [p for name, of in sites.items() if name not in self.site_options for p in of]
-        groups: list[dict[str, Any]] = [{"params": rest}] if rest else []
-        groups += [{"params": sites[n], **o} for n, o in self.site_options.items()]
-        sampler = self.kernel(groups, num_data=potential.num_data, seed=seed, **self.options)
-        for name, options in self.site_options.items():
-            for option in options:
-                if option not in sampler.defaults:
-                    hint = nearest_name(option, sampler.defaults)
-                    raise ConfigError(
-                        f"{type(sampler).__name__} has no option {option!r} for {name!r}{hint}"
-                    )
-        return sampler
+        groups = [
+            {"params": [own[key] for key in site.names], **self.site_options.get(name, {})}
+            for name, site in potential.sites.items()
+        ]
+        return self.kernel(groups, num_data=potential.num_data, seed=seed, **self.options)
 
     # ------------------------------------------------------------------ results
 
     @property
     def potential(self) -> PyroPotential:
-        """The potential of the last run.
-
-        Raises
-        ------
-        ConfigError
-            Before the first one.
-        """
-        if self._potential is None:
-            raise ConfigError("there are no draws yet: call run() first")
-        return self._potential
+        """The potential of the last run."""
+        return self._last()[0]
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Tensor]:
         """Return the draws by site name, in constrained space, on the CPU.
@@ -262,14 +254,9 @@ class StochasticGradientMCMC:
         group_by_chain
             Shapes (num_chains, num_samples, ...) instead of (num_chains * num_samples, ...).
             Complete chains only; after an interruption what else there is comes without grouping.
-
-        Raises
-        ------
-        ConfigError
-            If there are no draws.
         """
-        chains = self._complete() if group_by_chain else self._nonempty()
-        values = [list(self._stored.read(chain)) for chain in chains]
+        draws, chains = self._chains(complete=group_by_chain)
+        values = [list(draws.read(chain)) for chain in chains]
         out = {}
         for name in values[0][0]:
             stacked = [torch.stack([draw[name] for draw in own]) for own in values]
@@ -286,11 +273,6 @@ class StochasticGradientMCMC:
         ----------
         site
             Of the network; None if there is only one.
-
-        Raises
-        ------
-        ConfigError
-            If there is no such site, or its distribution is none of named weights.
         """
         networks = {n: s for n, s in self.potential.sites.items() if s.layout is not None}
         name = site or (next(iter(networks)) if len(networks) == 1 else "weights")
@@ -298,93 +280,113 @@ class StochasticGradientMCMC:
             raise ConfigError(
                 f"no latent site {name!r} with a GaussianWeights{nearest_name(name, networks)}"
             )
-        return self._stored.posterior(networks[name], self._complete())
+        draws, chains = self._chains()
+        return draws.posterior(networks[name], chains)
 
     def to_datatree(self, data: Batch | None = None, *, max_size: int = 1000) -> Any:
         """Return the draws of the complete chains as an ArviZ DataTree.
 
-        Parameters
-        ----------
-        data
-            All data as one batch: adds what LOO and power scaling need.
-        max_size
-            Largest site that is kept whole; see `samples_to_datatree`.
-
-        Returns
-        -------
-        xarray.DataTree
-            For figures and reports of a network's predictions see `bayesprior.diagnostics`.
+        ``data``, all as one batch, add what LOO and power scaling need. A site with more than
+        ``max_size`` values is not kept whole, see `samples_to_datatree`.
         """
-        potential, chains = self.potential, self._complete()
-        laws = {name: site.distribution for name, site in potential.sites.items()}
-        return draws_to_datatree(
-            (values for chain in chains for values in self._stored.read(chain)),
-            (len(chains), self._stored.lengths[chains[0]]),
-            model=potential.model,
-            data=data,
-            networks={name: law for name, law in laws.items() if law is not None},
+        draws, chains = self._chains()
+        device = next(self.potential.parameters()).device
+        values = (to_device(own, device) for chain in chains for own in draws.read(chain))
+        return samples_to_datatree(
+            ((len(chains), draws.lengths[chains[0]]), values),
+            model=self.potential.model,
+            data=None if data is None else to_device(data, device),
+            networks={name: site.distribution for name, site in self.potential.sites.items()},
             max_size=max_size,
-            device=next(potential.parameters()).device,
         )
 
     def summary(self, **options: Any) -> Any:
         """Return ArviZ's table of moments, intervals, R-hat and ESS (a DataFrame).
 
         R-hat compares chains with each other: if all start at one point, as by default, it is too
-        good by what none of them has reached.
-
-        Parameters
-        ----------
-        **options
-            Of `arviz_stats.summary`; by default nothing is rounded.
+        good by what none of them has reached. Options are those of `arviz_stats.summary`; by
+        default nothing is rounded.
         """
         import arviz_stats
 
         return arviz_stats.summary(self.to_datatree(), **{"round_to": "none", **options})
 
-    @property
-    def _stored(self) -> SiteDraws | SiteFiles:
-        if self._draws is None:
+    def _last(self) -> tuple[PyroPotential, SiteDraws, int]:
+        if self._run is None:
             raise ConfigError("there are no draws yet: call run() first")
-        return self._draws
+        return self._run
 
-    def _nonempty(self) -> list[int]:
-        found = [chain for chain, length in enumerate(self._stored.lengths) if length]
+    def _chains(self, complete: bool = True) -> tuple[SiteDraws, list[int]]:
+        """Return the draws and the chains to read: complete ones, if there are any."""
+        _, draws, num_samples = self._last()
+        lengths = draws.lengths
+        found = [chain for chain, length in enumerate(lengths) if length]
         if not found:
             raise ConfigError("the run was interrupted before its first draw; there are none")
-        return found
-
-    def _complete(self) -> list[int]:
-        """Return the complete chains; before there is one, those that are on their way."""
-        found, lengths = self._nonempty(), self._stored.lengths
-        complete = [chain for chain in found if lengths[chain] == self._num_samples]
-        if complete and len(complete) < len(found):
+        whole = [chain for chain in found if lengths[chain] == num_samples]
+        if not complete or not whole:
+            return draws, found
+        if len(whole) < len(found):
             warnings.warn(
-                f"the run was interrupted: its {len(complete)} complete chains are used, and the "
+                f"the run was interrupted: its {len(whole)} complete chains are used, and the "
                 f"{lengths[found[-1]]} draws of the next one are not; get_samples() without "
                 "grouping has them",
                 stacklevel=3,
             )
-        return complete or found
+        return draws, whole
 
 
-def _watched_loss(
-    potential: PyroPotential, device: torch.device
-) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    """Return `potential_loss`, which at its first step warns of a likelihood that is random."""
-    looked = False
+def _first_batch(loader: Iterable[Batch]) -> Batch:
+    """Return a loader's first batch; refuse what is one batch itself, or none."""
+    tensors = isinstance(loader, tuple) and any(isinstance(part, Tensor) for part in loader)
+    if tensors or isinstance(loader, Tensor | Mapping) or not isinstance(loader, Iterable):
+        raise ConfigError(
+            "data_loader must yield batches, such as a DataLoader, or [(x, y)] for all data at "
+            f"once, got {type(loader).__name__}"
+        )
+    batch = next(iter(loader), None)
+    if batch is None:
+        raise ConfigError("the data loader yields no batch; [()] is one without arguments")
+    return batch
 
-    def loss(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        nonlocal looked
-        batch = to_device(batch, device)
-        if not looked and potential.is_random(batch):
-            warnings.warn(
-                "two evaluations of the likelihood at one point differ: the model is random beyond "
-                "its sites, so the chain has no fixed target; is dropout in train mode? (call "
-                ".eval())",
-                stacklevel=2,
+
+def _plan(
+    schedule: Schedule | None,
+    num_steps: int | None,
+    num_samples: int | None,
+    warmup_steps: int,
+    thin: int,
+) -> tuple[Schedule, int, int]:
+    """Return schedule, steps and draws of a chain."""
+    if schedule is None:
+        if not isinstance(num_samples, int) or num_samples < 1 or num_steps is not None:
+            raise ConfigError(
+                "run() needs num_samples (at least 1), or a schedule with its num_steps"
             )
-        looked = True
-        return potential_loss(module, batch)
+        steps = warmup_steps + num_samples * thin
+        return constant(burn_in=warmup_steps, thin=thin), steps, num_samples
+    if num_steps is None or num_samples is not None or warmup_steps or thin != 1:
+        raise ConfigError(
+            "a schedule says itself which draws are kept: give it with num_steps, and without "
+            "num_samples, warmup_steps and thin"
+        )
+    found = sum(schedule(step).collect for step in range(num_steps))
+    if not found:
+        raise ConfigError(f"the schedule keeps no draw in {num_steps} steps")
+    return schedule, num_steps, found
 
-    return loss
+
+def _check_loader(loader: Iterable[Batch], potential: PyroPotential) -> None:
+    """Refuse a loader that does not fit what the model's plates say of the data."""
+    if not potential.is_subsampled and isinstance(loader, Sized) and len(loader) > 1:
+        raise ConfigError(
+            f"the loader has {len(loader)} batches but the model takes each one for all data; "
+            "give its plate the whole size: pyro.plate(name, N, subsample_size=len(batch))"
+        )
+    dataset = getattr(loader, "dataset", None)
+    batched = getattr(loader, "batch_sampler", None) is not None
+    if batched and isinstance(dataset, Sized) and len(dataset) != potential.num_data:
+        raise ConfigError(
+            f"the loader's data set has {len(dataset)} examples but the model's plates say "
+            f"num_data = {potential.num_data}"
+        )

@@ -1,4 +1,4 @@
-"""Networks with random weights as Pyro models: alone, or with a likelihood of the data."""
+"""`RandomNetwork`: a network with random weights, alone or inside a larger Pyro model."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,9 +15,6 @@ from bayesprior.probabilistic.sites import is_weight_distribution
 from bayesprior.weights.selection import Selection, select_names
 
 __all__ = ["RandomNetwork", "check_hyperprior", "leading_axes", "sample_scalar"]
-
-
-_FINITE = (1e-30, 1e30)
 
 
 class RandomNetwork(nn.Module):
@@ -49,8 +46,6 @@ class RandomNetwork(nn.Module):
     LayoutMismatchError
         If the prior's names or shapes are not the module's, or a trainable parameter has no prior
         and ``random`` does not say that this is meant.
-    ConfigError
-        If the prior or a width is something else, or a pattern matches nothing.
 
     Notes
     -----
@@ -58,8 +53,7 @@ class RandomNetwork(nn.Module):
     statistics. Weights with leading axes (``Predictive(parallel=True)``, vectorized particles,
     plates) are run through `torch.func.vmap` and lead the outputs; random widths cannot be
     vectorized so. ``.to(...)`` takes the prior along. Points have the names that `pyro.module`
-    would give them in the parameter store: ``module$$$<name>`` (``<site>$$$<name>`` for a site of
-    another name).
+    would give them: ``module$$$<name>`` (``<site>$$$<name>`` for a site of another name).
 
     Examples
     --------
@@ -99,59 +93,50 @@ class RandomNetwork(nn.Module):
         if random is not None:
             prior = prior.marginal(select_names(prior.layout.names, random))
         prior.layout.parameters(module)  # raises where names or shapes disagree
-        self._point_names = [
-            name
-            for name, parameter in module.named_parameters()
-            if parameter.requires_grad and name not in prior.layout.slices
-        ]
-        if self._point_names and random is None:
-            name = self._point_names[0]
+        trainable = [name for name, p in module.named_parameters() if p.requires_grad]
+        self._points = [name for name in trainable if name not in prior.layout.slices]
+        if self._points and random is None:
             raise LayoutMismatchError(
-                f"the prior says nothing of the trainable parameter {name!r}"
-                f"{nearest_name(name, prior.layout.names)}; extend() the prior over it, freeze it "
-                "with requires_grad_(False), or say with random= which ones are meant"
+                f"the prior says nothing of the trainable parameter {self._points[0]!r}"
+                f"{nearest_name(self._points[0], prior.layout.names)}; extend() the prior over it, "
+                "freeze it with requires_grad_(False), or say with random= which ones are meant"
             )
         widths = {"rms_std": rms_std, "cov_scale": cov_scale}
         self.widths = {name: width for name, width in widths.items() if width is not None}
         for name, width in self.widths.items():
             _check_width(name, width, prior)
         self.site, self.prior, self.module = site, prior, module
-        self._tied = _has_ties(module)
         self._watched = (0, 0)
         self.train(module.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Sample the weights; return what the module returns under them.
-
-        Returns
-        -------
-        Any
-            The module's outputs, each tensor with the leading axes of vectorized weights.
-        """
+        """Sample the weights; return the module's outputs, with leading axes of vectorized ones."""
         return self.call(self.sample_weights(), lambda module: module(*args, **kwargs))
 
     def sample_weights(self) -> Tensor:
         """Sample the widths' sites and the weights' site; return the weights, (..., D)."""
         self._check_untouched()
         prior = self.prior
-        for name, width in self.widths.items():
-            prior = _at_width(prior, name, sample_scalar(name, width))
+        for name, law in self.widths.items():
+            # A trajectory of NUTS that diverges overflows to 0, infinity or NaN, and is refused by
+            # its energy; a finite width keeps the matrices behind it free of errors.
+            width = sample_scalar(name, law).nan_to_num().clamp(1e-30, 1e30)
+            prior = prior.rescale(**{name: width})
         infer = {"buffers": dict(self._buffers_in_use())}  # for whoever keeps draws
         return pyro.sample(self.site, prior, infer=infer)
 
     def call(self, weights: Tensor, run: Callable[[nn.Module], Any]) -> Any:
         """Return what ``run`` makes of the module under weights of shape (D,) or (..., D)."""
-        layout, tied, runner = self.prior.layout, self._tied, _Runner(self.module)
+        layout, runner = self.prior.layout, _Runner(self.module)
         sizes = [where.stop - where.start for where in layout.slices.values()]
-        buffers = {name: buffer.clone() for name, buffer in self._buffers_in_use()}
-        fixed = {f"module.{name}": value for name, value in {**self._points(), **buffers}.items()}
-        names = [f"module.{name}" for name in layout.names]
+        fixed = self._declared() | {n: buffer.clone() for n, buffer in self._buffers_in_use()}
 
         def call(flat: Tensor) -> Any:
             # One split, not D-long slices: its gradient is one concatenation.
-            parts = zip(names, flat.split(sizes), layout.shapes, strict=True)
-            values = {**fixed, **{name: part.view(shape) for name, part, shape in parts}}
-            return torch.func.functional_call(runner, values, (run,), tie_weights=tied)
+            parts = zip(layout.names, flat.split(sizes), layout.shapes, strict=True)
+            values = fixed | {name: part.view(shape) for name, part, shape in parts}
+            named = {f"module.{name}": value for name, value in values.items()}
+            return torch.func.functional_call(runner, named, (run,))
 
         if weights.dim() == 1:
             return call(weights)
@@ -168,9 +153,8 @@ class RandomNetwork(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "RandomNetwork":
         super()._apply(fn, recurse)
-        now = self.prior.loc.detach()[:0]
-        then = fn(now)
-        if (then.device, then.dtype) != (now.device, now.dtype):
+        then = fn(self.prior.loc.detach()[:0])
+        if (then.device, then.dtype) != (self.prior.loc.device, self.prior.loc.dtype):
             self.prior = self.prior.to(device=then.device, dtype=then.dtype)
         return self
 
@@ -191,17 +175,14 @@ class RandomNetwork(nn.Module):
         for name, own in self.module.named_buffers():
             yield name, self.prior.buffers.get(name, own).to(own)
 
-    def _points(self) -> dict[str, Tensor]:
+    def _declared(self) -> dict[str, Tensor]:
         """Declare the parameters that are not random, as `pyro.module` would."""
-        if not self._point_names or pyro.settings.get("module_local_params"):
+        if not self._points or pyro.settings.get("module_local_params"):
             return {}  # the module's own are used as they are
         own = dict(self.module.named_parameters())
         prefix = "module" if self.site == "weights" else self.site
-        return {
-            name: pyro.param(f"{prefix}$$${name}", own[name])
-            for name in self._point_names
-            if own[name].requires_grad
-        }
+        free = [name for name in self._points if own[name].requires_grad]
+        return {name: pyro.param(f"{prefix}$$${name}", own[name]) for name in free}
 
 
 class _Runner(nn.Module):
@@ -225,13 +206,7 @@ def leading_axes(weights: Tensor) -> tuple[int, ...]:
 
 
 def sample_scalar(name: str, distribution: Distribution) -> Tensor:
-    """Sample a hyperparameter's site; return a 0-dim tensor.
-
-    Raises
-    ------
-    ConfigError
-        If the model is vectorized over it.
-    """
+    """Sample a hyperparameter's site; return a 0-dim tensor. Vectorized ones are refused."""
     value = pyro.sample(name, distribution)
     if value.numel() != 1:
         raise ConfigError(
@@ -239,6 +214,12 @@ def sample_scalar(name: str, distribution: Distribution) -> Tensor:
             "hyperpriors cannot be vectorized; use parallel=False or vectorize_particles=False"
         )
     return value.reshape(())
+
+
+def check_hyperprior(name: str, distribution: Any) -> None:
+    """Raise `ConfigError` unless a hyperprior is a distribution."""
+    if not isinstance(distribution, Distribution):
+        raise ConfigError(f"the hyperprior {name!r} must be a distribution, got {distribution!r}")
 
 
 def _check_width(name: str, width: Any, prior: Any) -> None:
@@ -252,21 +233,3 @@ def _check_width(name: str, width: Any, prior: Any) -> None:
             f"the width {name!r} needs a positive distribution such as dist.LogNormal, got "
             f"{type(width).__name__}"
         )
-
-
-def check_hyperprior(name: str, distribution: Any) -> None:
-    """Raise `ConfigError` unless a hyperprior is a distribution."""
-    if not isinstance(distribution, Distribution):
-        raise ConfigError(f"the hyperprior {name!r} must be a distribution, got {distribution!r}")
-
-
-def _has_ties(module: nn.Module) -> bool:
-    """Whether a parameter or buffer has two names; looking for them costs time in every call."""
-    tensors = (module.named_parameters, module.named_buffers)
-    return any(len(list(t())) < len(list(t(remove_duplicate=False))) for t in tensors)
-
-
-def _at_width(prior: Any, name: str, width: Tensor) -> Any:
-    # A trajectory of NUTS that diverges overflows to 0, infinity or NaN. Such a point is refused
-    # by its energy; a width within float64's range keeps the matrices behind it free of errors.
-    return prior.rescale(**{name: width.nan_to_num().clamp(*_FINITE)})

@@ -1,7 +1,7 @@
 """The closed-form part of a Pyro potential: its sites with a constant weight distribution."""
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayesprior.errors import ConfigError
+from bayesprior.probabilistic.sites import LatentSite
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["SitePrior"]
@@ -24,19 +25,19 @@ class SitePrior:
     ----------
     layout
         The potential's layout. Several chains stack every parameter.
-    parts
-        The distribution of each closed-form site, with the names of its weights in ``layout``.
+    sites
+        Those with a constant weight distribution.
     """
 
-    def __init__(self, layout: ParameterLayout, parts: Sequence[tuple[Any, Sequence[str]]]) -> None:
-        self.layout = layout
-        self._parts = [
-            (distribution, _merged([layout.slice(name) for name in names], distribution.layout.dim))
-            for distribution, names in parts
-        ]
-        # The usual case, one chain of one site, needs no D-long copies.
-        first, where = self._parts[0]
-        self._only = first if where == [slice(0, layout.dim)] else None
+    def __init__(self, layout: ParameterLayout, sites: Sequence[LatentSite]) -> None:
+        self.layout, self._sites = layout, list(sites)
+
+    @property
+    def _only(self) -> Any:
+        """The distribution of one chain of one site: the usual case needs no D-long copies."""
+        law = self._sites[0].distribution
+        same = self.layout.dim == law.layout.dim
+        return law if same and list(self.layout.names) == self._sites[0].names else None
 
     @property
     def buffers(self) -> dict[str, Tensor]:
@@ -52,8 +53,8 @@ class SitePrior:
         self, value: Float[Tensor, " D"], *, out: Tensor | None = None
     ) -> Float[Tensor, " D"]:
         """Gradient of the log density, written to ``out`` where given."""
-        if self._only is not None:
-            return self._only.score(value, out=out)
+        if (only := self._only) is not None:
+            return only.score(value, out=out)
         score = self.score_and_log_prob(value)[0]
         return score if out is None else out.copy_(score)
 
@@ -62,15 +63,13 @@ class SitePrior:
         self, value: Float[Tensor, " D"]
     ) -> tuple[Float[Tensor, " D"], Float[Tensor, ""]]:
         """Return the score and the float64 log density, summed over sites and chains."""
-        if self._only is not None:
-            return self._only.score_and_log_prob(value)
+        if (only := self._only) is not None:
+            return only.score_and_log_prob(value)
         score = torch.zeros_like(value)
         total = torch.zeros((), dtype=torch.float64, device=value.device)
-        for distribution, where in self._parts:
-            scores, log_probs = distribution.score_and_log_prob(
-                _read(value, where, distribution.layout.dim)
-            )
-            _write(score, where, scores)
+        for site, part in self._parts(value):
+            scores, log_probs = site.distribution.score_and_log_prob(part)
+            self._write(score, site, scores)
             total += log_probs.sum()
         return score, total
 
@@ -83,9 +82,9 @@ class SitePrior:
         """Multiply by the covariance; the identity on other sites, as for `color`, `whiten`."""
         return self._mapped("covariance_product", value)
 
-    def color(self, noise: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-        """Turn standard normals into deviations from ``loc``."""
-        return self._mapped("color", noise)
+    def color(self, z: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """Return ``loc`` + R z: values of standard normal coordinates."""
+        return self._mapped("color", z)
 
     def whiten(self, value: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """Inverse of `color`."""
@@ -95,10 +94,11 @@ class SitePrior:
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> "SitePrior":
         """Return the same elsewhere or in another type."""
-        new = copy.copy(self)
-        new._parts = [(law.to(device=device, dtype=dtype), where) for law, where in self._parts]
-        new._only = None if self._only is None else new._parts[0][0]
-        return new
+        moved = [
+            replace(site, distribution=site.distribution.to(device=device, dtype=dtype))
+            for site in self._sites
+        ]
+        return SitePrior(self.layout, moved)
 
     def save(self, path: str | Path) -> None:
         """Refuse: this is an inside of one potential.
@@ -111,48 +111,25 @@ class SitePrior:
         raise ConfigError("a potential's prior has no file; save the distributions of its sites")
 
     def _filled(self, of: Callable[[Any], Tensor]) -> Tensor:
-        out = self._parts[0][0].loc.new_zeros(self.layout.dim)
-        for distribution, where in self._parts:
-            chains = _read(out, where, distribution.layout.dim).shape[:-1]
-            _write(out, where, of(distribution).expand(*chains, -1))
+        out = self._sites[0].distribution.loc.new_zeros(self.layout.dim)
+        for site, part in self._parts(out):
+            self._write(out, site, of(site.distribution).expand_as(part))
         return out
 
     @torch.no_grad()
     def _mapped(self, method: str, value: Tensor) -> Tensor:
         out = value.clone()
-        for distribution, where in self._parts:
-            part = _read(value, where, distribution.layout.dim)
-            _write(out, where, getattr(distribution, method)(part))
+        for site, part in self._parts(value):
+            self._write(out, site, getattr(site.distribution, method)(part))
         return out
 
+    def _parts(self, value: Tensor) -> Iterator[tuple[LatentSite, Tensor]]:
+        """Yield each site's weights in its own order, (D,), or (C, D) for C chains."""
+        views = self.layout.unflatten(value)
+        for site in self._sites:
+            yield site, site.join(views)
 
-def _merged(slices: list[slice], dim: int) -> list[slice]:
-    """Join neighbors, so that one chain of a network in its own order is a single view."""
-    if sum(where.stop - where.start for where in slices) != dim:  # several chains
-        return slices
-    out = slices[:1]
-    for where in slices[1:]:
-        if where.start == out[-1].stop:
-            out[-1] = slice(out[-1].start, where.stop)
-        else:
-            out.append(where)
-    return out
-
-
-def _read(value: Tensor, where: list[slice], dim: int) -> Tensor:
-    """Return a site's weights in its own order, (D,), or (C, D) for C chains."""
-    count = sum(s.stop - s.start for s in where) // max(dim, 1)
-    if len(where) == 1:
-        part = value[where[0]]
-        return part if part.shape[0] == dim else part.view(count, dim)
-    if count == 1:
-        return torch.cat([value[s] for s in where])
-    return torch.cat([value[s].view(count, -1) for s in where], -1)
-
-
-def _write(out: Tensor, where: list[slice], part: Tensor) -> None:
-    """Put a site's weights, as `_read` gives them, back to their places."""
-    count = part.shape[0] if part.dim() == 2 else 1
-    sizes = [(s.stop - s.start) // count for s in where]
-    for place, piece in zip(where, part.split(sizes, -1), strict=True):
-        out[place] = piece.reshape(-1)
+    def _write(self, out: Tensor, site: LatentSite, part: Tensor) -> None:
+        views = self.layout.unflatten(out)
+        for name, piece in site.split(part).items():
+            views[name].copy_(piece)

@@ -1,34 +1,195 @@
-"""Single sites of a Pyro model: which are latent, their supports, how many data they stand for."""
+"""What one run of a Pyro model tells: its latent sites, their starts and supports, and N."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_mean, init_to_median
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution, IndependentTransform, Transform, biject_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import identity_transform
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import BayesPriorError, ConfigError
+from bayesprior.inference.generators import seeded
 from bayesprior.inference.protocols import WeightDistribution
+from bayesprior.tasks.protocols import Batch
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = [
+    "InitStrategy",
+    "LatentSite",
+    "ModelStructure",
+    "PlateGuard",
     "Site",
-    "check_latent",
+    "call_model",
     "count_of",
-    "depends_on_latents",
-    "is_constant",
+    "init_to_finite_mean",
     "is_latent",
     "is_observed",
     "is_weight_distribution",
-    "num_data_of",
-    "transform_of",
+    "trace_at",
+    "trace_model",
 ]
 
 Site = dict[str, Any]
 """A message of Pyro's at a sample or param statement, and a node of a trace."""
+
+InitStrategy = Callable[[Site], Tensor]
+"""One of `pyro.infer.autoguide.initialization`: from a site to its initial value."""
+
+
+def init_to_finite_mean(site: Site | None = None) -> Any:
+    """Start at the prior mean, or at the median where the mean is infinite."""
+    if site is None:  # Pyro's convention for a strategy without options
+        return init_to_finite_mean
+    value = init_to_mean(site)
+    return value if bool(value.isfinite().all()) else init_to_median(site)
+
+
+@dataclass(frozen=True, eq=False)
+class LatentSite:
+    """A latent site and the parameters that stand for it.
+
+    ``transform`` is the bijection from the reals to its support, ``start`` its initial value in
+    unconstrained space. A network's weights have a ``layout``, and stand as the network's own
+    parameters, with a ``prefix``; any other site is one parameter of its own name.
+    ``distribution`` is that of a network's weights, if it depends on no other site, ``buffers``
+    are the network's BatchNorm statistics by its own names.
+    """
+
+    name: str
+    transform: Transform
+    start: Tensor
+    layout: ParameterLayout | None = None
+    prefix: str = ""
+    distribution: Any = None
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names of the parameters."""
+        own = self.layout.names if self.layout is not None else [self.name]
+        return [self.prefix + name for name in own]
+
+    def join(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the unconstrained value from tensors by parameter name; leading axes stay."""
+        if self.layout is None:
+            return parameters[self.name]
+        parts = [parameters[name] for name in self.names]
+        lead = parts[0].shape[: parts[0].dim() - len(self.layout.shapes[0])]
+        return torch.cat([part.reshape(*lead, -1) for part in parts], -1)
+
+    def split(self, value: Tensor) -> dict[str, Tensor]:
+        """Return the tensors by parameter name: the inverse of `join`."""
+        parts = [value] if self.layout is None else self.layout.unflatten(value).values()
+        return dict(zip(self.names, parts, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class ModelStructure:
+    """What one run of a model tells.
+
+    ``sites`` are the latent ones by name, in the model's order, ``counts`` how many data each
+    observed site stands for. ``is_subsampled``: the model takes a batch for a part of the data, by
+    plates or by scaling. ``has_fixed_start``: the init strategy gives the same values again.
+    """
+
+    sites: Mapping[str, LatentSite]
+    num_data: int
+    is_subsampled: bool
+    counts: Mapping[str, float]
+    has_fixed_start: bool
+
+
+def call_model(model: Callable[..., Any], batch: Batch) -> Any:
+    """Call a model on a batch: a tuple of arguments, a mapping of keywords or one argument."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
+
+
+class PlateGuard(Messenger):
+    """Refuse a plate that is smaller than its batch, in words that name the plate."""
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if site_is_subsample(msg):
+            size = msg["fn"].size
+            batch = msg["fn"].subsample_size if msg["value"] is None else len(msg["value"])
+            if batch is not None and batch > size:
+                raise ConfigError(
+                    f"a batch of {batch} is larger than the plate {msg['name']!r} of {size}; a "
+                    "plate has the size of the whole training set"
+                )
+
+
+@torch.no_grad()
+def trace_at(
+    model: Callable[..., Any], batch: Batch, values: Mapping[str, Tensor], like: Any = None
+) -> Any:
+    """Return Pyro's trace at values of the latents; plates choose as in the trace ``like``."""
+    fixed = poutine.condition(model, data=dict(values))
+    if like is not None:
+        fixed = poutine.replay(fixed, trace=like)
+    with poutine.block():
+        trace = poutine.trace(lambda: call_model(fixed, batch)).get_trace()
+    trace.compute_log_prob()
+    return trace
+
+
+def trace_model(
+    model: Callable[..., Any],
+    batch: Batch,
+    *,
+    num_data: int | None = None,
+    init_strategy: InitStrategy = init_to_finite_mean,
+    seed: int = 0,
+) -> ModelStructure:
+    """Run a model once, from its initial values; see `PyroPotential` for the arguments."""
+    with seeded(seed, _gpus()):
+        trace = _initial_trace(model, batch, init_strategy)
+        nodes = [site for site in trace.nodes.values() if site["type"] == "sample"]
+        latent = [site for site in nodes if is_latent(site)]
+        fixed = all(torch.equal(site["value"], init_strategy(site)) for site in latent)
+    if not latent:
+        raise ConfigError("the model has no latent site; there is nothing to infer")
+    sites = _latent_sites(latent)
+    _check_energy(trace, sites)
+    observed = [site for site in nodes if is_observed(site)]
+    counts = {site["name"]: count_of(site) for site in observed}
+    return ModelStructure(
+        sites,
+        _num_data(observed, num_data),
+        any(_subsampled(s) or isinstance(s["scale"], Tensor) or s["scale"] != 1 for s in observed),
+        {name: count for name, count in counts.items() if count is not None},
+        fixed,
+    )
+
+
+def _initial_trace(model: Callable[..., Any], batch: Batch, init_strategy: InitStrategy) -> Any:
+    def strategy(site: Site) -> Tensor:
+        _check_latent(site)
+        return init_strategy(site).detach().requires_grad_()  # tells what is computed from it
+
+    started = InitMessenger(strategy)(model)
+    try:
+        with poutine.block(), PlateGuard(), torch.enable_grad():
+            return poutine.trace(lambda: call_model(started, batch)).get_trace()
+    except BayesPriorError as error:
+        # Pyro appends a table of all shapes; one line says it.
+        raise type(error)(str(error).split("\nTrace Shapes")[0]) from error
+
+
+def _gpus() -> list[torch.device]:
+    """Return the GPUs that models may draw on: all, if CUDA is in use already."""
+    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    return [torch.device("cuda", index) for index in range(count)]
 
 
 def is_latent(site: Site) -> bool:
@@ -43,58 +204,9 @@ def is_observed(site: Site) -> bool:
     return not site["infer"].get("_deterministic")
 
 
-def check_latent(site: Site) -> None:
-    """Raise `ConfigError` for a latent site without a gradient, or one for each example."""
-    name, distribution = site["name"], site["fn"]
-    if site["infer"].get("enumerate") or distribution.support.is_discrete:
-        raise ConfigError(
-            f"the latent site {name!r} ({type(distribution).__name__}) is discrete or enumerated, "
-            "and has no gradient; sum it out by hand, e.g. with dist.MixtureSameFamily"
-        )
-    for frame in site["cond_indep_stack"]:
-        if 0 < frame.size < frame.full_size:
-            raise ConfigError(
-                f"the latent site {name!r} lies in the subsampled plate {frame.name!r}, so its "
-                "values would belong to other examples in every batch; run it on all data"
-            )
-
-
-def transform_of(site: Site) -> Transform:
-    """Return the bijection from the reals to a site's support; `identity_transform` if real."""
-    try:
-        transform = base = biject_to(site["fn"].support)
-        while isinstance(base, IndependentTransform):
-            base = base.base_transform
-        return identity_transform if base is identity_transform else transform
-    except NotImplementedError as error:
-        raise ConfigError(
-            f"no bijection from the reals to the support of the latent site {site['name']!r} "
-            f"({site['fn'].support}): {error}"
-        ) from error
-
-
 def is_weight_distribution(distribution: Any) -> bool:
     """Whether something is a distribution over named weights, such as a `GaussianWeights`."""
     return isinstance(distribution, Distribution) and isinstance(distribution, WeightDistribution)
-
-
-def is_constant(site: Site) -> bool:
-    """Whether a site is one plain weight distribution that depends on no other site."""
-    if site["fn"].batch_shape or site["mask"] is not None:
-        return False
-    if isinstance(site["scale"], Tensor) or site["scale"] != 1.0:
-        return False
-    with torch.enable_grad():
-        return not site["fn"].log_prob(site["value"].detach()).requires_grad
-
-
-def depends_on_latents(constraint: Constraint) -> bool:
-    """Whether a support was computed from tensors that require a gradient."""
-    return any(
-        value.requires_grad if isinstance(value, Tensor) else depends_on_latents(value)
-        for value in vars(constraint).values()
-        if isinstance(value, Tensor | Constraint)
-    )
 
 
 def count_of(site: Site) -> float | None:
@@ -110,43 +222,119 @@ def count_of(site: Site) -> float | None:
     return float(site["scale"]) * math.prod(sizes)
 
 
-def num_data_of(sites: Iterable[Site], given: int | None) -> int:
+def _subsampled(site: Site) -> list[Any]:
+    return [frame for frame in site["cond_indep_stack"] if 0 < frame.size < frame.full_size]
+
+
+def _check_latent(site: Site) -> None:
+    name, distribution = site["name"], site["fn"]
+    if site["infer"].get("enumerate") or distribution.support.is_discrete:
+        raise ConfigError(
+            f"the latent site {name!r} ({type(distribution).__name__}) is discrete or enumerated, "
+            "and has no gradient; sum it out by hand, e.g. with dist.MixtureSameFamily"
+        )
+    for frame in _subsampled(site):
+        raise ConfigError(
+            f"the latent site {name!r} lies in the subsampled plate {frame.name!r}, so its "
+            "values would belong to other examples in every batch; run it on all data"
+        )
+    if _depends_on_latents(distribution.support):
+        raise ConfigError(
+            f"the support of the latent site {name!r} depends on another latent; write it as a "
+            "function of a site with a constant support"
+        )
+
+
+def _depends_on_latents(constraint: Constraint) -> bool:
+    return any(
+        value.requires_grad if isinstance(value, Tensor) else _depends_on_latents(value)
+        for value in vars(constraint).values()
+        if isinstance(value, Tensor | Constraint)
+    )
+
+
+def _latent_sites(latent: list[Site]) -> dict[str, LatentSite]:
+    layouts = {
+        site["name"]: site["fn"].layout
+        for site in latent
+        if is_weight_distribution(site["fn"]) and not site["fn"].batch_shape
+    }
+    names = [n for s in latent for n in getattr(layouts.get(s["name"]), "names", [s["name"]])]
+    # A network keeps its own names, unless two sites would share one.
+    prefixed = len(set(names)) < len(names)
+    out = {}
+    for site in latent:
+        name, distribution, transform = site["name"], site["fn"], _transform(site)
+        known: dict[str, Any] = {}
+        if name in layouts:
+            stored = site["infer"].get("buffers", distribution.buffers)
+            known = {
+                "layout": layouts[name],
+                "prefix": f"{name}." if prefixed else "",
+                "distribution": distribution if _is_constant(site) else None,
+                "buffers": {key: buffer.detach().clone() for key, buffer in stored.items()},
+            }
+        out[name] = LatentSite(name, transform, transform.inv(site["value"].detach()), **known)
+    return out
+
+
+def _transform(site: Site) -> Transform:
+    transform = base = biject_to(site["fn"].support)
+    while isinstance(base, IndependentTransform):
+        base = base.base_transform
+    return identity_transform if base is identity_transform else transform
+
+
+def _is_constant(site: Site) -> bool:
+    """Whether a distribution counts once and as it is, and depends on no other site."""
+    if site["mask"] is not None or isinstance(site["scale"], Tensor) or site["scale"] != 1.0:
+        return False
+    with torch.enable_grad():
+        return not site["fn"].log_prob(site["value"].detach()).requires_grad
+
+
+@torch.no_grad()
+def _check_energy(trace: Any, sites: Mapping[str, LatentSite]) -> None:
+    total = trace.log_prob_sum()
+    for site in sites.values():
+        if site.transform is not identity_transform:
+            value = trace.nodes[site.name]["value"]
+            total = total + site.transform.log_abs_det_jacobian(site.start, value).sum()
+    if not bool(torch.as_tensor(total).isfinite()):
+        raise ConfigError(
+            f"the log joint density is {float(total)} at the initial values; choose others with "
+            "init_strategy=init_to_value(values={...})"
+        )
+
+
+def _num_data(observed: Iterable[Site], given: int | None) -> int:
     """Return N from the plates around the observed sites, or as given where they leave it open.
 
     Only subsampled plates count: around 600 data, a plate over 3 dimensions does not make them
     1800. Without one N is the largest plate's size, times the scale of `pyro.poutine.scale`.
-
-    Raises
-    ------
-    ConfigError
-        If N is unknown, not positive, or given and contradicted by a plate.
     """
     if given is not None and given < 1:
         raise ConfigError(f"num_data must be the size of the training set, got {given}")
-    found: dict[int, str] = {}
-    accepted = {given}
-    for site in filter(is_observed, sites):
-        sizes = [f.full_size for f in site["cond_indep_stack"] if f.full_size > 0]
-        parts = [f.full_size for f in site["cond_indep_stack"] if 0 < f.size < f.full_size]
-        scale = site["scale"]
-        if parts:
-            found.setdefault(math.prod(parts), site["name"])
-            accepted = set()
-        elif sizes and not isinstance(scale, Tensor):
-            found.setdefault(round(scale * max(sizes)), site["name"])
-            accepted = accepted if scale != 1.0 else accepted & set(sizes)
-    if given is None:
-        if not found:
-            raise ConfigError(
-                "num_data is missing: no plate around an observed site says how many data there "
-                "are; pass num_data="
-            )
-        return max(found)
-    if given not in found and found and given not in accepted:
-        size = max(found)
+    claims = {
+        math.prod(frame.full_size for frame in frames): site["name"]
+        for site in observed
+        if (frames := _subsampled(site))
+    }
+    binding = bool(claims)
+    for site in observed if not claims else ():
+        sizes = [frame.full_size for frame in site["cond_indep_stack"] if frame.full_size > 0]
+        if sizes and not isinstance(site["scale"], Tensor):
+            claims |= {round(site["scale"] * size): site["name"] for size in sizes}
+            binding |= site["scale"] == 1.0  # else the likelihood may be tempered
+    if given is None and not claims:
         raise ConfigError(
-            f"num_data = {given}, but the plates around the observed site {found[size]!r} hold "
-            f"{size}; give the plate the whole size: pyro.plate(name, N, "
+            "num_data is missing: no plate around an observed site says how many data there are; "
+            "pass num_data="
+        )
+    if given is not None and binding and given not in claims:
+        raise ConfigError(
+            f"num_data = {given}, but the plates around the observed site {claims[max(claims)]!r} "
+            f"hold {max(claims)}; give the plate the whole size: pyro.plate(name, N, "
             "subsample_size=len(batch))"
         )
-    return given
+    return max(claims) if given is None else given

@@ -1,32 +1,34 @@
-"""Arguments that the recipes share beside their options: objects, checked when they are given."""
+"""Arguments of the recipes beside their options: objects, checked when they are given."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from lightning_fabric import Fabric
 from torch import nn
 
-from bayesprior.data.bundle import DataBundle
-from bayesprior.errors import ConfigError
+from bayesprior.data import DataBundle, check_fit
+from bayesprior.errors import ConfigError, check, kind_of
 from bayesprior.inference.protocols import LossFn
-from bayesprior.recipes.checks import (
-    as_data,
-    check_function,
-    check_law,
-    check_likelihood,
-    check_network,
-    check_prior_fits,
-)
+from bayesprior.recipes.checks import as_data, check_network, check_prior_fits, head_names
 from bayesprior.recipes.digests import described
 from bayesprior.recipes.fields import option
-from bayesprior.recipes.options import MadeFrom, RunOptions
-from bayesprior.tasks.likelihoods import Categorical, Likelihood
+from bayesprior.recipes.options import (
+    MadeFrom,
+    MapOptions,
+    RunOptions,
+    SamplerOptions,
+    SourceOptions,
+    SwagOptions,
+)
+from bayesprior.tasks.likelihoods import Categorical, Likelihood, PixelCategorical
 from bayesprior.tasks.objectives import supervised
 from bayesprior.tasks.protocols import Forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.selection import Selection
 
-__all__ = ["FitCall", "TrainCall"]
+__all__ = ["FitCall", "MapCall", "SampleCall", "SourceCall", "SwagCall"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,12 +50,12 @@ class TrainCall(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_likelihood(self.likelihood)
-        check_function(self.forward, "forward", "module, batch")
-        if not isinstance(self.fabric, Fabric | None):
-            raise ConfigError(f"fabric must be a Fabric, got {type(self.fabric).__name__}")
+        words = {"likelihood": "likelihood", "forward": "function", "fabric": "fabric"}
+        for name, word in words.items():
+            if getattr(self, name) is not None or name == "forward":
+                check(getattr(self, name), word, name)
         if not isinstance(self.made_from, MadeFrom | None):
-            raise ConfigError(f"made_from must be a MadeFrom, got {type(self.made_from).__name__}")
+            raise ConfigError(f"made_from must be a MadeFrom, got {kind_of(self.made_from)}")
 
     def loss(self) -> LossFn:
         """Return the mean loss per example."""
@@ -65,6 +67,17 @@ class TrainCall(RunOptions):
             "likelihood": described(self.likelihood or Categorical()),
             "forward": described(self.forward),
         }
+
+    def check_task(self, module: nn.Module, data: DataBundle) -> None:
+        """Raise `ConfigError` unless the network takes the data, and answers with their classes."""
+        classes = isinstance(self.likelihood, Categorical | PixelCategorical | None)
+
+        def forward(network: nn.Module, batch: Any) -> Any:
+            outputs, targets = self.forward(network, batch)
+            # What other likelihoods make of outputs need not be one number a class.
+            return outputs if classes else None, targets
+
+        check_fit(module, data, forward)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +94,65 @@ class FitCall(TrainCall):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_network(self.module)
-        check_law(self.prior)
+        check(self.prior, "gaussian", "prior")
         object.__setattr__(self, "data", as_data(self.data))
         check_prior_fits(self.module, self.prior, self.data.num_data)
+        self.check_task(self.module, self.data)
+
+
+@dataclass(frozen=True, eq=False)
+class MapCall(FitCall, MapOptions):
+    """Arguments of `fit_map`."""
+
+
+@dataclass(frozen=True, eq=False)
+class SwagCall(FitCall, SwagOptions):
+    """Arguments of `fit_swag`."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampleCall(FitCall, SamplerOptions):
+    """Arguments of `sample`."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourceCall(TrainCall, SourceOptions):
+    """Arguments of `fit_source`."""
+
+    module: nn.Module
+    """Backbone and source head; trained in place, from its own weights."""
+    data: DataBundle
+    """The source task."""
+    _: KW_ONLY
+    loss_fn: LossFn | None = None
+    """Mean loss per example instead of a likelihood: ``(module, batch) -> (loss, scalars)``. With
+    a self-supervised loss (`bayesprior.tasks.objectives.two_view`) the result is a
+    pseudo-posterior, and the provenance says so. What a loss that is a module owns is trained."""
+    head: Selection | None = None
+    """The source head's parameters, which do not transfer and are left out of the result: a
+    prefix, glob patterns, several of them, or a predicate of the name."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_network(self.module)
+        object.__setattr__(self, "data", as_data(self.data))
+        names = ParameterLayout.from_module(self.module).names
+        if len(head_names(names, self.head, "network")) == len(names):
+            raise ConfigError(f"head = {self.head!r} covers every parameter; nothing would remain")
+        if self.loss_fn is None:
+            self.check_task(self.module, self.data)
+            return
+        check(self.loss_fn, "function", "loss_fn")
+        if self.likelihood is not None or self.forward is not pair_forward:
+            raise ConfigError(
+                "a loss_fn calls the network itself; give it, or likelihood and forward"
+            )
+
+    def loss(self) -> LossFn:
+        """Return the mean loss per example."""
+        return super().loss() if self.loss_fn is None else self.loss_fn
+
+    def extras(self) -> dict[str, Any]:
+        """Return what decides the result beside the options, as JSON primitives."""
+        own = {"head": described(self.head), "loss_fn": described(self.loss_fn)}
+        return own if self.loss_fn is not None else {**super().extras(), **own}

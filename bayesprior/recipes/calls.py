@@ -35,24 +35,18 @@ def recipe(arguments: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P
 
         @functools.wraps(function)
         def public(*args: P.args, **kwargs: P.kwargs) -> R:
-            for name in kwargs:
-                if name not in signature.parameters:
-                    hint = nearest_name(name, signature.parameters)
-                    raise TypeError(
-                        f"{public.__name__}() got an unexpected keyword argument {name!r}{hint}"
-                    )
             try:
                 signature.bind(*args, **kwargs)
             except TypeError as error:
-                raise TypeError(f"{public.__name__}(): {error}") from None
+                unknown = (n for n in kwargs if n not in signature.parameters)
+                blamed = next((n for n in unknown if repr(n) in str(error)), "")
+                hint = nearest_name(blamed, signature.parameters)
+                raise TypeError(f"{public.__name__}(): {error}{hint}") from None
             return function(arguments(*args, **kwargs))
 
         returned = inspect.signature(function).return_annotation
         public.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
-        public.__annotations__ = {
-            **{name: p.annotation for name, p in signature.parameters.items()},
-            "return": returned,
-        }
+        public.__annotations__ = {**arguments.__init__.__annotations__, "return": returned}
         del public.__wrapped__
         public.__doc__ = _with_parameters(inspect.getdoc(function) or "", arguments)
         return public
@@ -77,14 +71,9 @@ def field_docs(kind: type[Any]) -> dict[str, str]:
 
 def _with_parameters(doc: str, arguments: Any) -> str:
     """Put a Parameters section of the fields behind the summary."""
-    docs = field_docs(arguments)
-    lines = ["Parameters", "----------"]
+    docs, lines = field_docs(arguments), ["", "Parameters", "----------"]
     for spec in sorted(dataclasses.fields(arguments), key=lambda spec: bool(spec.kw_only)):
-        lines += [
-            spec.name,
-            *textwrap.wrap(
-                docs.get(spec.name, ""), 92, initial_indent="    ", subsequent_indent="    "
-            ),
-        ]
+        text = textwrap.wrap(docs.get(spec.name, ""), 92)
+        lines += [spec.name, *(f"    {line}" for line in text)]
     head, found, rest = doc.partition("\nReturns\n")
-    return "\n".join([head.rstrip(), "", *lines, "", "Returns" if found else "", rest]).rstrip()
+    return "\n".join([head.rstrip(), *lines, "", found.lstrip() + rest]).rstrip()

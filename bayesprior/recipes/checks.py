@@ -1,24 +1,18 @@
 """What the recipes are given by mistake, told in one line before any work."""
 
-import inspect
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from bayesprior.data import DataBundle, as_bundle
-from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.errors import ConfigError, LayoutMismatchError, check, kind_of
 from bayesprior.inference.prior_term import PriorTerm
-from bayesprior.tasks.likelihoods import Likelihood
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.selection import Selection, select_names
 
 __all__ = [
     "as_data",
-    "check_function",
-    "check_law",
-    "check_likelihood",
     "check_network",
     "check_prior_fits",
     "head_names",
@@ -27,13 +21,7 @@ __all__ = [
 
 def check_network(module: Any, name: str = "module") -> None:
     """Raise `ConfigError` unless it is a network with something to train."""
-    if not isinstance(module, nn.Module):
-        hint = {
-            str: "; make it with get_model(name)",
-            type: "; call the class to make one",
-            Mapping: "; load it into a network with load_state_dict",
-        }
-        raise _wrong(name, "a network (torch.nn.Module)", module, hint)
+    check(module, "network", name)
     if not any(p.requires_grad and p.numel() for p in module.parameters()):
         raise ConfigError(
             f"{name} has no trainable parameter ({type(module).__name__}); "
@@ -44,19 +32,6 @@ def check_network(module: Any, name: str = "module") -> None:
             raise ConfigError(f"{name}: {parameter} has no values (meta device); load them first")
 
 
-def check_law(law: Any, name: str = "prior") -> None:
-    """Raise `ConfigError` unless it is a `GaussianWeights`."""
-    if isinstance(law, GaussianWeights):
-        return
-    hint = {
-        str: f"; load it with GaussianWeights.load({str(law)!r})",
-        type: "; load one with GaussianWeights.load(path) or make it with make_prior",
-        nn.Module: "; the arguments are fit_map(module, prior, data), and make_prior makes a prior",
-        object: "; make_prior makes one, GaussianWeights.load reads one",
-    }
-    raise _wrong(name, "a GaussianWeights", law, hint)
-
-
 def as_data(data: Any) -> DataBundle:
     """Return the data as a bundle: a bundle, a data set or a ``DataLoader`` will do.
 
@@ -65,33 +40,8 @@ def as_data(data: Any) -> DataBundle:
     ConfigError, DataError
         If it is none of these.
     """
-    if isinstance(data, str | os.PathLike | type) or data is None:
-        hint = {
-            str: f"; load it with get_data({str(data)!r})",
-            type: "; make one with from_arrays or get_data",
-        }
-        raise _wrong("data", "a DataBundle, a data set or a DataLoader", data, hint)
+    check(data, "data", "data")
     return as_bundle(data)
-
-
-def check_likelihood(likelihood: Any) -> None:
-    """Raise `ConfigError` unless it is None or a `Likelihood`."""
-    if likelihood is None:
-        return
-    if isinstance(likelihood, type) or not isinstance(likelihood, Likelihood):
-        hint = {
-            type: "; call it",
-            nn.Module: "; Categorical() stands for the cross-entropy, Normal(std) for squares",
-            object: "; for example Categorical()",
-        }
-        raise _wrong("likelihood", "a Likelihood such as Categorical()", likelihood, hint)
-
-
-def check_function(value: Any, name: str, arguments: str) -> None:
-    """Raise `ConfigError` unless it is a function (or a network that is one)."""
-    if isinstance(value, type) or not callable(value):
-        hint: dict[type, str] = {type: "; call the class to make one"}
-        raise _wrong(name, f"a function of ({arguments})", value, hint)
 
 
 def check_prior_fits(module: nn.Module, prior: GaussianWeights, num_data: int) -> None:
@@ -115,15 +65,12 @@ def head_names(names: Iterable[str], head: Selection | None, owner: str) -> set[
         If a prefix or pattern names no parameter.
     """
     names = tuple(names)
-    if head is None:
-        return set()
-    if callable(head):
-        return set(select_names(names, head))
+    if head is None or callable(head):
+        return set() if head is None else set(select_names(names, head))
     found: set[str] = set()
-    patterns = [head] if isinstance(head, str) or not isinstance(head, Iterable) else list(head)
-    for pattern in patterns:
+    for pattern in [head] if isinstance(head, str) or not isinstance(head, Iterable) else head:
         if not isinstance(pattern, str):
-            raise _wrong("head", "a name, several, or a predicate", pattern, {})
+            raise ConfigError(f"head must be names or a predicate, got {kind_of(pattern)}")
         try:
             found |= set(select_names(names, pattern))
         except ConfigError:
@@ -132,26 +79,3 @@ def head_names(names: Iterable[str], head: Selection | None, owner: str) -> set[
                 f"parameters are {', '.join(names[-4:])} (last four)"
             ) from None
     return found
-
-
-def _wrong(
-    name: str, wanted: str, value: Any, hints: Mapping[type, str] | Mapping[Any, str]
-) -> ConfigError:
-    """Say what was wanted, what came, and the hint of the first kind that the value is of."""
-    kinds: list[tuple[Callable[[Any], bool], Any]] = [
-        (lambda v: isinstance(v, str | os.PathLike), str),
-        (lambda v: isinstance(v, type), type),
-    ]
-    hint = next((hints[kind] for test, kind in kinds if test(value) and kind in hints), None)
-    if hint is None:
-        others = (k for k in hints if k not in (str, type) and isinstance(value, k))
-        hint = next((hints[k] for k in others), "")
-    if isinstance(value, str | os.PathLike):
-        came = f"the text {os.fspath(value)!r}"
-    elif isinstance(value, type):
-        came = f"the class {value.__name__}"
-    elif inspect.isroutine(value):
-        came = f"the function {value.__name__}"
-    else:
-        came = type(value).__name__
-    return ConfigError(f"{name} must be {wanted}, got {came}{hint}")

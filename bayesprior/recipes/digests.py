@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
+import math
 import os
 import random
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from bayesprior.data import DataBundle, LazyDataset
+from bayesprior.inference.generators import seeded
 from bayesprior.weights.file import Contents, packed
 from bayesprior.weights.gaussian import GaussianWeights
 
@@ -41,7 +44,7 @@ def data_digests(data: DataBundle) -> dict[str, str]:
     """
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return {
-        name: f"{len(split)} {_digest(split, list(data.class_names))}"
+        name: f"{len(split)} {_digest([split, data.class_names])}"
         for name, split in splits.items()
         if split is not None
     }
@@ -49,10 +52,8 @@ def data_digests(data: DataBundle) -> dict[str, str]:
 
 def prior_digest(prior: GaussianWeights) -> str:
     """Return a digest of the names, mean, covariance and BatchNorm statistics of a law."""
-    law = Contents(
-        prior.layout, prior.loc, prior.blocks, prior.buffers, statistics=prior.statistics
-    )
-    return _digest(*packed(law))
+    named = {"buffers": prior.buffers, "statistics": prior.statistics}
+    return _digest(packed(Contents(prior.layout, prior.loc, prior.blocks, **named)))
 
 
 def state_digest(state: Mapping[str, Any], without: Collection[str] = ()) -> str:
@@ -71,8 +72,15 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def described(value: Any) -> Any:
+def described(value: Any, *, content: bool = False) -> Any:
     """Return JSON primitives that name a value: its type, and its fields where it has them.
+
+    Parameters
+    ----------
+    value
+        Anything that a recipe takes.
+    content
+        Tell also what it holds: of arrays, networks and data sets a digest.
 
     Examples
     --------
@@ -80,113 +88,104 @@ def described(value: Any) -> Any:
     >>> described(Normal(0.5)), described(len), described(None)
     ({'class': 'Normal', 'std': 0.5}, 'len', None)
     """
+    part = functools.partial(described, content=content)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Tensor):
-        return value.tolist() if value.numel() <= 64 else f"{tuple(value.shape)} {_digest(value)}"
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        array = value.detach().cpu() if isinstance(value, Tensor) else np.asarray(value)
+        if (not content and math.prod(array.shape) <= 64) or array.dtype == object:
+            return part(array.tolist())
+        return f"{array.dtype} {tuple(array.shape)} {_hashed([_bytes(array)])}"
     if isinstance(value, nn.Module):
-        return network_digest(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__name__, **fields}
-    if isinstance(value, Sequence | set | frozenset):
-        return [described(part) for part in value]
-    return getattr(value, "__qualname__", type(value).__qualname__)
+        own = [_ADDRESS.sub("", repr(value)), part(dict(value.state_dict()))]
+        return own if content else network_digest(value)
+    if isinstance(value, Mapping):
+        return {str(key): part(held) for key, held in value.items()}
+    if isinstance(value, set | frozenset):
+        return [part(held) for held in sorted(value, key=str)]
+    if isinstance(value, list | tuple):
+        return [part(held) for held in value]
+    if isinstance(value, functools.partial):
+        return [part(held) for held in (value.func, value.args, value.keywords)]
+    fields: dict[str, Any] = {}
+    if content and isinstance(value, TensorDataset | Subset):
+        fields = vars(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        if content and isinstance(value, LazyDataset) and _is_folder(value.source):
+            rows = range(len(value.source)) if value.rows is None else value.rows.tolist()
+            fields |= {"source": _of_files(value.source, rows), "rows": None}
+    elif content:
+        return _of_content(value)
+    else:
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return {"class": type(value).__name__, **{n: part(held) for n, held in fields.items()}}
 
 
-def _digest(*values: Any) -> str:
+def _digest(value: Any) -> str:
+    # Files give names back in an order of their own.
+    return _hashed([json.dumps(described(value, content=True), sort_keys=True).encode()])
+
+
+def _hashed(parts: Iterable[Any]) -> str:
     found = hashlib.blake2b(digest_size=16)
-    for value in values:
-        _feed(found, value)
+    for part in parts:
+        found.update(part)
     return found.hexdigest()
 
 
-def _feed(found: hashlib.blake2b, value: Any) -> None:
-    """Feed a value: arrays by content, containers part by part, the rest as told above."""
-    if value is None or isinstance(value, bool | int | float | str | bytes | Path):
-        found.update(f"{type(value).__name__} {value!r};".encode())
-    elif isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous()
-        found.update(f"{plain.dtype} {tuple(plain.shape)};".encode())
-        if plain.numel():
-            found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    elif isinstance(value, np.ndarray | np.generic):
-        array = np.ascontiguousarray(value)
-        found.update(f"{array.dtype} {array.shape};".encode())
-        found.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
-    elif isinstance(value, Mapping):
-        found.update(f"mapping {len(value)};".encode())
-        for key in sorted(value, key=str):  # files give names back in an order of their own
-            _feed(found, str(key))
-            _feed(found, value[key])
-    elif isinstance(value, list | tuple):
-        found.update(f"sequence {len(value)};".encode())
-        for part in value:
-            _feed(found, part)
-    elif isinstance(value, nn.Module):
-        _feed(found, [_ADDRESS.sub("", repr(value)), value.state_dict()])
-    elif isinstance(value, LazyDataset) and _is_folder(value.source):
-        rows = range(len(value.source)) if value.rows is None else value.rows.tolist()
-        _feed_files(found, value.source, rows)
-        _feed(found, [value.targets, value.crop, value.augment, value.transform])
-    elif isinstance(value, TensorDataset):
-        _feed(found, list(value.tensors))
-    elif isinstance(value, Subset):
-        _feed(found, [value.dataset, list(value.indices)])
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        found.update(f"{type(value).__qualname__};".encode())
-        for spec in dataclasses.fields(value):
-            _feed(found, getattr(value, spec.name))
-    elif _is_folder(value):
-        _feed_files(found, value, range(len(value)))
-    elif isinstance(value, functools.partial):
-        _feed(found, [value.func, value.args, value.keywords])
-    elif hasattr(value, "tobytes") and hasattr(value, "mode"):  # an image of Pillow's
-        _feed(found, [value.mode, value.size, value.tobytes()])
-    elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
-        _feed_examples(found, value)
-    else:
-        _feed(found, getattr(value, "__qualname__", type(value).__qualname__))
+def _bytes(array: Any) -> Any:
+    if isinstance(array, Tensor):
+        return array.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return array.tobytes()
+
+
+def _of_content(value: Any) -> Any:
+    """Return what tells a data set, an image of Pillow's, or anything else from others."""
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    if isinstance(value, bytes | Path):
+        return repr(value)
+    if _is_folder(value):
+        return _of_files(value, range(len(value)))
+    if hasattr(value, "tobytes") and hasattr(value, "mode"):
+        return [value.mode, list(value.size), _hashed([value.tobytes()])]
+    if not (hasattr(value, "__getitem__") and hasattr(value, "__len__")) or isinstance(value, type):
+        return name
+    count, read = len(value), getattr(value, "raw", value.__getitem__)
+    with _seeded():
+        rows = sorted({i * (count - 1) // (_EXAMPLES - 1) for i in range(_EXAMPLES)})
+        return [name, count, [described(read(row), content=True) for row in rows]]
 
 
 def _is_folder(value: Any) -> bool:
     """Whether it is a set of files: ``samples`` of (path, class), as torchvision's folders."""
     samples = getattr(value, "samples", None)
-    if not isinstance(samples, list | tuple) or not samples:
-        return False
-    first = samples[0]
+    first = samples[0] if isinstance(samples, list | tuple) and samples else None
     return isinstance(first, list | tuple) and isinstance(first[0], str | Path)
 
 
-def _feed_files(found: hashlib.blake2b, folder: Any, rows: Sequence[int]) -> None:
+def _of_files(folder: Any, rows: Iterable[int]) -> str:
     paths = [str(sample[0]) for sample in folder.samples]
     root = Path(getattr(folder, "root", None) or os.path.commonpath(paths))
-    for row in rows:
-        path, label = folder.samples[row][:2]
-        status = Path(path).stat()
-        name = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(path).name
-        _feed(found, [str(name), label, status.st_size, status.st_mtime_ns])
 
+    def told(row: int) -> bytes:
+        path, label = Path(paths[row]), folder.samples[row][1]
+        name = path.relative_to(root) if path.is_relative_to(root) else path.name
+        status = path.stat()
+        return repr((str(name), label, status.st_size, status.st_mtime_ns)).encode()
 
-def _feed_examples(found: hashlib.blake2b, data: Any) -> None:
-    count = len(data)
-    _feed(found, [type(data).__qualname__, count])
-    read = getattr(data, "raw", data.__getitem__)
-    with _seeded():
-        for index in sorted({i * (count - 1) // (_EXAMPLES - 1) for i in range(_EXAMPLES)}):
-            _feed(found, read(index))
+    return _hashed(map(told, rows))
 
 
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
     """Fix every global generator that an augmentation may draw from; put them back afterwards."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        torch.default_generator.manual_seed(0)
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002
-        yield
+        with seeded(0):
+            yield
     finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])  # noqa: NPY002
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002

@@ -1,6 +1,7 @@
 """What the names of data, networks and weights stand for."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ from bayesprior.data import (
     select_classes,
     split_validation,
 )
+from bayesprior.data.datasets import LabeledDataset
 from bayesprior.errors import DataError
 from bayesprior.models import model_for
 from bayesprior.recipes.options import DataOptions, ModelOptions
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["foreign_set", "load_data", "load_model", "point_source"]
+__all__ = ["as_test_of", "foreign_set", "load_data", "load_model", "point_source"]
 
 
 def load_data(choice: DataOptions, *, trusted: bool = True) -> DataBundle:
@@ -38,10 +40,10 @@ def load_data(choice: DataOptions, *, trusted: bool = True) -> DataBundle:
     ConfigError, DataError
         If a name or option is unknown, or the data cannot be had.
     """
-    name, options = choice.data, dict(choice.data_options)
-    if _is_npz(name):
-        name, options = "npz", {**options, "path": name}
-    bundle = get_data(name, trusted=trusted, **options)
+    name, more = choice.data, {}
+    if name.endswith(".npz"):
+        name, more = "npz", {"path": name}
+    bundle = get_data(name, trusted=trusted, **{**choice.data_options, **more})
     if choice.classes is not None:
         tokens = [token.strip() for token in str(choice.classes).split(",")]
         known = bundle.class_names
@@ -63,6 +65,7 @@ def load_model(
     seed: int,
     weights: str | None = None,
     trusted: bool = True,
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[nn.Module, str]:
     """Return the network that a choice stands for, shaped for the data, and its head's name.
 
@@ -79,13 +82,15 @@ def load_model(
         if it has as many outputs as there are classes.
     trusted
         Whether the user wrote the name; an import path out of a file is refused otherwise.
+    tell
+        Is given the line that says what was taken from a file of weights.
 
     Raises
     ------
     ConfigError, CheckpointError
         If a name or option is unknown, or the weights do not fit.
     """
-    module, head, _ = model_for(
+    module, head, loaded = model_for(
         choice.model,
         num_classes=bundle.num_classes,
         input_shape=bundle.input_shape,
@@ -95,6 +100,8 @@ def load_model(
         trusted=trusted,
         options=choice.model_options,
     )
+    if loaded is not None and tell is not None:
+        tell(loaded.summary)
     return module, head
 
 
@@ -107,18 +114,15 @@ def point_source(
     """
     layout = ParameterLayout.from_module(module)
     buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    provenance = {
-        "role": "checkpoint",
-        "model": type(module).__name__,
-        "checkpoint": checkpoint,
-    }
+    model = type(module).__name__
+    provenance = {"role": "checkpoint", "model": model, "checkpoint": checkpoint}
     return GaussianWeights.point(
         layout, layout.flatten(module), rms_std or 1.0, buffers=buffers, provenance=provenance
     )
 
 
-def foreign_set(source: str, task: DataBundle, *, labeled: bool) -> DataBundle:
-    """Return another test set, its images prepared as the task's own are.
+def foreign_set(source: str, task: DataBundle) -> tuple[LabeledDataset, int]:
+    """Return another test set, its images prepared as the task's own are, and its classes' number.
 
     Parameters
     ----------
@@ -126,42 +130,48 @@ def foreign_set(source: str, task: DataBundle, *, labeled: bool) -> DataBundle:
         An .npz file with x_test and y_test, or with x and y, all of which are used; or the name
         of a data set.
     task
-        Gives the transform, the shape and the classes.
-    labeled
-        Whether the labels must be the task's.
+        Gives the transform.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If there is no such set, or it cannot be read.
+    """
+    own = getattr(task.test, "transform", None)
+    if not source.endswith(".npz"):
+        bundle = load_data(DataOptions(data=source))
+        return bundle.test, bundle.num_classes
+    bundle = get_data("npz", path=source, normalize=None)
+    test: Any = bundle.test
+    with np.load(source) as arrays:
+        if "x_test" not in arrays.files:  # split for training: put together again
+            inputs = torch.cat([bundle.train.inputs, test.inputs])
+            targets = torch.cat([bundle.train.targets, test.targets])
+            test = dataclasses.replace(test, inputs=inputs, targets=targets)
+    test = test if own is None else dataclasses.replace(test, transform=own)
+    return test, bundle.num_classes
+
+
+def as_test_of(
+    task: DataBundle, test: LabeledDataset, num_classes: int, *, labeled: bool
+) -> DataBundle:
+    """Return the task with what `foreign_set` read for its test split.
 
     Raises
     ------
     DataError
-        If the images or the classes do not fit the task.
+        If the images do not fit the task, or labels that count do not.
     """
-    own = getattr(task.test, "transform", None)
-    if _is_npz(source):
-        bundle = get_data("npz", path=source, normalize=None)
-        test: Any = bundle.test
-        with np.load(source) as arrays:
-            if "x_test" not in arrays.files:  # split for training: put together again
-                inputs = torch.cat([bundle.train.inputs, test.inputs])
-                targets = torch.cat([bundle.train.targets, test.targets])
-                test = dataclasses.replace(test, inputs=inputs, targets=targets)
-        test = test if own is None else dataclasses.replace(test, transform=own)
-    else:
-        bundle = load_data(DataOptions(data=source))
-        test = bundle.test
     if (shape := tuple(test[0][0].shape)) != task.input_shape:
         raise DataError(
-            f"{source}: its images are {shape} as the network would see them, the task's are "
+            f"its images are {shape} as the network would see them, the task's are "
             f"{task.input_shape}; resize them or fit with --data_options.size"
         )
-    if labeled and bundle.num_classes > task.num_classes:
+    if labeled and num_classes > task.num_classes:
         raise DataError(
-            f"{source} has {bundle.num_classes} classes, the task {task.num_classes}; give foreign "
-            "images as --ood"
+            f"it has {num_classes} classes, the task {task.num_classes}; give foreign images as "
+            "--ood"
         )
     if not labeled:  # foreign labels mean nothing to the task's likelihood
         test = test.subset(torch.arange(len(test)), targets=torch.zeros(len(test)).long())
     return dataclasses.replace(task, test=test, validation=None)
-
-
-def _is_npz(name: str) -> bool:
-    return name.endswith(".npz")

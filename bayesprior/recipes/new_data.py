@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +12,22 @@ from torch import Tensor
 
 from bayesprior.diagnostics.uncertainty import entropy
 from bayesprior.errors import ConfigError, DataError
+from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.new_inputs import NewInputs
+from bayesprior.recipes.options import NewDataOptions
 from bayesprior.recipes.predicting import averaged
 from bayesprior.recipes.saved import FitRun, load_run
 from bayesprior.storage import atomic_path
 from bayesprior.tasks.protocols import inputs_forward
 
-__all__ = ["NewPredictions", "Threshold", "check_out", "fitted_threshold", "predict_new"]
+__all__ = [
+    "NewPredictions",
+    "Threshold",
+    "check_out",
+    "fitted_threshold",
+    "listed",
+    "predict_new",
+]
 
 
 class Threshold(NamedTuple):
@@ -75,16 +84,11 @@ class NewPredictions:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one row an input; ``abstain`` is None where there is no threshold."""
-        least = None if self.threshold is None else self.threshold.confidence
+        known = self.threshold
         for file, probs, nats in zip(self.files, self.probs, entropy(self.probs), strict=True):
-            values = [
-                file,
-                self.class_names[int(probs.argmax())],
-                *map(float, probs),
-                float(nats),
-                None if least is None else bool(probs.max() < least),
-            ]
-            yield dict(zip(self.columns, values, strict=True))
+            abstains = None if known is None else bool(probs.max() < known.confidence)
+            values = [file, self.class_names[int(probs.argmax())], *map(float, probs), float(nats)]
+            yield dict(zip(self.columns, [*values, abstains], strict=True))
 
     def csv(self) -> str:
         """Return the rows as comma-separated values with a header."""
@@ -92,7 +96,9 @@ class NewPredictions:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
         for row in self.rows():
-            writer.writerow(map(_cell, row.values()))
+            *values, abstains = row.values()
+            cells = [f"{v:.6g}" if isinstance(v, float) else v for v in values]
+            writer.writerow([*cells, "" if abstains is None else str(abstains).lower()])
         return text.getvalue()
 
     def write(self, path: str | Path) -> None:
@@ -105,14 +111,12 @@ class NewPredictions:
         StorageError
             If it cannot be written.
         """
-        path = Path(path).expanduser()
-        check_out(path)
-        with atomic_path(path) as temporary:
+        with atomic_path(check_out(path)) as temporary:
             temporary.write_text(self.csv(), encoding="utf-8", errors="surrogateescape")
 
 
-def check_out(path: str | Path) -> None:
-    """Refuse a file that is not ours to replace.
+def check_out(path: str | Path) -> Path:
+    """Return the path of a table; refuse a file that is not ours to replace.
 
     Raises
     ------
@@ -131,36 +135,22 @@ def check_out(path: str | Path) -> None:
                     f"out is {path}, which holds something else; choose another; nothing was "
                     "overwritten"
                 )
+    return path
 
 
-def predict_new(
-    run: str | Path | FitRun,
-    new: Sequence[str | Path],
-    *,
-    risk: float = 0.05,
-    num_draws: int | None = None,
-    batch_size: int = 256,
-    batch_norm: str = "draw",
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
-    trust: bool = False,
-) -> NewPredictions:
+@dataclass(frozen=True, eq=False)
+class NewDataCall(NewDataOptions):
+    """Arguments of `predict_new`."""
+
+    run: str | Path | FitRun
+    """Folder of a fit, or what `bayesprior.load_run` made of it."""
+    new: Sequence[str | Path]
+    """Folders of pictures (searched through), picture files, or .npz files with ``x``."""
+
+
+@recipe(NewDataCall)
+def predict_new(call: NewDataCall) -> NewPredictions:
     """Predict pictures and arrays with a finished run, through its own transform.
-
-    Parameters
-    ----------
-    run
-        Folder of a fit, or what `bayesprior.load_run` made of it.
-    new
-        Folders of pictures (searched through), picture files, or .npz files with ``x``.
-    risk
-        Largest share of errors among the answers that are not abstained from, see
-        `fitted_threshold`.
-    num_draws, batch_size, batch_norm, seed, device, progress
-        As in `bayesprior.predict`.
-    trust
-        Import what the run's folder names by an import path.
 
     Returns
     -------
@@ -174,29 +164,22 @@ def predict_new(
     DataError
         If not one input can be read.
     """
-    fit = run if isinstance(run, FitRun) else load_run(run, trust=trust)
-    if not fit.data.class_names:
+    fit = call.run if isinstance(call.run, FitRun) else load_run(call.run, trust=call.trust)
+    names = fit.data.class_names
+    if not names:
         raise ConfigError(f"{fit.data.name!r} has no classes, of which new data could be")
-    source = NewInputs([Path(path).expanduser() for path in new], fit.data, batch_size)
-    options: dict[str, Any] = {
-        "num_draws": num_draws,
-        "batch_size": batch_size,
-        "batch_norm": batch_norm,
-        "seed": seed,
-        "device": device,
-        "progress": progress,
-    }
+    new = [call.new] if isinstance(call.new, str | Path) else call.new
+    source = NewInputs([Path(path).expanduser() for path in new], fit.data, call.batch_size)
     threshold = None
     if fit.data.validation is not None:
-        known = averaged(fit, fit.data.loader("validation", batch_size), **options)
-        threshold = fitted_threshold(_array(known.mean_probs), _array(known.targets), risk)
+        known = averaged(fit, fit.data.loader("validation", call.batch_size), call)
+        threshold = fitted_threshold(_array(known.mean_probs), _array(known.targets), call.risk)
     try:
-        found = averaged(fit, source, forward=inputs_forward, **options)
+        found = averaged(fit, source, call, inputs_forward)
     except DataError:
         if source.files:
             raise
-        raise DataError(f"nothing could be read: {_listed(source.unreadable)}") from None
-    names = fit.data.class_names
+        raise DataError(f"nothing could be read: {listed(source.unreadable)}") from None
     probs = _array(found.mean_probs)
     return NewPredictions(tuple(source.files), names, probs, threshold, source.unreadable)
 
@@ -205,6 +188,12 @@ def _array(found: Tensor | None) -> np.ndarray:
     if found is None or found.ndim > 2:
         raise ConfigError("the run does not predict one class an input, as this table needs")
     return found.numpy()
+
+
+def listed(unreadable: Mapping[str, str]) -> str:
+    """Return files and reasons in one line; the first few."""
+    parts = [f"{file}: {reason}" for file, reason in list(unreadable.items())[:5]]
+    return "; ".join(parts) + (f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else "")
 
 
 def fitted_threshold(probs: np.ndarray, targets: np.ndarray, risk: float) -> Threshold:
@@ -243,18 +232,3 @@ def fitted_threshold(probs: np.ndarray, targets: np.ndarray, risk: float) -> Thr
         return Threshold(float("inf"), len(levels), 0, 0)
     last = int(good[-1])
     return Threshold(float(levels[last]), len(levels), last + 1, int(errors[last]))
-
-
-def _listed(unreadable: dict[str, str]) -> str:
-    """Return files and reasons in one line; the first few."""
-    parts = [f"{file} {reason}" for file, reason in list(unreadable.items())[:5]]
-    more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
-    return "; ".join(parts) + more
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.6g}" if isinstance(value, float) else value

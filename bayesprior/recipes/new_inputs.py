@@ -1,5 +1,6 @@
 """New inputs, read as a run's own data set reads its examples: pictures and arrays."""
 
+import itertools
 import os
 import zipfile
 import zlib
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesprior.data import ArrayDataset, DataBundle, LazyDataset
+from bayesprior.data.arrays import reason
 from bayesprior.errors import ConfigError, DataError
 
 __all__ = ["NewInputs"]
@@ -58,36 +60,27 @@ class NewInputs:
 
     def __iter__(self) -> Iterator[Tensor]:
         self.files = []
-        waiting: list[Tensor] = []
-        for file, example in self._examples():
-            self.files.append(file)
-            waiting.append(example)
-            if len(waiting) == self._batch_size:
-                yield self._batch(waiting)
-                waiting = []
-        if waiting:
-            yield self._batch(waiting)
+        examples = self._examples()
+        while batch := list(itertools.islice(examples, self._batch_size)):
+            yield self._task.test.finish(torch.stack(batch))
 
-    def _batch(self, examples: list[Tensor]) -> Tensor:
-        return self._task.test.finish(torch.stack(examples))
-
-    def _examples(self) -> Iterator[tuple[str, Tensor]]:
+    def _examples(self) -> Iterator[Tensor]:
         for path in self._paths:
+            is_archive = path.suffix.lower() == ".npz"
+            read = _arrays(path, self._task) if is_archive else _picture(path, self._task)
             try:
-                if path.suffix.lower() == ".npz":
-                    for row, example in enumerate(_arrays(path, self._task)):
-                        yield f"{path}[{row}]", example
-                else:
-                    yield str(path), _picture(path, self._task)
+                for row, example in enumerate(read):
+                    self.files.append(f"{path}[{row}]" if is_archive else str(path))
+                    yield example
             except DataError as error:
                 self.unreadable[str(path)] = str(error)
 
 
 def _files(path: Path) -> list[Path]:
     """Return a folder's pictures, or the file itself."""
+    if not path.exists():
+        raise ConfigError(f"there is no file or folder {str(path)!r}")
     if not path.is_dir():
-        if not path.exists():
-            raise ConfigError(f"there is no file or folder {str(path)!r}")
         return [path]
     found = [
         Path(folder) / name
@@ -100,8 +93,8 @@ def _files(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _picture(path: Path, task: DataBundle) -> Tensor:
-    """Read a picture as the run's own data set does, before its transform."""
+def _picture(path: Path, task: DataBundle) -> Iterator[Tensor]:
+    """Yield one picture as the run's own data set reads it, before its transform."""
     from PIL import Image
 
     if not path.is_file():  # a pipe would wait for ever
@@ -109,11 +102,12 @@ def _picture(path: Path, task: DataBundle) -> Tensor:
     try:
         with Image.open(path) as image:
             image.load()
-            return _prepared(image, task)
+            example = _prepared(image, task)
     except DataError:
         raise
     except Exception as error:  # decoders raise what they like
-        raise DataError(f"is no readable picture ({_reason(error)})") from None
+        raise DataError(f"is no readable picture ({reason(error)})") from None
+    yield example
 
 
 def _prepared(image: Any, task: DataBundle) -> Tensor:
@@ -126,8 +120,8 @@ def _prepared(image: Any, task: DataBundle) -> Tensor:
     mode = _MODES.get(len(raw)) if isinstance(raw, Tensor) and raw.ndim == 3 else None
     if mode is None or not isinstance(task.test, ArrayDataset):
         raise DataError(f"is a picture, and {task.name!r} has none; give an .npz file with x")
-    pixels = np.asarray(image.convert(mode))
-    example = torch.from_numpy(pixels.copy()).reshape(*pixels.shape[:2], len(raw)).permute(2, 0, 1)
+    pixels = np.atleast_3d(np.asarray(image.convert(mode)))
+    example = torch.from_numpy(np.moveaxis(pixels, -1, 0).copy())
     return _fitting(example if raw.dtype == torch.uint8 else example / 255, task)
 
 
@@ -147,6 +141,26 @@ def _arrays(path: Path, task: DataBundle) -> Iterator[Tensor]:
     """Yield the rows of an archive's ``x``."""
     from PIL import Image
 
+    array = _stored(path)
+    if isinstance(task.test, LazyDataset):
+        if array.dtype != np.uint8:
+            raise DataError(f"its x has type {array.dtype}; store pictures as uint8")
+        yield from (_prepared(Image.fromarray(row.squeeze()), task) for row in array)
+        return
+    raw = task.test.raw(0)
+    if raw.ndim == 3:
+        array = np.moveaxis(array[..., None] if array.ndim == 3 else array, -1, 1)
+        if raw.dtype != torch.uint8 and array.dtype == np.uint8:
+            array = array / np.float32(255)
+        elif raw.dtype == torch.uint8 and array.dtype != np.uint8:
+            if array.min() < 0 or array.max() > 1:
+                raise DataError("its x has float pixels outside [0, 1]; store uint8")
+            array = np.round(array * 255).astype(np.uint8)
+    for row in array:
+        yield _fitting(torch.from_numpy(np.ascontiguousarray(row)).to(raw.dtype), task)
+
+
+def _stored(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -155,7 +169,7 @@ def _arrays(path: Path, task: DataBundle) -> Iterator[Tensor]:
         held = ", ".join(archive.files) or "nothing"
         raise DataError(f"lacks the array x (it holds {held})") from None
     except (OSError, EOFError, ValueError, IndexError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"cannot be read ({_reason(error)})") from None
+        raise DataError(f"cannot be read ({reason(error)})") from None
     if array.ndim < 2 or array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise DataError(
             f"its x has shape {array.shape} and type {array.dtype}; store uint8 or floats, one "
@@ -163,25 +177,4 @@ def _arrays(path: Path, task: DataBundle) -> Iterator[Tensor]:
         )
     if not np.isfinite(array).all():
         raise DataError("its x holds NaN or infinite values")
-    if isinstance(task.test, LazyDataset):
-        if array.dtype != np.uint8:
-            raise DataError(f"its x has type {array.dtype}; store pictures as uint8")
-        yield from (_prepared(Image.fromarray(row.squeeze()), task) for row in array)
-        return
-    raw = task.test.raw(0)
-    if raw.ndim == 3:
-        array = array[..., None] if array.ndim == 3 else array
-        array = np.moveaxis(array, -1, 1)
-        if raw.dtype != torch.uint8 and array.dtype == np.uint8:
-            array = array / np.float32(255)
-        elif raw.dtype == torch.uint8 and array.dtype != np.uint8:
-            if array.min() < 0 or array.max() > 1:
-                raise DataError("its x has float pixels outside [0, 1]; store uint8")
-            array = np.round(array * 255).astype(np.uint8)
-    for row in array:
-        example = torch.from_numpy(np.ascontiguousarray(row))
-        yield _fitting(example if raw.dtype == torch.uint8 else example.to(raw.dtype), task)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return array

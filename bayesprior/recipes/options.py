@@ -279,11 +279,20 @@ class SghmcOptions(SampleOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SamplerOptions(SghmcOptions):
+class SamplerOptions(SampleOptions):
     """Chains of either sampler."""
 
     sampler: Literal["sgld", "sghmc"] = "sgld"
-    """Which sampler; friction belongs to sghmc."""
+    """Which sampler."""
+    friction: float | None = option(None, above=0, most=1, shown="0.1 of sghmc")
+    """Share of the velocity that SGHMC loses a step; sgld has none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sampler == "sgld" and self.friction is not None:
+            raise ConfigError("friction belongs to sampler='sghmc'; sgld has none")
+        if self.sampler == "sghmc" and self.friction is None:
+            object.__setattr__(self, "friction", SghmcOptions.friction)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -345,7 +354,8 @@ class PageOptions(AverageOptions):
     """Report."""
 
     shift: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Further test sets with the same classes, as NAME=FILE: an .npz file or a data set's name."""
+    """Further test sets with the same classes, as NAME=FILE: an .npz file or a data set's name. One
+    that does not fit is left out, and the page says so."""
     ood: dict[str, str] = dataclasses.field(default_factory=dict)
     """Foreign sets, likewise; their labels are not used."""
     corruptions: bool = False

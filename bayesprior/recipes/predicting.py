@@ -1,18 +1,17 @@
-"""A finished run's predictions of its own splits, kept in its folder."""
+"""A finished run's predictions of its own splits, kept in its folder, and runs side by side."""
 
-import dataclasses
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from bayesprior.diagnostics.compare import MethodResult
+from bayesprior.diagnostics.compare import FREE, MethodResult, only_prior_differs, pick_baseline
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.inference.protocols import Batch
+from bayesprior.inference.protocols import Batch, Posterior
 from bayesprior.prediction.predict import Prediction, predict
 from bayesprior.recipes.options import AverageOptions
 from bayesprior.recipes.runs import FITS, add_results, is_finished, read_config, read_results
@@ -20,26 +19,25 @@ from bayesprior.recipes.saved import FitRun, load_run
 from bayesprior.recipes.training import pick_device
 from bayesprior.storage import predictive_path
 from bayesprior.tasks.protocols import Forward
-from bayesprior.tree.build import to_datatree
+from bayesprior.tree.build import to_datatree, to_prediction
 from bayesprior.tree.files import load_tree, save_tree
 
-__all__ = ["averaged", "load_results", "predict_run"]
+__all__ = [
+    "RunComparison",
+    "at_most",
+    "averaged",
+    "compare_runs",
+    "load_prediction",
+    "predict_run",
+    "stage_of_split",
+]
 
 # Options that change the numbers; a prediction with others has a file of its own.
 _DECISIVE = ("num_draws", "batch_norm", "seed")
 
 
 def averaged(
-    fit: FitRun,
-    loader: Iterable[Batch],
-    *,
-    forward: Forward | None = None,
-    num_draws: int | None = None,
-    batch_size: int = 256,
-    batch_norm: str = "draw",
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
+    fit: FitRun, loader: Iterable[Batch], options: AverageOptions, forward: Forward | None = None
 ) -> Prediction:
     """Predict with a run's model average, of at most the draws that it stored.
 
@@ -49,42 +47,56 @@ def averaged(
         The run.
     loader
         Batches of inputs and targets.
+    options
+        Of the average.
     forward
         Of other batches than the fit's own.
-    num_draws, batch_norm, seed, progress
-        As in `bayesprior.predict`.
-    batch_size
-        Examples at a time where BatchNorm statistics are re-estimated.
-    device
-        As in the recipes.
     """
-    reestimates = batch_norm == "reestimate"
+    reestimates = options.batch_norm == "reestimate"
     return predict(
-        fit.module.to(pick_device(device)),
+        fit.module.to(pick_device(options.device)),
         fit.posterior,
         loader,
         fit.likelihood,
         forward=fit.forward if forward is None else forward,
-        num_draws=_at_most(fit, num_draws),
-        batch_norm=batch_norm,
-        bn_loader=fit.data.loader("train", batch_size) if reestimates else None,
-        progress=progress,
-        seed=seed,
+        num_draws=at_most(options.num_draws, fit.posterior),
+        batch_norm=options.batch_norm,
+        bn_loader=fit.data.loader("train", options.batch_size) if reestimates else None,
+        progress=options.progress,
+        seed=options.seed,
     )
 
 
-def _at_most(fit: FitRun, num_draws: int | None) -> int | None:
-    if num_draws is None:
-        return None
-    if isinstance(fit.posterior, PointPosterior):
+def at_most(num_draws: int | None, posterior: Posterior) -> int | None:
+    """Return how many draws to average: no more than are stored."""
+    if num_draws is not None and isinstance(posterior, PointPosterior):
         return 1
-    if isinstance(fit.posterior, StoredDraws):
-        return min(num_draws, fit.posterior.num_chains * fit.posterior.num_draws)
+    if num_draws is not None and isinstance(posterior, StoredDraws):
+        return min(num_draws, posterior.num_chains * posterior.num_draws)
     return num_draws
 
 
+def stage_of_split(split: str, options: AverageOptions) -> str:
+    """Return the name of a split's numbers in ``results.json``, as `predict_run` does."""
+    own = _own(options)
+    suffix = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if own else ""
+    return f"predict-{split}{suffix}"
+
+
+def _own(options: AverageOptions) -> dict[str, Any]:
+    """Return what makes the numbers others than those of the defaults."""
+    defaults = AverageOptions()
+    return {
+        k: getattr(options, k) for k in _DECISIVE if getattr(options, k) != getattr(defaults, k)
+    }
+
+
 def predict_run(
-    run: str | Path, split: str = "test", *, trust: bool = False, **options: Any
+    run: str | Path,
+    split: str = "test",
+    options: AverageOptions | None = None,
+    *,
+    fit: FitRun | None = None,
 ) -> str:
     """Predict a split of a finished run, or find that it is done.
 
@@ -97,10 +109,10 @@ def predict_run(
         Folder of a fit.
     split
         "train", "validation" or "test".
-    trust
-        Import what the folder names by an import path.
-    **options
-        Of `averaged`.
+    options
+        Of the average.
+    fit
+        The run, where it is loaded already.
 
     Returns
     -------
@@ -113,22 +125,29 @@ def predict_run(
     ConfigError
         If it is no fit's folder or the fit is not finished.
     """
-    defaults = dataclasses.asdict(AverageOptions())
-    own = {k: options[k] for k in _DECISIVE if options.get(k, defaults[k]) != defaults[k]}
-    suffix = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if own else ""
-    stage, path = f"predict-{split}{suffix}", predictive_path(run, f"{split}{suffix}")
+    options = options or AverageOptions()
+    stage = stage_of_split(split, options)
+    path = predictive_path(run, stage.removeprefix("predict-"))
     _check_finished(run)
     if stage in read_results(run) and path.exists():
         return stage
-    fit = load_run(run, trust=trust)
-    loader = fit.data.loader(split, options.get("batch_size", defaults["batch_size"]))
-    found = averaged(fit, loader, **options)
+    fit = load_run(run, trust=options.trust) if fit is None else fit
+    found = averaged(fit, fit.data.loader(split, options.batch_size), options)
     names = fit.data.class_names or None
     tree = to_datatree(test=found, class_names=names, mode="summary", attrs={"split": split})
     save_tree(tree, path)
     numbers = {"num_points": found.num_points, "draws": len(found.draw)}
-    add_results(run, stage, {**found.metrics, **numbers, **own})
+    add_results(run, stage, {**found.metrics, **numbers, **_own(options)})
     return stage
+
+
+def load_prediction(
+    run: str | Path, options: AverageOptions | None = None, *, fit: FitRun | None = None
+) -> Prediction:
+    """Return what `predict_run`, which takes the same, wrote of the test split."""
+    stage = predict_run(run, options=options, fit=fit)
+    path = predictive_path(run, stage.removeprefix("predict-"))
+    return to_prediction(load_tree(path))
 
 
 def _check_finished(run: str | Path) -> None:
@@ -136,56 +155,97 @@ def _check_finished(run: str | Path) -> None:
         raise ConfigError(f"{run} is not finished; run the same fit again, which goes on with it")
 
 
-def load_results(runs: Sequence[str], *, trust: bool = False, **options: Any) -> list[MethodResult]:
-    """Return runs as rows of a comparison, predicted on their test split where that is not done.
+class RunComparison(NamedTuple):
+    """Runs side by side.
+
+    Attributes
+    ----------
+    results
+        One a method, by the first of its runs; runs that differ in their seeds only are one.
+    method, baseline
+        What it is about and what that is held against (None for one method), by
+        `bayesprior.diagnostics.compare.pick_baseline`.
+    only_prior
+        Whether these two differ in nothing but the prior.
+    """
+
+    results: list[MethodResult]
+    method: str
+    baseline: str | None
+    only_prior: bool
+
+
+def compare_runs(
+    runs: Sequence[str | Path],
+    baseline: str | Path | None = None,
+    options: AverageOptions | None = None,
+) -> RunComparison:
+    """Set runs side by side, predicted on their test split where that is not done.
 
     Parameters
     ----------
     runs
-        Folders of fits. Those that differ in their seeds only are one row of several seeds.
-    trust
-        Import what a folder names by an import path.
-    **options
-        Of `averaged`.
+        Folders of fits.
+    baseline
+        The run whose method the first one's is held against, among the others or beside them; the
+        second method by default.
+    options
+        Of the average.
 
     Raises
     ------
     ConfigError
-        If a folder is no finished fit's, or two rows would have one name.
+        If a folder is no finished fit's, two methods would have one name, or the baseline is of
+        the first run's own method.
     """
-    for run in runs:  # before any of them is predicted
+    folders = {Path(run).expanduser().resolve(): Path(run) for run in runs}
+    against = None if baseline is None else Path(baseline).expanduser().resolve()
+    if against is not None:
+        folders.setdefault(against, Path(baseline or ""))
+    for run in folders.values():  # before any of them is predicted
         _check_finished(run)
-    groups: dict[str, list[tuple[tuple[int, int], Path, Outcome]]] = {}
-    for run in runs:
-        stage = predict_run(run, trust=trust, **options)
-        tree = load_tree(predictive_path(run, stage.removeprefix("predict-")))
-        key, seeds = _method(run)
-        groups.setdefault(key, []).append(
-            (seeds, Path(run), Outcome.from_group(tree, "predictions"))
-        )
-    results = []
-    for members in groups.values():
-        members.sort(key=lambda member: member[0])
-        seconds = [read_results(run)["fit"]["seconds"] for _, run, _ in members]
-        more = f" and {len(members) - 1} more" if len(members) > 1 else ""
-        name = members[0][1].resolve().name + more
-        outcomes = [outcome for *_, outcome in members]
-        own = [seed for (_, seed), *_ in members]
-        if len(set(own)) < len(own):  # other training images with the same seed
-            own = []
-        results.append(MethodResult(name, outcomes, own, sum(seconds) / len(seconds)))
-    if twice := [n for n, k in Counter(r.name for r in results).items() if k > 1]:
+    groups: dict[str, list[Path]] = {}
+    for folder in folders:
+        method = {k: v for k, v in _configuration(folder).items() if k not in FREE}
+        groups.setdefault(json.dumps(method, sort_keys=True), []).append(folder)
+    members = list(groups.values())
+    results = [_result(group, options) for group in members]
+    names = [result.name for result in results]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ConfigError(f"two of the runs are in folders named {twice[0]!r}; rename one")
-    return results
+    named = next((n for n, group in zip(names, members, strict=True) if against in group), None)
+    first, second = pick_baseline(names, named)
+    only_prior = second is not None and only_prior_differs(
+        *(_configuration(members[names.index(name)][0]) for name in (first, second))
+    )
+    return RunComparison(results, first, second, only_prior)
 
 
-def _method(run: str | Path) -> tuple[str, tuple[int, int]]:
-    """Return what makes a run its method, as text, and its seeds: of the data, and of the fit."""
+def _configuration(run: Path) -> dict[str, Any]:
+    """Return everything that a run was asked for, in one level; the prior by its content."""
     config = read_config(run, *FITS)
-    options, made_from = dict(config.options), dict(config.made_from)
-    made_from.pop("relative", None)
-    data = dict(made_from.pop("data", None) or {})
-    seeds = int(data.pop("data_seed", 0)), int(options.pop("seed", 0))
-    for name in ("out", "device", "progress", "checkpoint_every"):
-        options.pop(name, None)
-    return json.dumps([config.recipe, options, made_from, data], sort_keys=True), seeds
+    made_from = {k: v for k, v in config.made_from.items() if k != "relative"}
+    groups = [made_from.pop(name, None) or {} for name in ("data", "model")]
+    if "prior" in config.digests:  # wherever its file lies, and whatever width it was brought to
+        made_from = {"prior": config.digests["prior"]}
+    network = config.digests.get("network")
+    return {"recipe": config.recipe, "network": network, **config.options, **made_from} | {
+        key: value for group in groups for key, value in group.items()
+    }
+
+
+def _result(runs: Sequence[Path], options: AverageOptions | None) -> MethodResult:
+    """Return one method's runs, by their seeds: of the data, and of the fit."""
+
+    def seeds(run: Path) -> tuple[int, int]:
+        found = _configuration(run)
+        return int(found.get("data_seed", 0)), int(found.get("seed", 0))
+
+    runs = sorted(runs, key=seeds)
+    outcomes = [Outcome.from_prediction("test set", load_prediction(run, options)) for run in runs]
+    own = [seeds(run)[1] for run in runs]
+    if len(set(own)) < len(own):  # other training images with the same seed
+        own = []
+    seconds = sum(read_results(run)["fit"]["seconds"] for run in runs) / len(runs)
+    more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+    return MethodResult(runs[0].name + more, outcomes, own, seconds)

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.data import DataBundle, check_fit
+from bayesprior.errors import ConfigError, LayoutMismatchError, check
 from bayesprior.recipes.calls import recipe
-from bayesprior.recipes.checks import check_law, check_network, head_names
-from bayesprior.recipes.digests import described, prior_digest
+from bayesprior.recipes.checks import as_data, check_network, head_names
+from bayesprior.recipes.digests import described, network_digest, prior_digest, state_digest
 from bayesprior.recipes.fields import option
 from bayesprior.recipes.numbers import law_numbers
 from bayesprior.recipes.options import MadeFrom, PriorOptions, plain_values
 from bayesprior.recipes.places import recorded
-from bayesprior.recipes.runs import STAGES, add_results, is_finished, open_run
+from bayesprior.recipes.runs import add_results, is_finished, open_run
 from bayesprior.recipes.sessions import locked
 from bayesprior.storage import PRIOR
 from bayesprior.weights.gaussian import GaussianWeights
@@ -42,13 +44,17 @@ class PriorCall(PriorOptions):
     """The target's new head, never taken from the source: a prefix, glob patterns, several of
     them, or a predicate of the name. Every other trainable parameter of the target must be in the
     source with its shape."""
+    data: DataBundle | None = None
+    """The target task, where it is at hand: the target must take it and answer with its classes."""
     made_from: MadeFrom | None = None
     """The names and files that source and target were made from, for the folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_law(self.source, "source")
+        check(self.source, "gaussian", "source")
         check_network(self.target, "target")
+        if self.data is not None:
+            check_fit(self.target, as_data(self.data))
 
 
 @recipe(PriorCall)
@@ -79,8 +85,9 @@ def make_prior(call: PriorCall) -> GaussianWeights:
     if call.rms_std is not None or call.cov_scale is not None or call.jitter:
         asked = width * math.sqrt(call.cov_scale or 1.0) if call.rms_std is None else call.rms_std
         law = law.rescale(rms_std=asked)
+    norms = _scales_of_norms(call.target, new)
     if new:
-        law = law.extend(layout, std=call.head_std)
+        law = law.extend(layout, std=call.head_std, loc=norms)
     law.provenance = source.provenance | {
         "role": "prior",
         "shape": call.shape,
@@ -94,28 +101,47 @@ def make_prior(call: PriorCall) -> GaussianWeights:
         "left_behind": [n for n in source.layout.names if n not in set(kept)],
     }
     _check_width(law)
-    if call.out is not None:
-        _write(call, law)
-    return law
+    if call.out is None:
+        return law
+    with locked(call.out):
+        options = {**plain_values(call), "head": described(call.head)}
+        digests = {"source": prior_digest(source), "network": network_digest(call.target)}
+        if norms:
+            digests["norms"] = state_digest(norms)
+        names = recorded(call.made_from, call.out)
+        path = open_run(call.out, "make_prior", options, digests, names)
+        if not is_finished(path, "make_prior"):
+            law.save(path / PRIOR)
+            add_results(path, "make-prior", law_numbers(law))
+        return GaussianWeights.load(path / PRIOR)
+
+
+def _scales_of_norms(module: nn.Module, new: set[str]) -> dict[str, Tensor]:
+    """Return the scales of new norm layers as they stand.
+
+    A prior around 0 would pull to a layer that lets nothing through.
+    """
+    norms = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    scales = {
+        f"{owner}.weight".removeprefix("."): layer.weight
+        for owner, layer in module.named_modules()
+        if isinstance(layer, norms)
+    }
+    return {name: scale.detach().clone() for name, scale in scales.items() if name in new}
 
 
 def _covered(source: GaussianWeights, layout: ParameterLayout, new: set[str]) -> list[str]:
     """Return the source's parameters that go on; every one outside the head must be there."""
-    diff = source.layout.compare(layout)
-    unknown = [n for n in (*diff.only_there, *diff.shape_conflicts) if n not in new]
-    if unknown:
-        differences = diff._replace(
-            only_there=tuple(n for n in diff.only_there if n not in new),
-            shape_conflicts={n: s for n, s in diff.shape_conflicts.items() if n not in new},
-        ).describe()
+    outside = [name for name in layout.names if name not in new]
+    if not outside:
+        raise ConfigError("the head covers every parameter, so nothing comes from the source")
+    diff = source.layout.compare(layout.select(outside))
+    if unknown := (*diff.only_there, *diff.shape_conflicts):
         raise LayoutMismatchError(
             f"the source does not cover {len(unknown)} parameters of the target outside its head "
-            f"(source against target: {differences}); rename() the source or name the head"
+            f"(source against target: {diff.describe()}); rename() the source or name the head"
         )
-    kept = [n for n in diff.shared if n not in new]
-    if not kept:
-        raise ConfigError("the head covers every parameter, so nothing comes from the source")
-    return kept
+    return list(diff.shared)
 
 
 def _check_width(law: GaussianWeights) -> None:
@@ -129,32 +155,18 @@ def _check_width(law: GaussianWeights) -> None:
         )
 
 
-def _write(call: PriorCall, law: GaussianWeights) -> None:
-    folder = str(call.out)
-    with locked(folder):
-        options = {**plain_values(call), "head": described(call.head)}
-        digests = {"source": prior_digest(call.source)}
-        path = open_run(folder, "make_prior", options, digests, recorded(call.made_from, folder))
-        if not is_finished(path, "make_prior"):
-            law.save(path / PRIOR)
-            add_results(path, STAGES["make_prior"], law_numbers(law))
-
-
 def shaped(prior: GaussianWeights, shape: str, rank: int | None = None) -> GaussianWeights:
     """Return the prior as "low-rank", "diagonal", "isotropic" or "zero", with equal trace.
 
     All but "zero", which is isotropic around zero, have the prior's mean.
     """
-
-    def around_zero() -> GaussianWeights:
-        zero = torch.zeros_like(prior.loc)
-        return GaussianWeights.point(prior.layout, zero, prior.rms_std, buffers=prior.buffers)
-
     shapes: dict[str, Callable[[], GaussianWeights]] = {
         "low-rank": lambda: prior if rank is None else prior.truncate(rank),
         "diagonal": prior.diagonal,
         "isotropic": prior.isotropic,
-        "zero": around_zero,
+        "zero": lambda: GaussianWeights.point(
+            prior.layout, torch.zeros_like(prior.loc), prior.rms_std, buffers=prior.buffers
+        ),
     }
     if shape not in shapes:
         raise ConfigError(f"shape must be one of {', '.join(shapes)}, got {shape!r}")

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,22 @@ from bayesprior.data.bundle import DataBundle
 from bayesprior.data.corruptions import CORRUPTIONS, Corruption
 from bayesprior.diagnostics.compare import MethodResult, pick_baseline
 from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.errors import BayesPriorError, ConfigError
+from bayesprior.errors import BayesPriorError, ConfigError, checked
+from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
-from bayesprior.inference.protocols import Draw, Posterior
+from bayesprior.inference.protocols import Posterior
 from bayesprior.prediction.predict import Prediction, predict
 from bayesprior.recipes.training import pick_device
 from bayesprior.report.build import build_report
 from bayesprior.report.sections.uncertainty import shown_points
 from bayesprior.storage import TRACE, chain_dir
 from bayesprior.tasks.likelihoods import Categorical, Likelihood
+from bayesprior.tasks.protocols import Forward, pair_forward
 from bayesprior.tree.build import to_datatree
 from bayesprior.tree.files import load_tree, save_tree
 from bayesprior.tree.trace import draw_statistics
 from bayesprior.weights.gaussian import GaussianWeights
-from bayesprior.weights.layout import ParameterLayout
 
 __all__ = ["corrupted", "rebuild", "report"]
 
@@ -38,6 +39,10 @@ REPORT = "report.nc"
 _HELD_BYTES = 2**31  # draws kept in memory, so that each file is read once
 
 
+@checked(
+    "module=network posterior=posterior data=bundle out=path prior=law likelihood=likelihood "
+    "run_dir=path num_draws=integer batch_size=count seed=integer"
+)
 def report(
     module: nn.Module,
     posterior: Posterior,
@@ -46,12 +51,15 @@ def report(
     out: str | Path,
     prior: GaussianWeights | None = None,
     likelihood: Likelihood | None = None,
+    forward: Forward = pair_forward,
+    test: Prediction | None = None,
     run_dir: str | Path | None = None,
     title: str = "bayesprior report",
     subtitle: str = "",
     temperature: float = 1.0,
     shifted: Mapping[str, DataBundle] | None = None,
     ood: Mapping[str, DataBundle] | None = None,
+    left_out: Mapping[str, str] | None = None,
     corruptions: Sequence[int] = (),
     runs: Sequence[MethodResult] = (),
     method: str | None = None,
@@ -60,6 +68,7 @@ def report(
     configuration: Mapping[str, Any] | None = None,
     num_draws: int | None = None,
     batch_size: int = 256,
+    batch_norm: str = "draw",
     seed: int = 0,
     device: str = "auto",
     mode: str = "full",
@@ -77,6 +86,10 @@ def report(
         That the fit was made with, for what it did.
     likelihood
         `Categorical` by default.
+    forward
+        Calls the network on a batch, as in the fit.
+    test
+        Predictions of the test split by these draws, where they were made before.
     run_dir
         Folder with the run's ``trace.csv`` (or the chains').
     title, subtitle
@@ -86,6 +99,8 @@ def report(
     shifted, ood
         Further tasks by name, of which the test split is taken: with this task's labels, and
         foreign ones, whose labels are not used. A set that does not fit is left out and named.
+    left_out
+        Further sets that were found not to fit, by name, and why: the page says so.
     corruptions
         Severities (1 to 5) at which the test images are corrupted, all kinds each.
     runs, method, baseline
@@ -97,8 +112,8 @@ def report(
         Shown at the page's end.
     num_draws
         Draws averaged; all stored ones (30 of a Gaussian) by default.
-    batch_size, seed, device, progress
-        Of the predictions.
+    batch_size, batch_norm, seed, device, progress
+        Of the predictions; BatchNorm statistics are re-estimated on the training split.
     mode
         "full" or "summary", see `bayesprior.tree.build.to_datatree`.
 
@@ -114,21 +129,29 @@ def report(
         If a draw gives NaN, or the labels of the task's own splits do not fit the network.
     """
     likelihood = likelihood or Categorical()
-    folder = Path(out)
+    folder = Path(out).expanduser()
     module = module.to(pick_device(device))
     held = _held(posterior, num_draws, seed)
-    options: dict[str, Any] = {"num_draws": num_draws, "seed": seed, "progress": progress}
+    plain = dataclasses.replace(data, train=data.train.without_augmentation())
+    options: dict[str, Any] = {
+        "forward": forward,
+        "num_draws": num_draws,
+        "batch_norm": batch_norm,
+        "bn_loader": data.loader("train", batch_size) if batch_norm == "reestimate" else None,
+        "progress": progress,
+        "seed": seed,
+    }
 
     def predicted(bundle: DataBundle, split: str) -> Prediction:
         return predict(module, held, bundle.loader(split, batch_size), likelihood, **options)
 
-    plain = dataclasses.replace(data, train=data.train.without_augmentation())
-    test = predicted(data, "test")
+    train = predicted(plain, "train")
+    test = predicted(data, "test") if test is None else test
     validation = None
     if data.validation is not None and test.mean_probs is not None:
         validation = predicted(data, "validation")
     changed = {name: bundle for s in corruptions for name, bundle in corrupted(data, s).items()}
-    unusable: dict[str, str] = {}
+    unusable = {f"set {name}": why for name, why in (left_out or {}).items()}
 
     def predicted_sets(bundles: Mapping[str, DataBundle]) -> dict[str, Prediction]:
         found = {}
@@ -154,7 +177,7 @@ def report(
     traces = _traces(run_dir, posterior)
     statistics = None
     if run_dir is not None and isinstance(posterior, StoredDraws):
-        which = test.chain.numpy(), test.draw.numpy()
+        which = train.chain.numpy(), train.draw.numpy()
         statistics = draw_statistics(run_dir, *which, traces)
     names = sorted((r.name for r in runs), key=lambda name: name != method)
     compared = pick_baseline(names, baseline) if names else (method, baseline)
@@ -174,7 +197,7 @@ def report(
     tree = to_datatree(
         prior=prior,
         draws=held.draws(num_draws, seed),
-        train=predicted(plain, "train"),
+        train=train,
         test=test,
         validation=validation,
         shifted=sets,
@@ -190,7 +213,7 @@ def report(
     )
     tree.attrs["missing"] = json.dumps(json.loads(tree.attrs["missing"]) | unusable)
     save_tree(tree, folder / REPORT)
-    build_report(tree).write(folder)
+    rebuild(folder)  # from the file, so that the page is the one that it gives later
     return tree
 
 
@@ -248,7 +271,7 @@ def _unlabeled(data: DataBundle) -> DataBundle:
 def _traces(run_dir: str | Path | None, posterior: Posterior) -> list[list[dict[str, float]]]:
     if run_dir is None:
         return []
-    folders = [Path(run_dir)]
+    folders = [Path(run_dir).expanduser()]
     if isinstance(posterior, StoredDraws):
         folders = [chain_dir(run_dir, chain) for chain in range(posterior.num_chains)]
     return [read_trace(f / TRACE) for f in folders if (f / TRACE).exists()]
@@ -272,17 +295,6 @@ def _shown(image: np.ndarray) -> np.ndarray:
     return image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
 
 
-class _Held:
-    """Draws in memory."""
-
-    def __init__(self, layout: ParameterLayout, draws: Sequence[Draw]) -> None:
-        self.layout, self._draws = layout, draws
-
-    def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[Draw]:
-        """Yield all of them: as many as were asked for when they were read."""
-        yield from self._draws
-
-
 def _held(posterior: Posterior, num_draws: int | None, seed: int) -> Posterior:
     """Read the draws once, for every set and for what they say of the prior, if memory allows."""
     draws, size = [], 0
@@ -291,4 +303,4 @@ def _held(posterior: Posterior, num_draws: int | None, seed: int) -> Posterior:
         if size > _HELD_BYTES:
             return posterior
         draws.append(draw)
-    return _Held(posterior.layout, draws)
+    return DrawsInMemory(draws, posterior.layout)

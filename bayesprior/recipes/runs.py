@@ -1,52 +1,38 @@
 """Run folders: ``config.yaml`` says what made them, ``results.json`` holds the numbers."""
 
+import dataclasses
 import json
 import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bayesprior.errors import ConfigError, DataError, nearest_name
-from bayesprior.storage import (
-    CONFIG,
-    ERROR_LOG,
-    LOCK,
-    PRIOR,
-    RESULTS,
-    SESSION,
-    atomic_path,
-)
+from bayesprior.errors import ConfigError, DataError, kind_of, nearest_name
+from bayesprior.storage import CONFIG, ERROR_LOG, LOCK, PRIOR, RESULTS, SESSION, write_text
 from bayesprior.version import __version__
 
 __all__ = [
     "CONFIG",
     "FITS",
     "RESULTS",
-    "STAGES",
     "RunConfig",
     "add_results",
     "is_finished",
     "open_run",
     "read_config",
     "read_results",
+    "run_folder",
+    "stage_of",
     "versions",
     "write_json",
 ]
 
-STAGES = {
-    "fit_source": "fit-source",
-    "make_prior": "make-prior",
-    "fit_map": "fit",
-    "fit_swag": "fit",
-    "sample": "fit",
-}
-"""Name in ``results.json`` of what each recipe found; the run is finished when it is there."""
 FITS = ("fit_map", "fit_swag", "sample")
 
 _FORMAT = "bayesprior.run/2"
@@ -62,6 +48,7 @@ _DIGESTS = {
     "data.test": "its test data were others",
     "weights": "its weights file has changed since",
     "start": "its network started from other weights",
+    "norms": "its new norm layers started otherwise",
 }
 
 
@@ -75,22 +62,19 @@ class RunConfig:
         Name of the recipe, such as ``"fit_map"``.
     options
         Every option with its value, defaults included: JSON primitives.
-    digests
-        Fingerprints of prior, data, network and start, see `bayesprior.recipes.digests`.
     made_from
         Names and files of `bayesprior.recipes.options.MadeFrom`, if the run knows them.
+    digests
+        Fingerprints of prior, data, network and start, see `bayesprior.recipes.digests`.
     versions
         Of the libraries that the run was started with; for the record, never compared.
-    first_edition
-        Whether the folder was written by bayesprior 0.1: it can be read, not continued.
     """
 
     recipe: str
     options: Mapping[str, Any]
-    digests: Mapping[str, str] = field(default_factory=dict)
-    made_from: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    first_edition: bool = False
+    made_from: Mapping[str, Any]
+    digests: Mapping[str, str]
+    versions: Mapping[str, str]
 
 
 def versions() -> dict[str, str]:
@@ -106,7 +90,7 @@ def versions() -> dict[str, str]:
 
 
 def open_run(
-    out: str | Path,
+    out: str | os.PathLike[str],
     recipe: str,
     options: Mapping[str, Any],
     digests: Mapping[str, str] | None = None,
@@ -146,9 +130,9 @@ def open_run(
     >>> folder == open_run(out, "fit_map", {"seed": 0, "device": "cuda"})
     True
     """
-    folder = _folder(out)
+    folder = run_folder(out)
     plain = json.loads(json.dumps(dict(options)))  # as the file will give it back
-    new = RunConfig(recipe, plain, digests or {}, made_from or {}, versions())
+    new = RunConfig(recipe, plain, dict(made_from or {}), dict(digests or {}), versions())
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if CONFIG in present:
         difference = _differing(read_config(folder), new)
@@ -160,24 +144,24 @@ def open_run(
                 "folder; nothing was overwritten"
             )
         (folder / PRIOR).unlink(missing_ok=True)
-    elif not present <= {LOCK, SESSION, ERROR_LOG}:
+    elif not present <= _BEFORE - {PRIOR}:
         raise ConfigError(
             f"{folder} is not empty and holds no {CONFIG}, so it is no run folder; choose another "
             "out; nothing was overwritten"
         )
-    parts = {
-        "format": _FORMAT,
-        "recipe": recipe,
-        "options": plain,
-        "made_from": dict(new.made_from),
-        "digests": dict(new.digests),
-        "versions": dict(new.versions),
-    }
-    _write_text(folder / CONFIG, yaml.safe_dump(parts, sort_keys=False, allow_unicode=True))
+    parts = {"format": _FORMAT, **dataclasses.asdict(new)}
+    write_text(folder / CONFIG, yaml.safe_dump(parts, sort_keys=False, allow_unicode=True))
     return folder
 
 
-def _folder(out: str | Path) -> Path:
+def run_folder(out: str | os.PathLike[str]) -> Path:
+    """Return the path of a run's folder, its home written out.
+
+    Raises
+    ------
+    ConfigError
+        If it is a file.
+    """
     folder = Path(out).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; out needs a folder")
@@ -186,40 +170,23 @@ def _folder(out: str | Path) -> Path:
 
 def _differing(old: RunConfig, new: RunConfig) -> str | None:
     """Say in which key two configurations differ first; None if in none."""
-    if old.first_edition:
-        return "it was made by the first edition of bayesprior, which can be read, not continued"
     if old.recipe != new.recipe:
         return f"it was made by {old.recipe}, not {new.recipe}"
-    found = _first_difference(old.options, new.options)
-    if found is None and (changed := _changed_digest(old.digests, new.digests)) is not None:
-        names = ({**_flat(config.made_from)} for config in (old, new))
-        found = _first_difference(*names) or changed
-    return found
-
-
-def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    for key in (k for k in {**new, **old} if k not in _FREE):
-        if old.get(key) != new.get(key):
-            return f"its {key} is {old.get(key)!r}, this one's {new.get(key)!r}"
+    pairs = [(old.options, new.options)]
+    if old.digests != new.digests:  # an option of the data says more than that they changed
+        pairs += [(_chosen(old.made_from), _chosen(new.made_from)), (old.digests, new.digests)]
+    for one, other in pairs:
+        for key in {**other, **one}:
+            if key not in _FREE and one.get(key) != other.get(key):
+                told = f"its {key} is {one.get(key)!r}, this one's {other.get(key)!r}"
+                return _DIGESTS.get(key, told)
     return None
 
 
-def _changed_digest(old: Mapping[str, str], new: Mapping[str, str]) -> str | None:
-    for key in {**new, **old}:
-        if old.get(key) != new.get(key):
-            told = f"its {key} is {old.get(key)!r}, this one's {new.get(key)!r}"
-            return _DIGESTS.get(key, told)
-    return None
-
-
-def _flat(made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options inside the groups beside the rest."""
-    flat: dict[str, Any] = {}
-    for key, value in made_from.items():
-        if key == "relative":
-            continue
-        flat |= value if isinstance(value, Mapping) else {key: value}
-    return flat
+def _chosen(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of data, network and prior."""
+    groups = {**(made_from.get("data") or {}), **(made_from.get("model") or {})}
+    return groups | {"rms_std": made_from.get("rms_std")}
 
 
 def read_config(run: str | Path, *recipes: str) -> RunConfig:
@@ -238,7 +205,7 @@ def read_config(run: str | Path, *recipes: str) -> RunConfig:
         If it is no run folder, its configuration cannot be read, or another recipe made it.
     """
     if not isinstance(run, str | os.PathLike):
-        raise ConfigError(f"a run is named by its folder, got {type(run).__name__}")
+        raise ConfigError(f"a run is named by its folder, got {kind_of(run)}")
     path = Path(run).expanduser() / CONFIG
     if not path.is_file():
         siblings = [p.name for p in path.parent.parent.glob("*") if (p / CONFIG).is_file()]
@@ -247,56 +214,26 @@ def read_config(run: str | Path, *recipes: str) -> RunConfig:
         )
     try:
         parts = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = _first_edition(parts) if "command" in parts else _second_edition(parts)
+        if "command" in parts and "options" in parts:
+            raise ValueError(
+                "it is of the first edition; fit again in another folder (files of its priors and "
+                "posteriors are read as ever)"
+            )
+        if parts["format"] != _FORMAT:
+            raise ValueError(f"its format is {parts['format']!r}, this version reads {_FORMAT!r}")
+        config = RunConfig(**{f.name: parts[f.name] for f in dataclasses.fields(RunConfig)})
+        groups = (config.options, config.made_from, config.digests, config.versions)
+        if not all(isinstance(group, Mapping) for group in groups):
+            raise TypeError("a part is not a mapping")
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is no configuration of a run: {reason}") from None
+        raise ConfigError(
+            f"{path} is no configuration of a run: {' '.join(str(error).split())}"
+        ) from None
     if recipes and config.recipe not in recipes:
         raise ConfigError(
             f"{run} was made by {config.recipe}; this needs the folder of {' or '.join(recipes)}"
         )
     return config
-
-
-def _second_edition(parts: Mapping[str, Any]) -> RunConfig:
-    if parts["format"] != _FORMAT:
-        raise ValueError(f"its format is {parts['format']!r}, this version reads {_FORMAT!r}")
-    groups = [parts[key] for key in ("options", "digests", "made_from", "versions")]
-    if not all(isinstance(group, Mapping) for group in groups):
-        raise TypeError("a part is not a mapping")
-    return RunConfig(str(parts["recipe"]), *groups)
-
-
-def _first_edition(parts: Mapping[str, Any]) -> RunConfig:
-    """Bring a folder of bayesprior 0.1 to today's form: commands and one flat list of options."""
-    options, files = dict(parts["options"]), dict(parts.get("inputs", {}))
-    recipe = {"fit-source": "fit_source", "make-prior": "make_prior"}.get(parts["command"])
-    if parts["command"] == "fit":
-        recipe = {"map": "fit_map", "swag": "fit_swag"}.get(options["method"], "sample")
-        if recipe == "sample":
-            options["sampler"] = options["method"]
-    groups = {"data": _DATA_OPTIONS, "model": _MODEL_OPTIONS}
-    made_from: dict[str, Any] = {
-        group: {name: options.pop(name) for name in names if name in options}
-        for group, names in groups.items()
-    }
-    for name in ("prior", "source", "weights", *(("rms_std",) if recipe in FITS else ())):
-        made_from[name] = options.pop(name, None)
-    digests = {f"file.{name}": digest for name, digest in files.items()}
-    found = parts.get("versions", {})
-    return RunConfig(recipe or parts["command"], options, digests, made_from, found, True)
-
-
-_DATA_OPTIONS = (
-    "data",
-    "data_options",
-    "classes",
-    "num_data",
-    "per_class",
-    "num_validation",
-    "data_seed",
-)
-_MODEL_OPTIONS = ("model", "model_options", "head")
 
 
 def read_results(run: str | Path) -> dict[str, Any]:
@@ -319,9 +256,14 @@ def read_results(run: str | Path) -> dict[str, Any]:
     return found
 
 
+def stage_of(recipe: str) -> str:
+    """Return the name in ``results.json`` of what a recipe found; with it the run is finished."""
+    return "fit" if recipe in FITS else recipe.replace("_", "-")
+
+
 def is_finished(run: str | Path, recipe: str) -> bool:
     """Whether the recipe's own results are in the folder: the last thing that it writes."""
-    return STAGES.get(recipe, recipe) in read_results(run)
+    return stage_of(recipe) in read_results(run)
 
 
 def add_results(run: str | Path, name: str, values: Mapping[str, Any]) -> None:
@@ -342,7 +284,7 @@ def add_results(run: str | Path, name: str, values: Mapping[str, Any]) -> None:
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
     """Write JSON atomically; numbers that are NaN or infinite become null."""
-    _write_text(Path(path), json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -351,8 +293,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

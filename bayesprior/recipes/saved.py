@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from bayesprior.data import DataBundle
-from bayesprior.errors import ConfigError, PriorFileError
+from bayesprior.errors import ConfigError, PriorFileError, check
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.recipes.checks import as_data, check_function, check_network
-from bayesprior.recipes.digests import data_digests, described, file_digest, prior_digest
+from bayesprior.recipes.checks import as_data, check_network
+from bayesprior.recipes.digests import data_digests, described, prior_digest
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import MadeFrom
 from bayesprior.recipes.places import restored
 from bayesprior.recipes.runs import FITS, RunConfig, is_finished, read_config, read_results
-from bayesprior.recipes.training import bound
-from bayesprior.storage import MAP, PRIOR, SWAG
+from bayesprior.recipes.training import bound, read_posterior
+from bayesprior.storage import PRIOR
 from bayesprior.tasks.likelihoods import (
     Categorical,
     HeteroscedasticNormal,
@@ -37,10 +37,7 @@ FitPosterior = PointPosterior | GaussianWeights | StoredDraws
 _LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     kind.__name__: kind for kind in (Categorical, HeteroscedasticNormal, Normal, PixelCategorical)
 }
-_FORWARDS: dict[str, Forward] = {
-    "pair_forward": pair_forward,
-    "inputs_forward": inputs_forward,
-}
+_FORWARDS: dict[str, Forward] = {f.__qualname__: f for f in (pair_forward, inputs_forward)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +101,8 @@ def load_posterior(run: str | Path) -> FitPosterior:
     folder = Path(run).expanduser()
     if not is_finished(folder, recipe):
         raise ConfigError(f"{run} is not finished; run the same fit again, which goes on with it")
-    if recipe == "fit_map":
-        return PointPosterior.load(folder / MAP)
-    return GaussianWeights.load(folder / SWAG) if recipe == "fit_swag" else StoredDraws(folder)
+    found: FitPosterior = read_posterior(folder, recipe)
+    return found
 
 
 @torch.no_grad()
@@ -114,7 +110,7 @@ def load_run(
     run: str | Path,
     *,
     network: nn.Module | None = None,
-    data: DataBundle | None = None,
+    data: Any = None,
     likelihood: Likelihood | None = None,
     forward: Forward | None = None,
     trust: bool = False,
@@ -146,50 +142,47 @@ def load_run(
     PriorFileError
         If a file of posterior or prior is missing, corrupt or another one.
     """
-    config = read_config(run, *FITS)
-    folder = Path(run).expanduser()
-    posterior = load_posterior(folder)
+    posterior = load_posterior(run)
+    config, folder = read_config(run, *FITS), Path(run).expanduser()
     made_from = restored(config.made_from, folder)
-    data = _data(config, made_from, folder, data, trust=trust)
-    network = _network(config, made_from, folder, network, data, trust=trust)
-    _check_layout(folder, network, posterior.layout)
+    data = _data(config, made_from, folder, data, trust)
+    if network is not None:
+        check_network(network, "network")
+    elif made_from.model is None:
+        raise ConfigError(f"{folder} does not name its network; give network=, as in the fit")
+    else:
+        network, _ = load_model(made_from.model, data, seed=config.options["seed"], trusted=trust)
+    diff = ParameterLayout.from_module(network).compare(posterior.layout)
+    if diff.only_here or diff.only_there or diff.shape_conflicts:
+        raise ConfigError(
+            f"the network is not the one of {folder} (network against fit: {diff.describe()})"
+        )
     draw = next(iter(posterior.draws()))
     posterior.layout.load_(network, draw.weights.to(next(network.parameters())))
     buffers = dict(network.named_buffers())
-    for name, value in draw.buffers.items():
-        if name in buffers:
-            buffers[name].copy_(value)
-    likelihood = _likelihood(config, folder, likelihood)
-    forward = _forward(config, folder, forward)
-    return FitRun(
-        folder,
-        config.recipe,
-        config.options,
-        read_results(folder)["fit"],
-        data,
-        network,
-        bound(posterior, network, likelihood, forward),
-        _prior(config, made_from, folder),
-        likelihood,
-        forward,
-    )
+    for name in buffers.keys() & draw.buffers.keys():
+        buffers[name].copy_(draw.buffers[name])
+    prior, results = _prior(config, made_from, folder), read_results(folder)["fit"]
+    speaks = (_likelihood(config, folder, likelihood), _forward(config, folder, forward))
+    posterior = bound(posterior, network, *speaks)
+    about = (folder, config.recipe, config.options, results)
+    return FitRun(*about, data, network, posterior, prior, *speaks)
 
 
 def _data(
-    config: RunConfig, made_from: MadeFrom, folder: Path, data: Any, *, trust: bool
+    config: RunConfig, made_from: MadeFrom, folder: Path, given: Any, trust: bool
 ) -> DataBundle:
-    given = data is not None
-    if given:
-        data = as_data(data)
-    elif made_from.data is None:
+    if given is None and made_from.data is None:
         raise ConfigError(f"{folder} does not name its data; give data=, as in the fit")
+    if given is not None or made_from.data is None:
+        data = as_data(given)
     else:
         data = load_data(made_from.data, trusted=trust)
-    for name, found in data_digests(data).items():
-        recorded = config.digests.get(f"data.{name}")
-        if recorded not in (None, found) and (not given or name == "train"):
-            before, now = recorded.split()[0], found.split()[0]
-            counts = f" ({before} examples then, {now} now)" if before != now else ""
+    for name, now in data_digests(data).items():
+        then = config.digests.get(f"data.{name}")
+        if then not in (None, now) and (given is None or name == "train"):
+            then, now = then.split()[0], now.split()[0]
+            counts = f" ({then} examples then, {now} now)" if then != now else ""
             raise ConfigError(
                 f"{folder}: the {name} data have changed since the fit{counts}; restore them, or "
                 "fit again in another folder"
@@ -197,75 +190,41 @@ def _data(
     return data
 
 
-def _network(
-    config: RunConfig,
-    made_from: MadeFrom,
-    folder: Path,
-    network: nn.Module | None,
-    data: DataBundle,
-    *,
-    trust: bool,
-) -> nn.Module:
-    if network is not None:
-        check_network(network, "network")
-        return network
-    if made_from.model is None:
-        raise ConfigError(f"{folder} does not name its network; give network=, as in the fit")
-    seed = int(config.options.get("seed", 0))
-    return load_model(made_from.model, data, seed=seed, trusted=trust)[0]
-
-
-def _check_layout(folder: Path, network: nn.Module, layout: ParameterLayout) -> None:
-    diff = ParameterLayout.from_module(network).compare(layout)
-    if diff.only_here or diff.only_there or diff.shape_conflicts:
-        raise ConfigError(
-            f"the network is not the one of {folder} (network against fit: {diff.describe()})"
-        )
-
-
 def _prior(config: RunConfig, made_from: MadeFrom, folder: Path) -> GaussianWeights:
     """Return the prior of the fit: the folder's copy, or the file that it was read from."""
-    own = folder / PRIOR
-    if not own.is_file() and made_from.prior is None:
-        raise PriorFileError(f"{own} is missing; restore it, or fit again in another folder")
-    path = own if own.is_file() else Path(str(made_from.prior))
-    prior = GaussianWeights.load(path)
-    if path != own and made_from.rms_std is not None:
-        prior = prior.rescale(rms_std=made_from.rms_std)
-    then, now = config.digests.get("prior"), None
-    if then is not None:
-        now = prior_digest(prior)
-    elif config.first_edition:
-        then, now = config.digests.get("file.prior"), file_digest(path)
-    if then != now:
+    path = folder / PRIOR
+    if path.is_file() or made_from.prior is None:
+        prior = GaussianWeights.load(path)
+    else:
+        path = Path(made_from.prior)
+        prior = GaussianWeights.load(path)
+        if made_from.rms_std is not None:
+            prior = prior.rescale(rms_std=made_from.rms_std)
+    if config.digests.get("prior") != prior_digest(prior):
         raise PriorFileError(f"{path} is not the prior that {folder} was fitted with; restore it")
     return prior
 
 
 def _likelihood(config: RunConfig, folder: Path, given: Likelihood | None) -> Likelihood:
-    found = config.options.get("likelihood", {"class": "Categorical"})  # the first edition's only
+    found = config.options.get("likelihood")
     if given is not None:
+        check(given, "likelihood", "likelihood")
         if described(given) != found:
             raise ConfigError(
                 f"{folder} was fitted with the likelihood {found!r}, {described(given)!r} was given"
             )
         return given
-    options = dict(found) if isinstance(found, Mapping) else {"class": found}
+    options = dict(found) if isinstance(found, Mapping) else {}
     kind = _LIKELIHOODS.get(str(options.pop("class", "")))
     if kind is None:
         raise ConfigError(f"{folder} was fitted with a likelihood of its own; give likelihood=")
-    return kind(**{name: _tensors(value) for name, value in options.items()})
-
-
-def _tensors(value: Any) -> Tensor | Any:
-    return torch.tensor(value) if isinstance(value, list) else value
+    return kind(**{n: torch.tensor(v) if isinstance(v, list) else v for n, v in options.items()})
 
 
 def _forward(config: RunConfig, folder: Path, given: Forward | None) -> Forward:
-    found = str(config.options.get("forward", "pair_forward"))
-    if given is not None:
-        check_function(given, "forward", "module, batch")
-        return given
-    if found not in _FORWARDS:
+    found = str(config.options.get("forward"))
+    if given is None and found not in _FORWARDS:
         raise ConfigError(f"{folder} was fitted with the forward {found!r}; give forward=")
-    return _FORWARDS[found]
+    forward = _FORWARDS[found] if given is None else given
+    check(forward, "function", "forward")
+    return forward

@@ -17,6 +17,7 @@ from bayesprior.prediction.predict import predict
 from bayesprior.recipes.fields import Options
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import (
+    AverageOptions,
     DataOptions,
     MadeFrom,
     MapOptions,
@@ -28,7 +29,7 @@ from bayesprior.recipes.options import (
     StudyOptions,
     SwagOptions,
 )
-from bayesprior.recipes.predicting import predict_run
+from bayesprior.recipes.predicting import at_most, predict_run, stage_of_split
 from bayesprior.recipes.runs import add_results, read_results
 from bayesprior.recipes.target import fit_map, fit_swag, sample
 from bayesprior.recipes.training import initialize_, pick_device
@@ -42,6 +43,7 @@ __all__ = [
     "Cell",
     "Configuration",
     "Method",
+    "averaging",
     "data_options",
     "edges",
     "evaluations",
@@ -54,6 +56,7 @@ __all__ = [
 
 DIVERGED = "diverged"
 """Name in a cell's ``results.json`` of the reason why there is no fit."""
+_VALIDATED = "predict-validation"
 FIRST_SELECTION_SEED = 1000
 """What lies between the seeds that are reported and those that choose."""
 
@@ -138,12 +141,20 @@ class Cell:
         amount, name = self.num_data or "all", self.configuration.name
         return Path(out, "fits", self.method.name, f"n-{amount}", name, f"seed-{self.seed}")
 
-    def is_done(self, out: str | Path) -> bool:
+    def is_done(self, call: StudyOptions) -> bool:
         """Whether it is predicted, or known to diverge."""
-        folder = self.folder(out)
+        folder = self.folder(call.out)
         found = read_results(folder)
-        has_file = self.split == "validation" or predictive_path(folder, self.split).exists()
-        return DIVERGED in found or (f"predict-{self.split}" in found and has_file)
+        if DIVERGED in found or self.split == "validation":
+            return DIVERGED in found or _VALIDATED in found
+        stage = stage_of_split(self.split, averaging(call))
+        path = predictive_path(folder, stage.removeprefix("predict-"))
+        return stage in found and path.exists()
+
+    def scores(self, out: str | Path) -> dict[str, float | None]:
+        """Return the validation NLL at each step where it could stop; nothing if it diverged."""
+        found = read_results(self.folder(out)).get(_VALIDATED, {"nll": {}})
+        return dict(found["nll"])
 
 
 def plan(call: StudyOptions) -> dict[str, Method]:
@@ -334,6 +345,11 @@ def model_options(call: StudyOptions) -> ModelOptions:
     return ModelOptions(**{name: getattr(call, name) for name in names})
 
 
+def averaging(call: StudyOptions) -> AverageOptions:
+    """Return how a fit of the study is predicted. Its own data and network are trusted."""
+    return AverageOptions(num_draws=call.num_draws, device=call.device, progress=False, trust=True)
+
+
 def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
     """Fit one cell in its folder and predict the split that it is for."""
     of_data, of_model = data_options(call, cell.num_data, cell.seed), model_options(call)
@@ -366,21 +382,24 @@ def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
     )
     # The file that the prior was read from serves every fit; each folder's copy would add up.
     (folder / PRIOR).unlink(missing_ok=True)
-    predicting: dict[str, Any] = {"num_draws": call.num_draws, "progress": False}
     if cell.split == "test":
-        predict_run(folder, "test", trust=True, device=call.device, **predicting)
+        predict_run(folder, "test", averaging(call))
         return
 
     def nll(posterior: Any) -> float:
         loader = data.loader("validation", 256)
-        return predict(module, posterior, loader, Categorical(), **predicting).metrics["nll"]
+        num_draws = at_most(call.num_draws, posterior)
+        found = predict(
+            module, posterior, loader, Categorical(), num_draws=num_draws, progress=False
+        )
+        return found.metrics["nll"]
 
     found = {}
     if options.get("snapshots"):  # points of this one run, where it could have stopped
         for draw in StoredDraws(folder).draws():
             step = stored_step(draw_path(chain_dir(folder, 0), draw.index))
             found[str(step)] = nll(PointPosterior(law.layout, draw.weights, draw.buffers))
-    add_results(folder, "predict-validation", {"nll": found or {"end": nll(fit)}})
+    add_results(folder, _VALIDATED, {"nll": found or {"end": nll(fit)}})
 
 
 _RECIPES: Mapping[str, Any] = {"map": fit_map, "swag": fit_swag, "sgld": sample, "sghmc": sample}

@@ -29,10 +29,12 @@ from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.digests import file_digest
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import (
+    AverageOptions,
     MadeFrom,
     StudyOptions,
     plain_values,
 )
+from bayesprior.recipes.predicting import load_prediction
 from bayesprior.recipes.prior import make_prior
 from bayesprior.recipes.runs import add_results, open_run, read_results
 from bayesprior.recipes.sessions import locked
@@ -41,6 +43,7 @@ from bayesprior.recipes.study_cells import (
     FIRST_SELECTION_SEED,
     Cell,
     Method,
+    averaging,
     data_options,
     edges,
     evaluations,
@@ -54,8 +57,6 @@ from bayesprior.report.document import Column, Item, Picture, Report, Section, T
 from bayesprior.report.plots import learning_curves
 from bayesprior.report.sections.comparison import compared
 from bayesprior.report.verdicts import Verdict, comparison_verdict
-from bayesprior.storage import predictive_path
-from bayesprior.tree.files import load_tree
 from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["Comparison", "StudyResult", "study"]
@@ -202,7 +203,7 @@ class _Runner:
     def _open(self, cells: Sequence[Cell]) -> list[Cell]:
         lost = {cell.folder(self.call.out) for cell in self.lost}
         folders = ((cell, cell.folder(self.call.out)) for cell in cells)
-        return [c for c, folder in folders if folder not in lost and not c.is_done(self.call.out)]
+        return [c for c, folder in folders if folder not in lost and not c.is_done(self.call)]
 
     def _parallel(self, cells: Sequence[Cell], jobs: int | None) -> Iterator[None]:
         pool = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
@@ -260,10 +261,9 @@ def _choose(
     """Return the final fits of what validation chooses, and all that was tried."""
     scores: dict[tuple[int | None, str], dict[int, list[Any]]] = {}
     for cell in trials:
-        found = read_results(cell.folder(call.out)).get("predict-validation", {"nll": {}})
         index = cell.method.configurations.index(cell.configuration)
         of_method = scores.setdefault((cell.num_data, cell.method.name), {})
-        of_method.setdefault(index, []).append(found["nll"])
+        of_method.setdefault(index, []).append(cell.scores(call.out))
     methods = {cell.method.name: cell.method for cell in trials}
     finals, tried = [], {}
     for (n, name), by_index in scores.items():
@@ -297,7 +297,10 @@ def _compare(
     if len(set(tuned.values())) > 1:
         counts = ", ".join(f"{name} {n}" for name, n in tuned.items())
         remarks.append(f"Unequal tuning, in configurations tried: {counts}.")
-    results = [_outcomes(name, folders[name], seeds[name]) for name in first if folders[name]]
+    options = averaging(call)
+    results = [
+        _outcomes(name, folders[name], seeds[name], options) for name in first if folders[name]
+    ]
     rows = []
     for row in comparison_table(results):
         method, configuration = (cell := first[row["method"]]).method, cell.configuration
@@ -324,9 +327,11 @@ def _compare(
     return Comparison(amount, baseline, results, rows, differences, verdicts, remarks, folders)
 
 
-def _outcomes(name: str, folders: Sequence[Path], seeds: Sequence[int]) -> MethodResult:
-    trees = [load_tree(predictive_path(folder, "test")) for folder in folders]
-    outcomes = [Outcome.from_group(tree, "predictions") for tree in trees]
+def _outcomes(
+    name: str, folders: Sequence[Path], seeds: Sequence[int], options: AverageOptions
+) -> MethodResult:
+    found = [load_prediction(folder, options) for folder in folders]
+    outcomes = [Outcome.from_prediction("test set", prediction) for prediction in found]
     seconds = [read_results(folder)["fit"]["seconds"] for folder in folders]
     return MethodResult(name, outcomes, seeds, sum(seconds) / len(seconds))
 
@@ -355,8 +360,8 @@ def _numbers(
 
 
 def _page(call: StudyOptions, comparisons: Sequence[Comparison]) -> Report:
-    def picture(title: str, caption: str, draw: Any) -> list[Picture]:
-        return [Picture(title, caption, draw())]
+    def picture(title: str, caption: str, draw: Any, *args: Any) -> list[Picture]:
+        return [Picture(title, caption, draw(*args))]
 
     sections = []
     if len(comparisons) > 1:

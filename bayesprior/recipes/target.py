@@ -2,43 +2,26 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from bayesprior.errors import ConfigError
 from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.inference.protocols import Draw, Schedule
+from bayesprior.inference.protocols import Collector, Draw, Schedule
 from bayesprior.inference.schedules import chain, constant, cosine, cyclical, scaled, spread
-from bayesprior.recipes.arguments import FitCall
+from bayesprior.recipes.arguments import MapCall, SampleCall, SwagCall
 from bayesprior.recipes.calls import recipe
-from bayesprior.recipes.options import MapOptions, SamplerOptions, SwagOptions
 from bayesprior.recipes.training import Run, chain_seed, parameter_groups
-from bayesprior.storage import MAP, chain_dir
-from bayesprior.storage import SWAG as SWAG_FILE
+from bayesprior.storage import chain_dir
 from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["fit_map", "fit_swag", "sample"]
-
-
-@dataclass(frozen=True, eq=False)
-class MapCall(FitCall, MapOptions):
-    """Arguments of `fit_map`."""
-
-
-@dataclass(frozen=True, eq=False)
-class SwagCall(FitCall, SwagOptions):
-    """Arguments of `fit_swag`."""
-
-
-@dataclass(frozen=True, eq=False)
-class SampleCall(FitCall, SamplerOptions):
-    """Arguments of `sample`."""
 
 
 @recipe(MapCall)
@@ -58,28 +41,22 @@ def fit_map(call: MapCall) -> PointPosterior:
         If the loss or a weight becomes NaN or infinite.
     """
     keeps = call.start == "module"
-    with Run("fit_map", call, call.module, call.data, prior=call.prior, keeps=keeps) as run:
+    with Run("fit_map", call, keeps=keeps) as run:
         if run.finished:
-            run.restore()
-            return run.bound(PointPosterior.load(run.folder / MAP))
+            return run.result()
         if not keeps:
             run.start(call.seed)
         schedule = cosine(num_steps=call.num_steps, warm_up=call.warm_up)
         num_steps = call.num_steps if call.stop is None else call.stop
-        run.train(
-            call.loss(),
-            _descent(call, run.prior),
-            spread(schedule, call.snapshots, num_steps) if call.snapshots else schedule,
-            num_steps,
-            batch_size=call.batch_size,
-            collectors=[DrawWriter(run.folder)] if call.snapshots else [],
-            batch_norm=call.batch_norm,
-            description="MAP",
-        )
+        collectors: list[Collector] = []
+        if call.snapshots:
+            if run.out is None:
+                raise ConfigError("snapshots are kept in a folder; give out=")
+            schedule = spread(schedule, call.snapshots, num_steps)
+            collectors.append(DrawWriter(run.out))
+        run.train(_descent(call), schedule, num_steps, collectors=collectors, description="MAP")
         fit = PointPosterior.from_module(call.module, call.prior.layout)
-        numbers = {"method": "map", "rms_std": call.prior.rms_std}
-        run.finish(lambda folder: fit.save(folder / MAP), numbers)
-        return run.bound(fit)
+        return run.finish(fit, {"method": "map", "rms_std": call.prior.rms_std})
 
 
 @recipe(SwagCall)
@@ -98,10 +75,9 @@ def fit_swag(call: SwagCall) -> GaussianWeights:
     DivergenceError
         If the loss or a weight becomes NaN or infinite.
     """
-    with Run("fit_swag", call, call.module, call.data, prior=call.prior) as run:
+    with Run("fit_swag", call) as run:
         if run.finished:
-            run.restore()
-            return run.bound(GaussianWeights.load(run.folder / SWAG_FILE))
+            return run.result()
         run.start(call.seed)
         collector = SWAG(rank=call.rank)
         schedule = chain(
@@ -109,27 +85,12 @@ def fit_swag(call: SwagCall) -> GaussianWeights:
             call.num_steps,
             scaled(constant(thin=call.collect_every), call.swag_lr_factor),
         )
-        run.train(
-            call.loss(),
-            _descent(call, run.prior),
-            schedule,
-            call.num_steps + call.num_snapshots * call.collect_every,
-            batch_size=call.batch_size,
-            collectors=[collector],
-            batch_norm=call.batch_norm,
-            description="SWAG",
-        )
-        buffers = {n: b.detach().clone() for n, b in call.module.named_buffers()}
-        provenance = {
-            "role": "posterior",
-            "method": "swag",
-            "data": call.data.name,
-            "seed": call.seed,
-        }
-        fit = collector.posterior(buffers=buffers, provenance=provenance)
-        numbers = {"method": "swag", "rms_std": call.prior.rms_std}
-        run.finish(lambda folder: fit.save(folder / SWAG_FILE), numbers)
-        return run.bound(fit)
+        num_steps = call.num_steps + call.num_snapshots * call.collect_every
+        run.train(_descent(call), schedule, num_steps, collectors=[collector], description="SWAG")
+        about = {"role": "posterior", "method": "swag", "data": call.data.name, "seed": call.seed}
+        fit = collector.posterior(provenance=about)
+        fit.buffers = run.buffers_at(fit)
+        return run.finish(fit, {"method": "swag", "rms_std": call.prior.rms_std})
 
 
 @recipe(SampleCall)
@@ -152,10 +113,9 @@ def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
         If the loss or a weight becomes NaN or infinite.
     """
     schedule, num_steps = _sampling(call)
-    with Run("sample", call, call.module, call.data, prior=call.prior) as run:
+    with Run("sample", call) as run:
         if run.finished:
-            run.restore(chain_dir(run.folder, call.chains - 1))
-            return run.bound(StoredDraws(run.folder))
+            return run.result()
         initial = copy.deepcopy(call.module.state_dict())
         kept: list[Draw] = []
         for index in range(call.chains):
@@ -164,28 +124,22 @@ def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
             run.start(seed)
             memory = DrawsInMemory(chain=index)
             run.train(
-                call.loss(),
-                _sampler(call, run.prior, seed),
+                _sampler(call, seed),
                 schedule,
                 num_steps,
-                batch_size=call.batch_size,
                 collectors=[memory if run.out is None else DrawWriter(run.out, chain=index)],
-                batch_norm=call.batch_norm,
                 description=f"{call.sampler.upper()} chain {index + 1}/{call.chains}",
                 folder=None if run.out is None else chain_dir(run.out, index),
                 seed=seed,
             )
             kept += memory.draws()
-        if run.out is None:
-            return run.bound(DrawsInMemory(kept))
-        numbers = {"method": call.sampler, "rms_std": call.prior.rms_std}
-        run.finish(lambda folder: None, numbers)
-        return run.bound(StoredDraws(run.out))
+        fit = DrawsInMemory(kept) if run.out is None else StoredDraws(run.out)
+        return run.finish(fit, {"method": call.sampler, "rms_std": call.prior.rms_std})
 
 
-def _descent(call: MapCall | SwagCall, prior: GaussianWeights) -> Callable[[nn.Module], Optimizer]:
+def _descent(call: MapCall | SwagCall) -> Callable[[nn.Module], Optimizer]:
     def optimizer(target: nn.Module) -> Optimizer:
-        groups = parameter_groups(target, prior, call.lr, call.head_lr)
+        groups = parameter_groups(target, call.prior, call.lr, call.head_lr)
         return ImplicitPriorSGD(groups, lr=call.lr, momentum=call.momentum)
 
     return optimizer
@@ -207,12 +161,10 @@ def _sampling(call: SampleCall) -> tuple[Schedule, int]:
     return schedule, num_steps
 
 
-def _sampler(
-    call: SampleCall, prior: GaussianWeights, seed: int
-) -> Callable[[nn.Module], Optimizer]:
+def _sampler(call: SampleCall, seed: int) -> Callable[[nn.Module], Optimizer]:
     def optimizer(target: nn.Module) -> Optimizer:
         groups = parameter_groups(
-            target, prior, call.lr, call.head_lr, call.temperature, call.head_temperature
+            target, call.prior, call.lr, call.head_lr, call.temperature, call.head_temperature
         )
         common: dict[str, Any] = {
             "lr": call.lr,
@@ -220,7 +172,7 @@ def _sampler(
             "temperature": call.temperature,
             "seed": seed,
         }
-        if call.sampler == "sgld":
+        if call.friction is None:
             return SGLD(groups, **common)
         return SGHMC(groups, friction=call.friction, **common)
 

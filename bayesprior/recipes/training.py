@@ -1,23 +1,24 @@
 """What every recipe shares: device, folder, seed, start, and calls of the engine."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprior.data.bundle import DataBundle
 from bayesprior.errors import BayesPriorError, CheckpointError, ConfigError
+from bayesprior.inference.batch_norm import reestimate_
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.engine import train
 from bayesprior.inference.generators import fold_seed, seeded
-from bayesprior.inference.protocols import Collector, LossFn, Schedule
+from bayesprior.inference.posteriors import PointPosterior, StoredDraws
+from bayesprior.inference.protocols import Collector, Schedule
 from bayesprior.prediction.new_data import NewData
-from bayesprior.recipes.arguments import TrainCall
+from bayesprior.recipes.arguments import FitCall, MapCall, SampleCall, SourceCall, SwagCall
 from bayesprior.recipes.digests import (
     data_digests,
     file_digest,
@@ -27,16 +28,9 @@ from bayesprior.recipes.digests import (
 )
 from bayesprior.recipes.options import plain_values
 from bayesprior.recipes.places import recorded
-from bayesprior.recipes.runs import (
-    STAGES,
-    add_results,
-    is_finished,
-    open_run,
-    read_config,
-    read_results,
-)
+from bayesprior.recipes.runs import add_results, is_finished, open_run, read_config, stage_of
 from bayesprior.recipes.sessions import Session, locked
-from bayesprior.storage import CHECKPOINT, CONFIG, PRIOR
+from bayesprior.storage import CHECKPOINT, CONFIG, MAP, PRIOR, SOURCE, SWAG, last_checkpoint
 from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.protocols import Forward, inputs_forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
@@ -45,8 +39,21 @@ __all__ = ["Run", "bound", "chain_seed", "initialize_", "parameter_groups", "pic
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Bindable)
+Call = SourceCall | MapCall | SwagCall | SampleCall
 
 _LARGEST_COPY = 2**28  # bytes of a prior that each fit keeps a copy of, where a file has it too
+_RESULTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "fit_source": (SOURCE, GaussianWeights.load),
+    "fit_map": (MAP, PointPosterior.load),
+    "fit_swag": (SWAG, GaussianWeights.load),
+    "sample": (".", StoredDraws),
+}
+
+
+def read_posterior(folder: Path, recipe: str) -> Any:
+    """Return what a recipe left in its folder."""
+    name, read = _RESULTS[recipe]
+    return read(folder / name)
 
 
 class Run:
@@ -60,11 +67,20 @@ class Run:
         Name of the recipe.
     call
         Its arguments.
-    module, data, prior
-        Of the call; a source fit has no prior.
     keeps
         Whether the run starts from the module's own weights. Otherwise the prior decides them,
         and of the module only what the prior says nothing of counts as the start.
+
+    Attributes
+    ----------
+    out
+        The folder, if there is one.
+    finished
+        Whether it holds this very run's result.
+    prior
+        On the run's device; None of a source fit. Where the folder keeps a copy it is that copy: a
+        law rounds otherwise as it lies otherwise in memory, and a run that is resumed by another
+        process, which can only have read it, shall go on bit for bit.
 
     Raises
     ------
@@ -72,141 +88,113 @@ class Run:
         If the folder belongs to another run, or another process works in it.
     """
 
-    def __init__(
-        self,
-        recipe: str,
-        call: TrainCall,
-        module: nn.Module,
-        data: DataBundle,
-        *,
-        prior: GaussianWeights | None = None,
-        keeps: bool = False,
-    ) -> None:
-        self.recipe, self.call, self.module, self.data = recipe, call, module, data
-        loss = call.loss()
-        self._objective = loss if isinstance(loss, nn.Module) else None
-        self.fabric = call.fabric
-        self.out = Path(call.out) if call.out is not None else None
-        self.device = self.fabric.device if self.fabric is not None else pick_device(call.device)
-        self.is_main = self.fabric is None or self.fabric.is_global_zero
-        self._given = prior
-        self._decided = _decided(module, prior) if prior is not None and not keeps else set()
+    def __init__(self, recipe: str, call: Call, *, keeps: bool = False) -> None:
+        self.recipe, self.call, self.module, self.data = recipe, call, call.module, call.data
+        self.loss = call.loss()
+        self.out = None if call.out is None else Path(call.out)
         self.finished = False
+        fabric = self._fabric = call.fabric
+        self.device = pick_device(call.device) if fabric is None else fabric.device
+        self._world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
+        given = self._given = call.prior if isinstance(call, FitCall) else None
+        self._decided = set() if given is None or keeps else _decided(call.module, given)
         self._session: Session | None = None
         self._stack = contextlib.ExitStack()
-        module.to(self.device)
-        self._prior = prior.to(self.device) if prior is not None else None
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        if self.out is None:
-            raise ConfigError(f"{self.recipe} has no folder; give out")
-        return self.out
-
-    @property
-    def prior(self) -> GaussianWeights:
-        """The prior on the run's device."""
-        if self._prior is None:
-            raise ConfigError(f"{self.recipe} has no prior")
-        return self._prior
+        self.module.to(self.device)
+        self.prior = None if given is None else given.to(self.device)
 
     def __enter__(self) -> "Run":
         """Open the folder; learn whether the run is finished."""
         if self.out is not None:
-            try:
-                self.finished = self._on_main(self._open)
-            except BaseException:
-                self._stack.close()
-                raise
+            folder = self.out
+            with contextlib.ExitStack() as stack:
+                self.finished, copied = self._on_main(lambda: self._open(folder, stack))
+                self._stack = stack.pop_all()
+            if copied is not None:
+                self.prior = copied.to(self.device)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the folder to others."""
-        with self._stack:
-            if self._session is not None:
-                self._session.pause()
+        self._stack.close()
+
+    def _pause(self) -> None:
+        if self._session is not None:
+            self._session.pause()
 
     def _on_main(self, act: Callable[[], T]) -> T:
         """Act in the first process; all of them get its result or its error."""
-        outcome: tuple[Any, BaseException | None] = (None, None)
-        if self.is_main:
+        outcome: Any = None
+        if self._world[0] == 0:
             try:
-                outcome = (act(), None)
+                outcome = act()
             except (BayesPriorError, OSError) as error:
-                outcome = (None, error)
-        if self.fabric is not None:
-            outcome = self.fabric.broadcast(outcome)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+                outcome = error
+        if self._fabric is not None:
+            outcome = self._fabric.broadcast(outcome)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
-    def _open(self) -> bool:
-        folder = self.folder
-        self._stack.enter_context(locked(folder))
-        made_from = self.call.made_from
+    def _open(
+        self, folder: Path, stack: contextlib.ExitStack
+    ) -> tuple[bool, GaussianWeights | None]:
+        """Take the folder; return whether the run is finished, and the folder's prior."""
+        stack.enter_context(locked(folder))
+        made_from, given = self.call.made_from, self._given
         digests = {f"data.{name}": found for name, found in data_digests(self.data).items()}
         digests["network"] = network_digest(self.module)
-        if self._given is not None:
-            digests["prior"] = prior_digest(self._given)
+        if given is not None:
+            digests["prior"] = prior_digest(given)
         if made_from is not None and made_from.weights and Path(made_from.weights).is_file():
             digests["weights"] = file_digest(made_from.weights)
         digests["start"] = self._start_digest(folder)
         options = {**plain_values(self.call), **self.call.extras()}
         open_run(folder, self.recipe, options, digests, recorded(made_from, folder))
         if is_finished(folder, self.recipe):
-            return True
-        if self._given is not None and not (folder / PRIOR).exists() and self._keeps_copy():
-            self._given.save(folder / PRIOR)
+            return True, None
         self._session = Session(folder)
-        return False
+        stack.callback(self._pause)
+        copy_ = folder / PRIOR
+        if given is not None and not copy_.exists() and self._keeps_copy(given):
+            given.save(copy_)
+        return False, GaussianWeights.load(copy_) if copy_.exists() else None
 
-    def _keeps_copy(self) -> bool:
+    def _keeps_copy(self, prior: GaussianWeights) -> bool:
         """Whether the folder gets its own copy of the prior, so that it stands by itself.
 
         A large one that lies in a file already is found there by its digest instead: a copy for
         each fit of a study would fill the disk.
         """
-        made_from, prior = self.call.made_from, self._given
-        if prior is None or made_from is None or made_from.prior is None:
-            return True
         size = prior.shared_dim * (prior.rank + 2) * prior.loc.element_size()
-        return size <= _LARGEST_COPY
+        made_from = self.call.made_from
+        return made_from is None or made_from.prior is None or size <= _LARGEST_COPY
 
     def _start_digest(self, folder: Path) -> str:
-        """Digest what the module brings: as recorded, if it is where this very run left it."""
-        now = self.state_digest()
-        if not (folder / CONFIG).is_file():
-            return now
-        began = read_config(folder).digests.get("start")
-        ended = read_results(folder).get(STAGES[self.recipe], {}).get("end")
-        if began is not None and now in (ended, self._checkpoint_digest(folder)):
-            return began
-        return now
+        """Digest what the module brings and the prior does not decide.
 
-    def state_digest(self) -> str:
-        """Return a digest of what the prior does not decide of the module's state."""
-        own = self._objective.state_dict() if self._objective is not None else None
-        return self._digest(self.module.state_dict(), own)
+        As recorded, if that is where this very run left it: at its last checkpoint.
+        """
+        own = self.loss.state_dict() if isinstance(self.loss, nn.Module) else None
+        now = self._digest(self.module.state_dict(), own)
+        path = last_checkpoint(folder)
+        if path is not None and (folder / CONFIG).is_file():
+            began = read_config(folder).digests.get("start")
+            if began not in (None, now) and now == self._digest(*_saved_states(path)):
+                return began
+        return now
 
     def _digest(self, state: Mapping[str, Any], own: Mapping[str, Any] | None) -> str:
         return state_digest({**state, "objective of the run": own}, self._decided)
 
-    def _checkpoint_digest(self, folder: Path) -> str | None:
-        path = folder / CHECKPOINT
-        return self._digest(*_saved_states(path)) if path.is_file() else None
-
-    def restore(self, folder: Path | None = None) -> None:
-        """Leave the module, and a loss that is one, as the finished run in the folder left them."""
-        state, own = _saved_states((folder or self.folder) / CHECKPOINT)
+    def result(self) -> Any:
+        """Return the finished run's result; leave module, and a loss that is one, as it did."""
+        assert self.out is not None
+        state, own = _saved_states(last_checkpoint(self.out) or self.out / CHECKPOINT)
         self.module.load_state_dict(state)
-        if self._objective is not None and own is not None:
-            self._objective.load_state_dict(own)
+        if isinstance(self.loss, nn.Module) and own is not None:
+            self.loss.load_state_dict(own)
+        return self.bound(read_posterior(self.out, self.recipe))
 
     def bound(self, posterior: P) -> P:
         """Return the posterior, able to predict for new inputs with this run's network."""
@@ -215,7 +203,8 @@ class Run:
     def start(self, seed: int) -> None:
         """Go to the prior's mean; new weights are drawn under the seed as their layers do."""
         law = self.prior
-        new = [n for n in law.layout.names if law.layout.slice(n).start >= law.shared_dim]
+        assert law is not None
+        new = set(_new_names(law))
         means = law.layout.unflatten(law.loc)
         with torch.no_grad(), seeded(seed, [self.device]):
             for name in new:
@@ -223,80 +212,86 @@ class Run:
             for owner in sorted({name.rpartition(".")[0] for name in new}):
                 layer = self.module.get_submodule(owner)
                 reset = getattr(layer, "reset_parameters", None)
-                if not callable(reset):
-                    continue
-                kept = {
-                    name: value.clone()
-                    for name, value in layer.state_dict(prefix=f"{owner}." if owner else "").items()
-                    if name not in new
-                }
-                reset()
-                self.module.load_state_dict(kept, strict=False)
+                if callable(reset):
+                    state = layer.state_dict(prefix=f"{owner}." if owner else "")
+                    kept = {n: value.clone() for n, value in state.items() if n not in new}
+                    reset()
+                    self.module.load_state_dict(kept, strict=False)
         initialize_(self.module, law)
 
     def train(
         self,
-        loss_fn: LossFn,
         optimizer: Callable[[nn.Module], Optimizer],
         schedule: Schedule,
         num_steps: int,
         *,
-        batch_size: int,
-        batch_norm: str,
         description: str,
         collectors: Sequence[Collector] = (),
         folder: Path | None = None,
         seed: int | None = None,
     ) -> None:
         """Run the engine on the training split, resuming if the folder has a checkpoint."""
-        folder = self.out if folder is None else folder
-        seed = self.call.seed if seed is None else seed
-        rank = self.fabric.global_rank if self.fabric is not None else 0
-        world = self.fabric.world_size if self.fabric is not None else 1
-        loader = self.data.loader(
-            "train", batch_size, shuffle=True, seed=seed, rank=rank, world_size=world
-        )
+        call, folder = self.call, self.out if folder is None else folder
+        seed = call.seed if seed is None else seed
+        rank, world_size = self._world
         with seeded(seed, [self.device]):
             train(
                 self.module,
-                loss_fn,
-                loader,
+                self.loss,
+                self._loader(seed, rank=rank, world_size=world_size),
                 optimizer(self.module),
                 schedule,
                 num_steps,
                 num_data=self.data.num_data,
-                prior=self._prior,
+                prior=self.prior,
                 collectors=collectors,
-                fabric=self.fabric,
-                batch_norm=batch_norm,
+                fabric=self._fabric,
+                batch_norm=call.batch_norm,
                 run_dir=folder,
                 resume=folder is not None and (folder / CHECKPOINT).exists(),
-                checkpoint_every=self.call.checkpoint_every,
-                progress=self.call.progress,
+                checkpoint_every=call.checkpoint_every,
+                progress=call.progress,
                 description=description,
             )
 
-    def finish(self, save: Callable[[Path], None], found: Mapping[str, Any]) -> None:
-        """Write the result, then the numbers: a folder that has them is finished."""
-        if self.out is None:
-            return
-        folder = self.out
+    def _loader(self, seed: int, **share: int) -> Any:
+        return self.data.loader("train", self.call.batch_size, shuffle=True, seed=seed, **share)
+
+    def buffers_at(self, law: GaussianWeights) -> dict[str, Tensor]:
+        """Return the network's buffers for a law's mean, which no step has been at.
+
+        Where statistics are updated they are those of the training data at the mean, the same in
+        every process; where they are frozen, those that stand. The network stays as it is.
+        """
+        module, loss = copy.deepcopy((self.module, self.loss))
+        if self.call.batch_norm == "train":
+            with torch.no_grad():
+                law.layout.load_(module, law.loc.to(self.device))
+            if isinstance(loss, nn.Module):
+                loss.eval()
+            with seeded(self.call.seed, [self.device]):
+                reestimate_(
+                    module, self._loader(self.call.seed), loss, max_examples=self.data.num_data
+                )
+        return {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+
+    def finish(self, result: Any, numbers: Mapping[str, Any]) -> Any:
+        """Write the result, then the numbers: a folder that has them is finished. Return it."""
 
         def write() -> None:
-            save(folder)
-            numbers = {
-                "seed": self.call.seed,
-                "num_data": self.data.num_data,
-                **found,
-                "seconds": self._session.seconds if self._session is not None else None,
-                "end": self.state_digest(),
-            }
-            add_results(folder, STAGES[self.recipe], numbers)
-            if self._session is not None:
-                self._session.finish()
-                self._session = None
+            assert self.out is not None
+            assert self._session is not None
+            if not isinstance(result, StoredDraws):
+                result.save(self.out / _RESULTS[self.recipe][0])
+            of_the_run = {"seed": self.call.seed, "num_data": self.data.num_data}
+            found = {**of_the_run, **numbers, "seconds": self._session.seconds}
+            add_results(self.out, stage_of(self.recipe), found)
+            self._session.finish()
+            self._session = None
 
-        self._on_main(write)
+        if self.out is not None:
+            self._on_main(write)
+        return self.bound(result)
 
 
 def _decided(module: nn.Module, prior: GaussianWeights) -> set[str]:
@@ -304,6 +299,12 @@ def _decided(module: nn.Module, prior: GaussianWeights) -> set[str]:
     covered = {id(parameter) for parameter in prior.layout.parameters(module)}
     tied = module.named_parameters(remove_duplicate=False)
     return {name for name, parameter in tied if id(parameter) in covered} | set(prior.buffers)
+
+
+def _new_names(prior: GaussianWeights) -> list[str]:
+    """Return the parameters that the source does not cover; they come last."""
+    names = prior.layout.names
+    return [name for name in names if prior.layout.slice(name).start >= prior.shared_dim]
 
 
 def bound(posterior: P, module: nn.Module, likelihood: Likelihood | None, forward: Forward) -> P:
@@ -331,7 +332,7 @@ def chain_seed(seed: int, chain: int) -> int:
     return fold_seed(seed, chain) >> 1  # to what a signed integer holds
 
 
-def pick_device(device: str = "auto") -> torch.device:
+def pick_device(device: str | torch.device = "auto") -> torch.device:
     """Return the device of a name; ``auto`` is CUDA where there is one.
 
     Raises
@@ -339,14 +340,19 @@ def pick_device(device: str = "auto") -> torch.device:
     ConfigError
         If ``cuda`` is asked for and absent.
     """
-    if device == "auto":
+    name = str(device)
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} was asked for but torch sees no CUDA device")
     try:
-        return torch.device(device)
+        found = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"unknown device {device!r}; use auto, cpu or cuda") from None
+        raise ConfigError(f"unknown device {name!r}; use auto, cpu or cuda") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r} was asked for but torch sees "
+            f"{torch.cuda.device_count() or 'no'} CUDA device(s)"
+        )
+    return found
 
 
 @torch.no_grad()
@@ -355,14 +361,13 @@ def initialize_(module: nn.Module, prior: GaussianWeights) -> None:
 
     New weights (the head) keep the module's own initialization.
     """
-    shared = [n for n in prior.layout.names if prior.layout.slice(n).start < prior.shared_dim]
-    if shared:
-        start = prior.marginal(shared)
-        start.layout.load_(module, start.loc.to(next(module.parameters())))
+    means, new = prior.layout.unflatten(prior.loc), set(_new_names(prior))
+    shared = prior.layout.select(name for name in prior.layout.names if name not in new)
+    for name, parameter in zip(shared.names, shared.parameters(module), strict=True):
+        parameter.copy_(means[name])
     buffers = dict(module.named_buffers())
-    for name, value in prior.buffers.items():
-        if name in buffers:
-            buffers[name].copy_(value)
+    for name in buffers.keys() & prior.buffers.keys():
+        buffers[name].copy_(prior.buffers[name])
 
 
 def parameter_groups(
@@ -375,13 +380,12 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split the weights into shared and new ones, each with its step size and temperature."""
     parameters = prior.layout.parameters(module)
-    new = sum(prior.layout.slice(n).start >= prior.shared_dim for n in prior.layout.names)
-    split = len(parameters) - new
-    hot = temperature is not None
-    groups: list[dict[str, Any]] = [{"params": parameters[:split], "lr": lr}]
-    if parameters[split:]:
-        groups.append({"params": parameters[split:], "lr": lr if head_lr is None else head_lr})
-    for group, own in zip(groups, (temperature, head_temperature), strict=False):
-        if hot:
+    split = len(parameters) - len(_new_names(prior))
+    groups: list[dict[str, Any]] = [
+        {"name": "backbone", "params": parameters[:split], "lr": lr},
+        {"name": "head", "params": parameters[split:], "lr": lr if head_lr is None else head_lr},
+    ]
+    for group, own in zip(groups, (temperature, head_temperature), strict=True):
+        if temperature is not None:
             group["temperature"] = temperature if own is None else own
     return [group for group in groups if group["params"]]

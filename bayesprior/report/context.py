@@ -28,6 +28,7 @@ from bayesprior.diagnostics.prior import (
     mahalanobis_checks,
     sensitivities,
 )
+from bayesprior.diagnostics.regression import pit_values
 from bayesprior.diagnostics.shift import ShiftRow, shift_table
 from bayesprior.errors import BayesPriorError
 from bayesprior.report.document import Item, Picture
@@ -62,24 +63,26 @@ class Context:
     tree: xr.DataTree
     notes: dict[str, str] = field(default_factory=dict)
 
-    def attempt(self, what: str, make: Callable[[], T]) -> T | None:
+    def attempt(self, what: str, make: Callable[..., T], *args: Any, **options: Any) -> T | None:
         """Return what ``make`` returns, or note its error's one line and return None."""
         try:
-            return make()
+            return make(*args, **options)
         except BayesPriorError as error:
             self.notes[what] = str(error)
             return None
 
-    def picture(self, title: str, caption: str, draw: Callable[[], Figure]) -> list[Picture]:
+    def picture(
+        self, title: str, caption: str, draw: Callable[..., Figure], *args: Any
+    ) -> list[Picture]:
         """Return the one picture, or note why there is none."""
-        figure = self.attempt(f"figure: {title}", draw)
+        figure = self.attempt(f"figure: {title}", draw, *args)
         return [] if figure is None else [Picture(title, caption, figure)]
 
     @functools.cached_property
     def attrs(self) -> Mapping[str, Any]:
         """The tree's attributes, out of their JSON."""
         return {
-            k: json.loads(v) if isinstance(v, str) and v[:1] in "{[" and v else v
+            str(k): json.loads(v) if isinstance(v, str) and v[:1] in "{[" and v else v
             for k, v in self.tree.attrs.items()
         }
 
@@ -102,7 +105,7 @@ class Context:
         """Predictions of the test set, of classes."""
         if self.kind in ("numbers", "pixels"):
             return None
-        return self.attempt("predictions", lambda: Outcome.from_group(self.tree, "predictions"))
+        return self.attempt("predictions", Outcome.from_group, self.tree, "predictions")
 
     @functools.cached_property
     def validation(self) -> Outcome | None:
@@ -110,8 +113,7 @@ class Context:
         if "validation" not in self.tree.children:
             self.notes["temperature scaling"] = "no validation set was given to fit it on"
             return None
-        take = functools.partial(Outcome.from_group, self.tree, "validation")
-        return self.attempt("temperature scaling", take)
+        return self.attempt("temperature scaling", Outcome.from_group, self.tree, "validation")
 
     @functools.cached_property
     def further(self) -> dict[str, list[Outcome]]:
@@ -119,8 +121,8 @@ class Context:
         out: dict[str, list[Outcome]] = {"shift": [], "ood": []}
         for group in self.tree.children:
             if group.startswith("predictions_"):
-                take = functools.partial(Outcome.from_group, self.tree, group)
-                if (found := self.attempt(f"set {group}", take)) is not None:
+                found = self.attempt(f"set {group}", Outcome.from_group, self.tree, group)
+                if found is not None:
                     out[str(self.tree[group].attrs["kind"])].append(found)
         return out
 
@@ -133,18 +135,23 @@ class Context:
     def bins(self) -> CalibrationBins:
         """Top-label bins of the test set; empty without one."""
         if self.kind == "pixels":
-            return CalibrationBins.from_sums(self.tree["predictions"].calibration.values)
-        return (
-            CalibrationBins.from_sums(np.zeros((3, 15))) if self.test is None else self.test.bins()
-        )
+            return CalibrationBins(self.tree["predictions"].calibration.values)
+        return CalibrationBins(np.zeros((3, 15))) if self.test is None else self.test.bins()
+
+    @functools.cached_property
+    def pit(self) -> np.ndarray | None:
+        """Ranks of the test set's numbers in their predictive laws."""
+        if self.kind != "numbers":
+            return None
+        data = self.tree["predictions"].dataset
+        return self.attempt("coverage of the intervals", pit_values, data)
 
     @functools.cached_property
     def shift_rows(self) -> list[ShiftRow]:
         """Metrics of the test set and of every shifted set; empty without any."""
         if (test := self.test) is None or not (shifted := self.further["shift"]):
             return []
-        make = functools.partial(shift_table, test, shifted)
-        return self.attempt("metrics on changed data", make) or []
+        return self.attempt("metrics on changed data", shift_table, test, shifted) or []
 
     @functools.cached_property
     def methods(self) -> list[MethodResult]:
@@ -157,14 +164,15 @@ class Context:
         if len(self.methods) < 2:
             return []
         baseline = str(self.attrs.get("baseline", self.methods[-1].name))
-        make = functools.partial(paired_differences, self.methods, baseline)
-        return self.attempt("paired differences", make) or []
+        found = self.attempt("paired differences", paired_differences, self.methods, baseline)
+        return found or []
 
     @functools.cached_property
     def checks(self) -> list[ChiSquareCheck]:
         """Distances from the prior mean: of all weights, then by parameter."""
-        make = functools.partial(mahalanobis_checks, self.tree, temperature=self.temperature)
-        return self.attempt("distance from the prior", make) or []
+        options = {"temperature": self.temperature}
+        what = "distance from the prior"
+        return self.attempt(what, mahalanobis_checks, self.tree, **options) or []
 
     @functools.cached_property
     def own_directions(self) -> ChiSquareCheck | None:
@@ -176,8 +184,8 @@ class Context:
     @functools.cached_property
     def directions(self) -> list[Direction]:
         """The posterior along each direction of the prior."""
-        make = functools.partial(directions, self.tree)
-        return self.attempt("posterior along the prior's directions", make) or []
+        what = "posterior along the prior's directions"
+        return self.attempt(what, directions, self.tree) or []
 
     @functools.cached_property
     def sensitivities(self) -> list[Sensitivity]:
@@ -185,8 +193,7 @@ class Context:
         if not self.converged:
             self.notes["sensitivity to the prior"] = "the sampler failed; its weights would mislead"
             return []
-        make = functools.partial(sensitivities, self.tree)
-        return self.attempt("sensitivity to the prior", make) or []
+        return self.attempt("sensitivity to the prior", sensitivities, self.tree) or []
 
     @functools.cached_property
     def chains(self) -> list[ChainSummary]:
@@ -222,7 +229,8 @@ class Context:
                 found.append(temperature_verdict(self.temperatures))
             else:
                 self.notes["temperature of the sampler"] = "the trace records none"
-        if self.checks and self.num_outputs and chains * draws > 1:
+        claims = {check.claimed for check in self.temperatures}
+        if self.checks and self.num_outputs and chains * draws > 1 and len(claims) < 2:
             width = width_verdict(self.checks[0], self.num_outputs, temperature=self.temperature)
             found.append(width)
         return worst(found[0].question, found)

@@ -151,7 +151,7 @@ class Report:
         text = self._render(
             "report.md.j2", _markdown_environment(), file=lambda item: Markup(names[id(item)])
         )
-        return re.sub(r"\n{3,}", "\n\n", text)
+        return re.sub(r"\n{3,}", "\n\n", text).strip()
 
     def _render(self, template: str, environment: Environment, **filters: Any) -> str:
         environment.filters |= filters
@@ -202,7 +202,7 @@ class Report:
         folder = Path(folder)
         files = {f"figures/{name}.svg": plain for name, (_, plain) in self.drawings.items()}
         files |= {
-            "report.md": self.to_markdown(),
+            "report.md": self.to_markdown() + "\n",
             "report.json": self.to_json(),
             "report.html": self.to_html(),
         }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 from jaxtyping import Float, Shaped
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
@@ -14,21 +15,13 @@ from scipy.stats import binom
 from bayesprior.diagnostics.calibration import CalibrationBins
 from bayesprior.diagnostics.compare import Difference, MethodResult, comparison_table
 from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.diagnostics.prior import ChiSquareCheck
+from bayesprior.diagnostics.prior import ChiSquareCheck, Direction
 from bayesprior.diagnostics.regression import coverage
 from bayesprior.diagnostics.shift import ShiftRow
 from bayesprior.diagnostics.uncertainty import RiskCoverage, entropy
 from bayesprior.errors import DataError
 from bayesprior.prediction.metrics import METRICS
-from bayesprior.report.style import (
-    BLUE,
-    COLORS,
-    GRAY,
-    GREEN,
-    INK,
-    ORANGE,
-    styled,
-)
+from bayesprior.report.style import BLUE, COLORS, GRAY, GREEN, INK, ORANGE, styled
 
 __all__ = [
     "comparison_forest",
@@ -79,31 +72,27 @@ def reliability_diagram(bins: CalibrationBins) -> Figure:
 
 
 @styled
-def prior_coordinate_plot(tree: xr.DataTree) -> Figure:
+def prior_coordinate_plot(directions: Sequence[Direction]) -> Figure:
     """Draw where the draws ended along the prior's directions, the prior's law behind.
 
     Parameters
     ----------
-    tree
-        With ``posterior/prior_coordinate``; the twenty widest directions are shown.
+    directions
+        From `bayesprior.diagnostics.prior.directions`; the twenty widest are shown.
     """
-    z = tree["posterior"].prior_coordinate[..., :20]
-    values = z.values.reshape(-1, z.shape[-1])
-    figure = Figure()
-    axes = figure.subplots()
-    place = np.arange(1, values.shape[1] + 1)
+    shown = directions[:20]
+    figure, axes = _axes()
+    place = np.array([d.index for d in shown])
+    mean, half = np.array([(d.mean, 2 * d.std) for d in shown]).T
     for width, alpha in ((2, 0.15), (1, 0.25)):
         axes.axhspan(-width, width, color=GRAY, alpha=alpha, linewidth=0)
     axes.axhline(0, color=GRAY)
-    mean = values.mean(axis=0)
-    if len(values) > 1:
-        low, high = np.quantile(values, [0.025, 0.975], axis=0)
-        axes.vlines(place, low, high, color=BLUE, linewidth=3, alpha=0.6)
-    axes.plot(place, mean, "o", color=BLUE, markersize=5)
+    half = np.nan_to_num(half)  # a point has no width
+    axes.errorbar(place, mean, half, fmt="o", color=BLUE, elinewidth=3, markersize=5)
     axes.set(xlabel="direction of the prior (widest first)", ylabel="prior standard deviations")
-    step = max(1, len(place) // 10)
-    axes.set_xticks(place[::step], [str(i) for i in z.prior_direction.values[::step]])
-    axes.set_ylim(*_symmetric(values, least=2.5))
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    reach = max(2.5, 1.1 * float((np.abs(mean) + half).max()))
+    axes.set_ylim(-reach, reach)
     return figure
 
 
@@ -119,8 +108,7 @@ def mahalanobis_plot(checks: Sequence[ChiSquareCheck]) -> Figure:
     """
     far = sorted(checks[1:], key=lambda c: -abs(np.log(max(c.ratio, 1e-12))))[:25]
     shown = [checks[0], *(c for c in checks[1:] if c in far)]
-    figure = Figure(figsize=(4.8, 1.2 + 0.22 * len(shown)))
-    axes = figure.subplots()
+    figure, axes = _axes(1.2 + 0.22 * len(shown))
     place = -np.arange(len(shown))
     low, high = (np.sqrt([getattr(c, end) / c.dim for c in shown]) for end in ("low", "high"))
     axes.hlines(place, low, high, color=GRAY, linewidth=7, alpha=0.45, label="draws of the prior")
@@ -175,15 +163,14 @@ def risk_coverage_plot(curves: Mapping[str, RiskCoverage]) -> Figure:
     curves
         By name of the method or of the score of uncertainty.
     """
-    figure = Figure()
-    axes = figure.subplots()
+    figure, axes = _axes()
     for (name, curve), color in zip(curves.items(), COLORS * len(curves), strict=False):
         thin = np.unique(np.linspace(0, len(curve.risk) - 1, 400).astype(int))
         label = f"{name} (area {curve.aurc:.3f})"
         axes.plot(curve.coverage[thin], curve.risk[thin], color=color, label=label)
     axes.set(xlabel="share of points kept", ylabel="error among them", xlim=(0, 1))
     axes.set_ylim(0, None)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for axis in (axes.xaxis, axes.yaxis):
         _percent(axis)
     return figure
@@ -204,8 +191,7 @@ def uncertainty_histograms(test: Outcome, foreign: Sequence[Outcome] = ()) -> Fi
     right = test.is_right.astype(bool)
     groups = {"right": total[right], "wrong": total[~right]}
     groups |= {f"foreign: {outcome.name}": entropy(outcome.probs) for outcome in foreign}
-    figure = Figure()
-    axes = figure.subplots()
+    figure, axes = _axes()
     edges = np.linspace(0, np.log(test.probs.shape[1]) + 1e-9, 31)
     for (name, values), color in zip(
         groups.items(), (GREEN, ORANGE, *COLORS[3:], BLUE) * len(groups), strict=False
@@ -281,8 +267,7 @@ def comparison_forest(differences: Sequence[Difference], metric: str) -> Figure:
     if not shown:
         raise DataError(f"no differences of {metric!r} were given")
     methods = list(dict.fromkeys(d.method for d in shown))
-    figure = Figure(figsize=(4.8, 1.5 + 0.45 * len(methods)))
-    axes = figure.subplots()
+    figure, axes = _axes(1.5 + 0.45 * len(methods))
     place = [-methods.index(d.method) for d in shown]
     low, high = ([getattr(d.interval, end) for d in shown] for end in ("low", "high"))
     if margin := METRICS[metric].margin:
@@ -336,8 +321,7 @@ def learning_curves(
 @styled
 def coverage_plot(pit: Float[np.ndarray, " N"]) -> Figure:
     """Draw the share of targets inside the predictive intervals against the intervals' level."""
-    figure = Figure(figsize=(4.8, 4.0))
-    axes = figure.subplots()
+    figure, axes = _axes(4.0)
     levels = np.linspace(0, 1, 51)
     low, high = (binom.ppf(q, len(pit), levels) / len(pit) for q in (0.025, 0.975))
     axes.fill_between(levels, low, high, color=GRAY, alpha=0.35, label="95% band if perfect")
@@ -374,15 +358,15 @@ def image_grid(images: Shaped[np.ndarray, "n H W *channels"], captions: Sequence
     return figure
 
 
+def _axes(height: float = 3.2) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.8, height))
+    return figure, figure.subplots()
+
+
 def _percent(axis: Axis) -> None:
     """Label shares in percent, at round numbers and with every digit they have."""
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))
-
-
-def _symmetric(values: np.ndarray, least: float) -> tuple[float, float]:
-    reach = max(least, 1.1 * float(np.abs(values).max()))
-    return -reach, reach
 
 
 def _short(name: str, length: int = 24) -> str:

@@ -52,44 +52,28 @@ class Threshold(NamedTuple):
 
 
 _OURS = "our convention"
-THRESHOLDS: dict[str, Threshold] = {
-    "rhat_fail": Threshold(
-        1.1,
-        "R-hat beyond it: not converged",
-        "Gelman et al., Bayesian Data Analysis, 3rd ed., 11.4",
-    ),
+THRESHOLDS = {
+    "rhat_fail": Threshold(1.1, "R-hat beyond it and beyond chance: not converged", _OURS),
     "rhat_warn": Threshold(
-        1.01,
-        "R-hat beyond it (and beyond what chance shows): nearly converged",
-        "Vehtari et al., arXiv:1903.08008",
+        1.01, "R-hat beyond it and beyond chance: nearly converged", "arXiv:1903.08008"
     ),
     "ess_per_chain": Threshold(
-        10, "effective draws wanted of each chain", "Bayesian Data Analysis, 3rd ed., 11.5"
+        10, "effective draws wanted of each chain", f"{_OURS}; arXiv:1903.08008 asks for 100"
     ),
-    "temperature": Threshold(
-        0.1, "relative error of a sampler's temperature that is no matter", _OURS
-    ),
+    "temperature": Threshold(0.1, "relative error of a temperature that is no matter", _OURS),
     "ece_ok": Threshold(0.02, "ECE up to it is no practical matter", _OURS),
     "ece_fail": Threshold(
-        0.1,
-        "ECE beyond it cannot be trusted; nothing can be told where chance alone shows as much",
-        "half of what Guo et al., arXiv:1706.04599, found of the worst uncalibrated networks",
+        0.1, "ECE beyond it is not to be trusted; where chance shows as much, unknown", _OURS
     ),
-    "ranks_ok": Threshold(
-        0.05, "distance of ranks from uniform that is no practical matter", _OURS
-    ),
-    "ranks_fail": Threshold(
-        0.2, "distance of ranks from uniform beyond which intervals mislead", _OURS
-    ),
+    "ranks_ok": Threshold(0.05, "distance of ranks from uniform that is no matter", _OURS),
+    "ranks_fail": Threshold(0.2, "distance of ranks beyond which intervals mislead", _OURS),
     "sensitivity": Threshold(
         0.05,
-        "power-scaling sensitivity that counts, if it also exceeds its Monte Carlo noise",
-        "Kallioinen et al., doi:10.1007/s11222-023-10366-5",
+        "power-scaling sensitivity that counts, if beyond its Monte Carlo noise",
+        "ArviZ's default, doi:10.1007/s11222-023-10366-5",
     ),
     "surprise": Threshold(
-        3.0,
-        "standard deviations of a direction's mean from what data that the prior expects give",
-        "a prior predictive check: Box, doi:10.2307/2982063; 3 allows for 20 directions",
+        3.0, "standard deviations of a direction from where the prior expects it", _OURS
     ),
     "far": Threshold(2.0, "times the prior's 97.5 % quantile: far outside the prior", _OURS),
     "narrow": Threshold(0.8, "share of the least possible width that draws must reach", _OURS),
@@ -175,11 +159,7 @@ def comparison_verdict(
 
 
 def convergence_verdict(
-    summaries: Sequence[ChainSummary],
-    *,
-    num_chains: int,
-    num_draws: int,
-    independent: bool = False,
+    summaries: Sequence[ChainSummary], *, num_chains: int, num_draws: int, independent: bool = False
 ) -> Verdict:
     """Say whether the chains can be relied on; see `bayesprior.diagnostics.convergence`.
 
@@ -231,7 +211,7 @@ def temperature_verdict(checks: Sequence[TemperatureCheck]) -> Verdict:
     for check in checks:
         m = check.measured
         reason = (
-            f"Its {check.name} temperature is {m.estimate:.4g} (95 % interval {m.low:.4g} to "
+            f"Its {check.name} is {m.estimate:.4g} (95 % interval {m.low:.4g} to "
             f"{m.high:.4g}), it claims {check.claimed:.4g}."
         )
         if check.agrees(_limit("temperature")):
@@ -261,8 +241,8 @@ def width_verdict(total: ChiSquareCheck, num_constraints: int, *, temperature: f
     """
     least = temperature * (total.dim - num_constraints)
     numbers = (
-        f"The draws' squared distance from the prior mean is {total.mean:.3g}; "
-        f"{num_constraints:,} observed outputs leave at least {max(least, 0):.3g} of "
+        f"The draws' squared distance from the prior mean is {total.mean:,.0f}; "
+        f"{num_constraints:,} observed outputs leave at least {max(least, 0):,.0f} of "
         f"{total.dim:,} free."
     )
     if total.mean >= _limit("narrow") * least:
@@ -285,14 +265,19 @@ def calibration_verdict(bins: CalibrationBins, *, independent: bool = True) -> V
         if independent
         else f" over {total} pixels, which depend on their neighbors."
     )
-    if bins.ece <= max(_limit("ece_ok"), chance):
-        if chance > _limit("ece_fail"):
-            return Verdict(TRUST, "unknown", "Too few points to tell", numbers)
-        return Verdict(TRUST, "ok", "Yes", numbers)
-    way = "overconfident" if bins.overconfidence > 0 else "underconfident"
-    if bins.ece > _limit("ece_fail"):
-        return Verdict(TRUST, "fail", f"No, the model is {way}", numbers)
-    return Verdict(TRUST, "warn", f"Roughly, the model is {way}", numbers)
+    way = f"the model is {'over' if bins.overconfidence > 0 else 'under'}confident"
+    return _graded("ece", bins.ece, chance, way, numbers)
+
+
+def _graded(limits: str, error: float, chance: float, way: str, reason: str) -> Verdict:
+    """Trust an error within its limit, or within chance if that shows less than a failure."""
+    if error <= max(_limit(f"{limits}_ok"), chance):
+        if chance > _limit(f"{limits}_fail"):
+            return Verdict(TRUST, "unknown", "Too few points to tell", reason)
+        return Verdict(TRUST, "ok", "Yes", reason)
+    if error > _limit(f"{limits}_fail"):
+        return Verdict(TRUST, "fail", f"No, {way}", reason)
+    return Verdict(TRUST, "warn", f"Roughly, {way}", reason)
 
 
 def coverage_verdict(pit: np.ndarray) -> Verdict:
@@ -303,16 +288,10 @@ def coverage_verdict(pit: np.ndarray) -> Verdict:
         f"Of {len(pit)} targets {inside:.1%} lie in their 90 % predictive interval; their ranks "
         f"are {distance:.2f} from uniform, by chance up to {chance:.2f} (Kolmogorov-Smirnov)."
     )
-    if distance <= max(_limit("ranks_ok"), chance):
-        if chance > _limit("ranks_fail"):
-            return Verdict(TRUST, "unknown", "Too few points to tell", reason)
-        return Verdict(TRUST, "ok", "Yes", reason)
-    off = abs(float(np.median(pit)) - 0.5) > 0.15
+    off = abs(float(np.mean(pit)) - 0.5) > 0.15
     width = "narrow" if inside < 0.9 else "wide"
-    way = "predictions are biased" if off else f"intervals are too {width}"
-    if distance > _limit("ranks_fail"):
-        return Verdict(TRUST, "fail", f"No, the {way}", reason)
-    return Verdict(TRUST, "warn", f"Roughly, the {way}", reason)
+    way = "the predictions are biased" if off else f"the intervals are too {width}"
+    return _graded("ranks", distance, chance, way, reason)
 
 
 def shift_verdict(rows: Sequence[ShiftRow]) -> Verdict:
@@ -320,7 +299,8 @@ def shift_verdict(rows: Sequence[ShiftRow]) -> Verdict:
     if len(rows) < 2:
         return Verdict(CHANGED, "unknown", "Not measured", "No shifted set was given.")
     bad = max(rows[1:], key=lambda row: row.scores["ece"] - row.chance)
-    name = bad.shift if bad.severity is None else f"{bad.shift} of severity {bad.severity}"
+    name = bad.shift.replace("_", " ")
+    name += "" if bad.severity is None else f" of severity {bad.severity}"
     ece = bad.scores["ece"]
     reason = (
         f"The worst is {name}: accuracy {bad.scores['accuracy']:.0%} at a mean confidence of "

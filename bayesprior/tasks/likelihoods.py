@@ -24,7 +24,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import ConfigError, DataError, check
 
 __all__ = [
     "Categorical",
@@ -284,7 +284,7 @@ class Normal(_IndependentNormal):
     std: float | Tensor
 
     def __post_init__(self) -> None:
-        std = torch.as_tensor(self.std).detach()
+        std = torch.as_tensor(check(self.std, "numbers", "the noise std")).detach()
         if not bool(((std > 0) & std.isfinite()).all()):
             raise ConfigError(f"the noise std must be positive and finite, got {std.tolist()}")
 
@@ -327,6 +327,13 @@ class HeteroscedasticNormal(_IndependentNormal):
         """Mean and noise variance, both (B, P)."""
         mean, log_variance = outputs.chunk(2, dim=-1)
         return Moments(mean, log_variance.exp())
+
+    def distribution(self, outputs: Float[Tensor, "*B twoP"]) -> dist.Distribution:
+        """``Normal(mean, std)``, batch shape (*B,), event shape (P,)."""
+        if not inherits(self, HeteroscedasticNormal, "predictive"):
+            return super().distribution(outputs)
+        mean, log_variance = outputs.chunk(2, dim=-1)
+        return dist.Normal(mean, (log_variance / 2).exp()).to_event(1)  # no variance that overflows
 
     def log_prob(self, outputs: Float[Tensor, "*B twoP"], targets: Tensor) -> Float[Tensor, "*B"]:
         """Log density of each example; `DataError` for other shapes.

@@ -16,12 +16,13 @@ __all__ = [
     "field_of",
     "holds_nan",
     "inputs_forward",
-    "joined",
     "keyword_forward",
     "pair_forward",
     "tensors_of",
     "to_device",
 ]
+
+_OWN = ", a function (module, batch) -> (outputs, targets)"
 
 Batch = Any
 """Whatever a loader yields; usually ``(inputs, targets)``. Only a `Forward` looks inside."""
@@ -42,9 +43,7 @@ def pair_forward(module: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
     DataError
         If the batch is no pair or the outputs are no tensor; names the forward that helps.
     """
-    if not _is_pair(batch):
-        raise DataError(f"a batch must be (inputs, targets), got {_described(batch)}{_hint(batch)}")
-    inputs, targets = batch
+    inputs, targets = _pair(batch)
     return _tensor(module(inputs)), targets
 
 
@@ -91,11 +90,8 @@ def dictionary_forward(outputs: str = "out") -> Forward:
     """
 
     def forward(module: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
-        if not _is_pair(batch):
-            raise DataError(
-                f"a batch must be (inputs, targets), got {_described(batch)}{_hint(batch)}"
-            )
-        return _tensor(field_of(module(batch[0]), outputs)), batch[1]
+        inputs, targets = _pair(batch)
+        return _tensor(field_of(module(inputs), outputs)), targets
 
     return forward
 
@@ -118,11 +114,9 @@ def field_of(outputs: Any, name: str) -> Any:
     DataError
         If there is none of this name.
     """
-    if isinstance(outputs, Mapping) and name in outputs:
-        return outputs[name]
-    if isinstance(outputs, Mapping | Tensor) or not hasattr(outputs, name):
+    if isinstance(outputs, Tensor) or not _has(outputs, name):
         raise DataError(f"the module returned {_described(outputs)}, without {name!r}")
-    return getattr(outputs, name)
+    return outputs[name] if isinstance(outputs, Mapping) else getattr(outputs, name)
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
@@ -142,11 +136,8 @@ def tensors_of(batch: Batch) -> Iterator[Tensor]:
     """Yield every tensor inside a batch, in order."""
     if isinstance(batch, Tensor):
         yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from tensors_of(value)
-    elif isinstance(batch, tuple | list):
-        for value in batch:
+    elif isinstance(batch, Mapping | tuple | list):
+        for value in batch.values() if isinstance(batch, Mapping) else batch:
             yield from tensors_of(value)
 
 
@@ -164,24 +155,6 @@ def batch_size(batch: Batch) -> int:
     return size
 
 
-def joined(first: Batch, second: Batch) -> Batch:
-    """Return one batch of the examples of both: tensors one after the other, the rest as first.
-
-    Examples
-    --------
-    >>> joined((torch.zeros(2), ["a"]), (torch.ones(1), ["b"]))
-    (tensor([0., 0., 1.]), ['a'])
-    """
-    if isinstance(first, Tensor):
-        return torch.cat([first, second]) if first.dim() else first
-    if isinstance(first, Mapping):
-        return {name: joined(value, second[name]) for name, value in first.items()}
-    if isinstance(first, tuple | list):
-        parts = [joined(one, other) for one, other in zip(first, second, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    return first
-
-
 def holds_nan(batch: Batch, besides: Any = None) -> bool:
     """Whether a tensor of a batch holds NaN, other than the targets given as ``besides``."""
     return any(
@@ -195,11 +168,22 @@ def _is_pair(batch: Batch) -> bool:
     return isinstance(batch, tuple | list) and len(batch) == 2
 
 
+def _pair(batch: Batch) -> tuple[Any, Any]:
+    if not _is_pair(batch):
+        raise DataError(f"a batch must be (inputs, targets), got {_described(batch)}{_hint(batch)}")
+    return batch[0], batch[1]
+
+
 def _tensor(outputs: Any) -> Tensor:
     if isinstance(outputs, Tensor):
         return outputs
-    hint = _hint(outputs, is_output=True)
-    raise DataError(f"the module returned {_described(outputs)}, not a tensor{hint}")
+    names = (name for name in ("out", "logits") if _has(outputs, name))
+    hint = _OWN if (name := next(names, None)) is None else f"dictionary_forward({name!r})"
+    raise DataError(f"the module returned {_described(outputs)}, not a tensor; pass forward={hint}")
+
+
+def _has(outputs: Any, name: str) -> bool:
+    return name in outputs if isinstance(outputs, Mapping) else hasattr(outputs, name)
 
 
 def _described(value: Any) -> str:
@@ -210,14 +194,10 @@ def _described(value: Any) -> str:
     return type(value).__name__
 
 
-def _hint(value: Any, is_output: bool = False) -> str:
-    """Which ready-made forward takes such a batch, or such outputs."""
-    if is_output:
-        for name in ("out", "logits"):
-            if name in value if isinstance(value, Mapping) else hasattr(value, name):
-                return f"; pass forward=dictionary_forward({name!r})"
-    elif isinstance(value, Mapping):
+def _hint(batch: Batch) -> str:
+    """Which ready-made forward takes such a batch."""
+    if isinstance(batch, Mapping):
         return "; pass forward=keyword_forward()"
-    elif isinstance(value, Tensor) or (isinstance(value, tuple | list) and len(value) == 1):
+    if isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) == 1):
         return "; pass forward=inputs_forward to predict without targets"
-    return "; pass forward=, a function (module, batch) -> (outputs, targets)"
+    return f"; pass forward={_OWN}"

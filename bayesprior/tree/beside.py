@@ -39,17 +39,13 @@ def method_group(result: MethodResult) -> xr.Dataset:
 
 def methods_of(tree: xr.DataTree) -> list[MethodResult]:
     """Return the methods that lie in a tree, in order."""
-    out = []
+    out: list[MethodResult] = []
     while (group := f"methods_{len(out)}") in tree.children:
-        data = tree[group]
-        name = str(data.attrs["method"])
+        data = tree[group].dataset
+        name, is_dense = str(data.attrs["method"]), bool(data.attrs["is_dense"])
+        names = ("probs", "targets", "log_score", "aleatoric", "epistemic")
         outcomes = [
-            Outcome(
-                name,
-                *(data[n].values[i] for n in ("probs", "targets", "log_score")),
-                *(data[n].values[i] for n in ("aleatoric", "epistemic")),
-                is_dense=bool(data.attrs["is_dense"]),
-            )
+            Outcome(name=name, is_dense=is_dense, **{n: data[n].values[i] for n in names})
             for i in range(data.sizes["seed"])
         ]
         seeds = [int(seed) for seed in data.seed.values]
@@ -68,5 +64,5 @@ def images_of(tree: xr.DataTree) -> dict[int, np.ndarray]:
     """Return the images that lie in a tree, by their position in the test set."""
     if "images" not in tree.children:
         return {}
-    data = tree["images"]
+    data = tree["images"].dataset
     return {int(i): image for i, image in zip(data.shown.values, data.pixels.values, strict=True)}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from arviz_base import make_attrs
 from jaxtyping import Shaped
@@ -21,7 +22,7 @@ from bayesprior.tree.trace import Row, stack_traces
 from bayesprior.version import __version__
 from bayesprior.weights.gaussian import GaussianWeights
 
-__all__ = ["to_datatree"]
+__all__ = ["to_datatree", "to_prediction"]
 
 Variables = dict[str, tuple[tuple[str, ...], Any]]
 
@@ -192,13 +193,10 @@ def _weights(prior: GaussianWeights, found: WeightStatistics, grid: ChainGrid) -
         "prior_coordinate": ("prior_direction",),
         "mahalanobis": (),
         "block_mahalanobis": ("block",),
-        "block_distance": ("block",),
         "weight_norm": ("block",),
-        "weight": ("tracked_weight",),
     }
     coords: dict[str, Any] = {
         "block": list(prior.layout.names),
-        "tracked_weight": list(found.tracked),
         "prior_direction": np.arange(prior.rank),
     }
     if not prior.rank:  # ArviZ summarizes no variable without values
@@ -307,14 +305,9 @@ def _predictions(
     grid = _prediction_grid(prediction)
     variables: Variables = {}
     coords: dict[str, Any] = {"point": np.arange(prediction.num_points)}
-    for name in ("predictive_entropy", "expected_entropy", "mutual_information"):
-        values = np.asarray(getattr(prediction, name))
-        variables[name] = (_point_dims(values, "point"), values)
-    if prediction.energy is not None:
-        variables["energy"] = (
-            _point_dims(prediction.energy, "point"),
-            np.asarray(prediction.energy),
-        )
+    for name in ("predictive_entropy", "expected_entropy", "mutual_information", "energy"):
+        if (values := getattr(prediction, name)) is not None:
+            variables[name] = (_point_dims(values, "point"), np.asarray(values))
     if prediction.calibration is not None and kind != "ood":
         variables["calibration"] = (("sum", "bin"), np.asarray(prediction.calibration))
         coords["sum"] = ["points", "confidence", "correct"]
@@ -329,8 +322,11 @@ def _predictions(
     for name in ("mean", "variance"):
         if getattr(prediction, name) is not None:
             variables[name] = (("point", "output"), np.asarray(getattr(prediction, name)))
+    if prediction.weight is not None:
+        variables["mixture_weight"] = _drawn(grid, np.asarray(prediction.weight))
     if kind != "ood":
         variables["log_likelihood"] = _drawn(grid, _scores(prediction, mode), "point")
+        variables["log_score"] = ("point",), np.asarray(prediction.average_log_likelihood)
         if prediction.targets is not None:
             targets = _targets(prediction)
             variables["target"] = (_point_dims(targets, "point"), targets)
@@ -339,3 +335,29 @@ def _predictions(
         variables["y"] = _drawn(grid, labels, *_point_dims(labels[0], "point"))
     metrics = json.dumps(dict(prediction.metrics)) if kind != "ood" else "{}"
     return _dataset(variables, grid, **coords).assign_attrs(kind=kind, metrics=metrics)
+
+
+def to_prediction(tree: xr.DataTree, group: str = "predictions") -> Prediction:
+    """Take a group of predictions back as what `bayesprior.prediction.predict.predict` found.
+
+    Draws count from 0 in each chain, and those that the tree left out are gone.
+    """
+    data = tree[group].dataset
+    shape = data.sizes["chain"], data.sizes["draw"]
+    names = {"probs": "mean_probs", "target": "targets", "mixture_weight": "weight"}
+    kept = ("predictive_entropy", "expected_entropy", "mutual_information", "energy")
+    names |= {n: n for n in (*kept, "calibration", "mean", "variance", "log_likelihood")}
+    found = {field: np.array(data[n].values) for n, field in names.items() if n in data}
+    for name in ("weight", "log_likelihood"):
+        if name in found:
+            found[name] = found[name].reshape(-1, *found[name].shape[2:]).astype(float)
+    if "mean" in found and "targets" in found:
+        found["targets"] = found["targets"].reshape(found["mean"].shape)
+    parts: dict[str, Any] = dict.fromkeys(("mean_probs", "log_likelihood", "targets"))
+    parts |= {name: torch.from_numpy(values) for name, values in found.items()}
+    return Prediction(
+        **parts,
+        chain=torch.from_numpy(np.repeat(data.chain.values, shape[1])),
+        draw=torch.arange(shape[1]).repeat(shape[0]),
+        metrics=json.loads(data.attrs["metrics"]),
+    )

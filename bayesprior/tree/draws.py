@@ -25,14 +25,12 @@ class WeightStatistics:
     chain, draw
         ArviZ's coordinates of each draw, shape (S,).
     values
-        ``prior_coordinate`` (S, R), ``mahalanobis`` (S,), ``block_mahalanobis`` (S, B),
-        ``block_distance`` (S, B), ``weight_norm`` (S, B), ``weight`` (S, T).
+        ``prior_coordinate`` (S, R), ``mahalanobis`` (S,), ``block_mahalanobis`` (S, B) and
+        ``weight_norm`` (S, B).
     log_prior
         Log density in nats, shape (S,).
     mixture
-        Each draw's share of the average, shape (S,); they sum to 1.
-    tracked
-        Names of the T tracked weights.
+        Each draw's share of all averages, shape (S,); they sum to 1.
     """
 
     chain: Int[np.ndarray, " S"]
@@ -40,13 +38,10 @@ class WeightStatistics:
     values: dict[str, np.ndarray]
     log_prior: Float[np.ndarray, " S"]
     mixture: Float[np.ndarray, " S"]
-    tracked: tuple[str, ...]
 
 
 @torch.no_grad()
-def weight_statistics(
-    prior: GaussianWeights, draws: Iterable[Draw], *, num_tracked: int = 8
-) -> WeightStatistics:
+def weight_statistics(prior: GaussianWeights, draws: Iterable[Draw]) -> WeightStatistics:
     """Reduce draws to what can be looked at, a few draws in memory at a time.
 
     Parameters
@@ -55,8 +50,6 @@ def weight_statistics(
         The law the draws are measured against.
     draws
         Draws of the same layout.
-    num_tracked
-        How many single weights are kept, evenly spaced over the layout.
 
     Raises
     ------
@@ -71,8 +64,6 @@ def weight_statistics(
     """
     layout = prior.layout
     blocks = {name: prior.marginal([name]) for name in layout.names}
-    variance, normalizer = prior.variance.double(), float(prior.log_normalizer())
-    where = torch.linspace(0, layout.dim - 1, min(num_tracked, layout.dim)).long()
     labels: list[tuple[int, int, float]] = []
     parts: list[dict[str, Tensor]] = []
     for chunk in _chunks(draws, layout.dim):
@@ -84,16 +75,15 @@ def weight_statistics(
                     "sampler diverged, lower its learning rate"
                 )
         labels += [(draw.chain, draw.index, draw.weight) for draw in chunk]
-        squares = layout.unflatten((weights - prior.loc).double().square() / variance)
         views = {name: v.flatten(1) for name, v in layout.unflatten(weights).items()}
         parts.append(
             {
                 "prior_coordinate": prior.coordinates(weights),
                 "mahalanobis": prior.mahalanobis(weights),
-                "block_mahalanobis": _columns(blocks[n].mahalanobis(v) for n, v in views.items()),
-                "block_distance": _columns(v.flatten(1).mean(1).sqrt() for v in squares.values()),
-                "weight_norm": _columns(v.double().norm(dim=1) for v in views.values()),
-                "weight": weights[:, where],
+                "block_mahalanobis": torch.stack(
+                    [blocks[n].mahalanobis(v) for n, v in views.items()], 1
+                ),
+                "weight_norm": torch.stack([v.double().norm(dim=1) for v in views.values()], 1),
             }
         )
     if not parts:
@@ -106,14 +96,9 @@ def weight_statistics(
         chain.astype(int),
         index.astype(int),
         values,
-        -0.5 * (values["mahalanobis"] + normalizer),
+        -0.5 * (values["mahalanobis"] + float(prior.log_normalizer())),
         mixture / mixture.sum(),
-        tuple(_place(prior, int(position)) for position in where),
     )
-
-
-def _columns(values: Iterable[Tensor]) -> Float[Tensor, "S B"]:
-    return torch.stack(list(values), 1)
 
 
 def _chunks(draws: Iterable[Draw], dim: int) -> Iterator[list[Draw]]:
@@ -121,12 +106,3 @@ def _chunks(draws: Iterable[Draw], dim: int) -> Iterator[list[Draw]]:
     draws, size = iter(draws), max(1, min(256, 2**22 // max(dim, 1)))
     while chunk := list(itertools.islice(draws, size)):
         yield chunk
-
-
-def _place(prior: GaussianWeights, position: int) -> str:
-    """``conv.weight[0,2,1]`` of a position in the flat vector."""
-    layout = prior.layout
-    name = next(name for name in layout.names if position < layout.slice(name).stop)
-    shape = dict(zip(layout.names, layout.shapes, strict=True))[name]
-    index = np.unravel_index(position - layout.slice(name).start, shape) if shape else ()
-    return f"{name}[{','.join(str(i) for i in index)}]"

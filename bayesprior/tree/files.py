@@ -20,7 +20,7 @@ def save_tree(tree: xr.DataTree, path: str | Path) -> None:
     StorageError
         If it cannot be written; an older file stays.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".nc":
         raise ConfigError(f"a tree is written to a path that ends in .nc, not {path}")
     with atomic_path(path) as temporary:
@@ -35,7 +35,7 @@ def load_tree(path: str | Path) -> xr.DataTree:
     DataError
         If there is no such file or it is no DataTree.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise DataError(f"{path} does not exist; write it with the report first")
     try:

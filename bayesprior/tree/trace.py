@@ -11,7 +11,7 @@ from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import stored_step
 from bayesprior.storage import chain_dir, draw_path
 
-__all__ = ["draw_statistics", "stack_traces", "trace_at"]
+__all__ = ["draw_statistics", "stack_traces"]
 
 Row = Mapping[str, float]
 
@@ -53,27 +53,6 @@ def stack_traces(traces: Iterable[Sequence[Row]]) -> xr.Dataset:
         values = {name: ("step", np.array([row[name] for row in rows])) for name in columns}
         chains.append(xr.Dataset(values, {"step": steps}))
     return xr.concat(chains, xr.IndexVariable("chain", np.arange(len(chains))), join="outer")
-
-
-def trace_at(
-    rows: Sequence[Row], steps: Integer[np.ndarray, " draw"]
-) -> dict[str, Float[np.ndarray, " draw"]]:
-    """Return each column's last recorded value at or before each step (NaN before the first).
-
-    Parameters
-    ----------
-    rows
-        One chain's trace, in order of its steps.
-    steps
-        The steps at which draws were kept.
-    """
-    recorded = np.array([row["step"] for row in rows])
-    where = np.searchsorted(recorded, steps, side="right") - 1
-    return {
-        name: np.where(where >= 0, np.array([row[name] for row in rows])[where], np.nan)
-        for name in rows[0]
-        if name != "step"
-    }
 
 
 def draw_statistics(
@@ -118,10 +97,9 @@ def draw_statistics(
         for name in traces[0][0]
         if name.split(".")[0] in PER_DRAW and all(name in rows[0] for rows in traces)
     ]
-    out |= {name: np.empty(len(chain)) for name in recorded}
-    for number in np.unique(chain):
-        mine = chain == number
-        values = trace_at(traces[number], out["step"][mine].astype(int))
-        for name in recorded:
-            out[name][mine] = values[name]
+    out |= {name: np.full(len(chain), np.nan) for name in recorded}
+    for i, (number, step) in enumerate(zip(chain, out["step"], strict=True)):
+        rows = [row for row in traces[number] if row["step"] <= step]
+        for name in recorded if rows else ():
+            out[name][i] = rows[-1][name]
     return out

@@ -1,8 +1,8 @@
-"""The covariance of `GaussianWeights`: independent blocks over named parameters."""
+"""Independent blocks over named parameters: what the covariance of `GaussianWeights` is made of."""
 
-import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float
@@ -10,16 +10,20 @@ from torch import Tensor
 
 from bayesprior.errors import LayoutMismatchError
 from bayesprior.weights.checks import check_positive
-from bayesprior.weights.covariance import Covariance, linear, quadratic
+from bayesprior.weights.covariance import Covariance
 from bayesprior.weights.layout import ParameterLayout
-from bayesprior.weights.lowrank import LowRankCovariance, take, tiles
+from bayesprior.weights.lowrank import LowRankCovariance, take
 
 __all__ = [
     "Block",
-    "BlockCovariance",
     "Placed",
+    "expanded",
+    "lives",
     "low_rank_blocks",
     "merged",
+    "moved_blocks",
+    "place",
+    "taken",
 ]
 
 
@@ -40,35 +44,91 @@ class Block:
     new
         Whether the parameters were added to what was learned, as a head is: `rescale` leaves
         their width alone unless ``select`` says otherwise.
-    within
-        Positions inside a parameter that another block holds in part; the others are whole.
     """
 
     names: tuple[str, ...]
     covariance: Covariance
     scale: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64))
     new: bool = False
-    within: Mapping[str, slice] = field(default_factory=dict)
 
-    def take(self, kept: list[int], slices: list[slice]) -> "Block":
-        """Return the block of some of its parameters, at these positions of M."""
-        if len(kept) == len(self.names):
-            return self
-        names = tuple(self.names[i] for i in kept)
-        scale = self.scale[kept] if self.scale.dim() else self.scale
-        return replace(self, names=names, covariance=self.covariance.take(slices), scale=scale)
 
-    def to(self, device: str | torch.device | None, dtype: torch.dtype | None) -> "Block":
-        """Return the block elsewhere or in another type; the scale stays."""
-        anchor = self.covariance.anchor
-        if device is None and dtype in (None, anchor.dtype):
-            return self
-        return replace(self, covariance=self.covariance.to(device, dtype))
+class Placed:
+    """A block and where its parameters lie in the D-vector of a layout."""
 
-    def rename(self, to: Callable[[str], str]) -> "Block":
-        """Return the same block of other names."""
-        within = {to(name): where for name, where in self.within.items()}
-        return replace(self, names=tuple(map(to, self.names)), within=within)
+    def __init__(self, block: Block, layout: ParameterLayout) -> None:
+        self.block, self.covariance = block, block.covariance
+        where = [layout.slice(name) for name in block.names]
+        self.sizes = [at.stop - at.start for at in where]
+        self.runs = merged(where)
+        stops = list(accumulate(self.sizes, initial=0))
+        # of each parameter in the block
+        self.local = dict(zip(block.names, map(slice, stops, stops[1:]), strict=True))
+        if stops[-1] != self.covariance.dim:
+            raise LayoutMismatchError(
+                f"the parameters {', '.join(block.names[:3])} of a block have {stops[-1]} weights, "
+                f"its covariance is over {self.covariance.dim}"
+            )
+
+    def gather(self, vector: Tensor) -> Tensor:
+        """Return the block's part of a D-vector, a view where it lies in one piece."""
+        return take(vector, self.runs)
+
+    def pieces(self, part: Tensor) -> list[tuple[slice, Tensor]]:
+        """Return where in the D-vector the block's part (..., F) belongs, piece by piece."""
+        if len(self.runs) == 1:
+            return [(self.runs[0], part)]
+        sizes = [at.stop - at.start for at in self.runs]
+        return list(zip(self.runs, part.split(sizes, -1), strict=True)) if sizes else []
+
+    def scale(self, like: Tensor | None = None) -> Tensor:
+        """A^2 in the law's type: a number on the CPU, or one for each of the F weights."""
+        like = self.covariance.anchor if like is None else like
+        scale = self.block.scale.to(like.dtype)
+        return expanded(scale.to(like.device), self.sizes) if scale.dim() else scale
+
+    def total(self, chosen: Collection[str] | None = None) -> Tensor:
+        """Sum of the variances of all or some parameters, float64 on the CPU."""
+        scale, names = self.block.scale, self.block.names
+        if not scale.dim() and (chosen is None or len(chosen) == len(names)):
+            return scale * self.covariance.trace
+        variance = self.covariance.variance()
+        sums = torch.stack([variance[at].sum(dtype=torch.float64) for at in self.local.values()])
+        kept = [chosen is None or name in chosen for name in names]
+        return (scale * sums.cpu() * torch.tensor(kept)).sum()
+
+    def score_(self, value: Tensor, loc: Tensor, out: Tensor) -> None:
+        """Write -Sigma^-1 (value - loc) into the block's part of ``out``, which may be value."""
+        value, loc, scale = self.gather(value), self.gather(loc), self.block.scale
+        if len(self.runs) == 1 and not scale.dim():
+            self.covariance.solve(value, loc, -1 / float(scale), out[..., self.runs[0]])
+            return
+        width = self.scale().sqrt()
+        solved = self.covariance.solve((value - loc) / width, by=-1.0).div_(width)
+        for at, piece in self.pieces(solved):
+            out[..., at] = piece
+
+
+def place(layout: ParameterLayout, blocks: Iterable[Block]) -> tuple[Placed, ...]:
+    """Find the blocks in a layout.
+
+    Raises
+    ------
+    LayoutMismatchError
+        Unless the blocks hold every parameter of the layout once.
+    """
+    placed = tuple(Placed(block, layout) for block in blocks)
+    names = [name for p in placed for name in p.local]
+    held = set(names)
+    for what, wrong in (
+        ("none holds", [n for n in layout.names if n not in held]),
+        ("several hold", [n for n in layout.names if names.count(n) > 1]),
+    ):
+        if wrong:
+            raise LayoutMismatchError(
+                "blocks must hold every parameter of the layout once; "
+                f"{what} {', '.join(wrong[:3])}"
+            )
+    return placed
 
 
 def low_rank_blocks(
@@ -80,6 +140,8 @@ def low_rank_blocks(
     scale: float = 1.0,
 ) -> tuple[Block, ...]:
     """Make the blocks of diag (D,), factor (F, K) and s: s (diag(d) + W W^T), then the new ones.
+
+    A factor that ends inside a parameter goes on with zeros to that parameter's end.
 
     Raises
     ------
@@ -96,297 +158,42 @@ def low_rank_blocks(
             f"weight; got {tuple(factor.shape)}"
         )
     check_positive("cov_scale", scale)
-    split = factor.shape[0]
+    diag, rows, split = diag.to(dtype), factor.T.to(dtype), factor.shape[0]
+    shared = [n for n, at in layout.slices.items() if at.start < split or 0 < at.stop <= split]
+    end = layout.slices[shared[-1]].stop if shared else 0
+    if end > split:
+        rows = torch.nn.functional.pad(rows, (0, end - split))
+        diag = torch.cat([diag[:split], diag[split:end] / scale, diag[end:]])
     # checked on contiguous rows: on other strides torch would copy
-    shared = LowRankCovariance(diag[:split].to(dtype).contiguous(), factor.T.to(dtype).contiguous())
-    tail = LowRankCovariance(diag[split:].to(dtype))
-    for covariance in (shared, tail):
-        covariance.check()
-    names: tuple[list[str], list[str]] = ([], [])
-    within: tuple[dict[str, slice], dict[str, slice]] = ({}, {})
-    for name, where in layout.slices.items():
-        if where.start < split < where.stop:
-            cut, size = split - where.start, where.stop - where.start
-            within[0][name], within[1][name] = slice(0, cut), slice(cut, size)
-        for part in (0, 1) if name in within[0] else [int(where.stop > split or not split)]:
-            names[part].append(name)
+    learned = LowRankCovariance(diag[:end].contiguous(), rows.contiguous())
     width = torch.tensor(scale, dtype=torch.float64)
     blocks = (
-        Block(tuple(names[0]), shared, width, within=within[0]),
-        Block(tuple(names[1]), tail, new=True, within=within[1]),
+        Block(tuple(shared), learned, width),
+        Block(layout.names[len(shared) :], LowRankCovariance(diag[end:]), new=True),
     )
+    for block in blocks:
+        block.covariance.check()
     return tuple(block for block in blocks if block.names)
 
 
-class Placed:
-    """A block and where its parameters lie in the D-vector of a layout."""
-
-    def __init__(self, block: Block, layout: ParameterLayout) -> None:
-        self.block, self.covariance = block, block.covariance
-        self.where: list[slice] = []  # of each parameter in the D-vector
-        self.local: list[slice] = []  # and in the block
-        end = 0
-        for name in block.names:
-            whole = layout.slice(name)
-            part = block.within.get(name, slice(0, whole.stop - whole.start))
-            start, stop = whole.start + part.start, whole.start + part.stop
-            if not whole.start <= start <= stop <= whole.stop:
-                raise LayoutMismatchError(f"a block holds positions {part} outside {name!r}")
-            self.where.append(slice(start, stop))
-            self.local.append(slice(end, end + stop - start))
-            end += stop - start
-        if end != self.covariance.dim:
-            raise LayoutMismatchError(
-                f"the parameters {', '.join(block.names[:3])} of a block have {end} weights, its "
-                f"covariance is over {self.covariance.dim}"
-            )
-        self.runs = merged(self.where)
-
-    def gather(self, vector: Tensor) -> Tensor:
-        """Return the block's part of a D-vector, a view where it lies in one piece."""
-        if self.runs == [slice(0, vector.shape[-1])]:
-            return vector
-        return take(vector, self.runs)
-
-    def scale(self, like: Tensor | None = None) -> Tensor:
-        """A^2 in the law's type: a number on the CPU, or one for each of the F weights."""
-        like = self.covariance.anchor if like is None else like
-        scale = self.block.scale.to(like.dtype)
-        if not scale.dim():
-            return scale
-        sizes = [at.stop - at.start for at in self.local]
-        scale = scale.to(like.device)
-        return torch.cat([s.expand(n) for s, n in zip(scale, sizes, strict=True)])
-
-    def total(self, chosen: Collection[int]) -> Tensor:
-        """Sum of the variances of some parameters, float64 on the CPU."""
-        scale = self.block.scale
-        if not scale.dim() and len(chosen) == len(self.where):
-            return scale * self.covariance.trace
-        variance = self.covariance.variance()
-        sums = [variance[at].sum(dtype=torch.float64).cpu() for at in self.local]
-        return sum((scale[i] if scale.dim() else scale) * sums[i] for i in chosen)  # type: ignore[return-value]
-
-    def score(self, value: Tensor, loc: Tensor, out: Tensor) -> None:
-        """Write -Sigma^-1 (value - loc) into the block's part of ``out``."""
-        if self.block.scale.dim():
-            width = self.scale().sqrt()
-            residual = (self.gather(value) - self.gather(loc)) / width
-            solved = self.covariance.solve(residual, multiplier=-1.0).div_(width)
-        else:
-            multiplier = -1 / float(self.block.scale.detach())
-            given = self.gather(value), self.gather(loc)
-            if len(self.runs) == 1:
-                self.covariance.solve(*given, multiplier=multiplier, out=out[..., self.runs[0]])
-                return
-            solved = self.covariance.solve(*given, multiplier=multiplier)
-        start = 0
-        for at in self.runs:
-            stop = start + at.stop - at.start
-            out[..., at] = solved[..., start:stop]
-            start = stop
+def taken(placed: Iterable[Placed], layout: ParameterLayout) -> list[Block]:
+    """Return what the blocks say of the parameters of another layout."""
+    blocks = []
+    for p in placed:
+        block, kept = p.block, [name for name in p.block.names if name in layout.slices]
+        if 0 < len(kept) < len(block.names):
+            at = [i for i, name in enumerate(block.names) if name in layout.slices]
+            covariance = block.covariance.take(merged(p.local[name] for name in kept))
+            scale = block.scale[at] if block.scale.dim() else block.scale
+            block = replace(block, names=tuple(kept), covariance=covariance, scale=scale)
+        if kept:
+            blocks.append(block)
+    return blocks
 
 
-class BlockCovariance:
-    """Independent blocks that cover the D weights of a layout.
-
-    Raises
-    ------
-    LayoutMismatchError
-        Unless the blocks hold every weight of the layout once.
-    """
-
-    def __init__(self, layout: ParameterLayout, blocks: Iterable[Block]) -> None:
-        self.layout, self.blocks = layout, tuple(blocks)
-        self.placed = [Placed(block, layout) for block in self.blocks]
-        names = [name for block in self.blocks for name in block.names]
-        held = sorted((at.start, at.stop) for placed in self.placed for at in placed.where)
-        edges = [0, *(stop for _, stop in held)]
-        if edges != [*(start for start, _ in held), layout.dim]:
-            lacking = [n for n in layout.names if n not in set(names)]
-            twice = [n for n in layout.names if names.count(n) > 1]
-            raise LayoutMismatchError(
-                "blocks must hold every parameter of the layout once; "
-                + (f"none holds {', '.join(lacking[:3])}" if lacking else "")
-                + (f"several hold {', '.join(twice[:3])}" if twice and not lacking else "")
-            )
-
-    @property
-    def shared_dim(self) -> int:
-        """F, the number of weights in blocks that are not new."""
-        return sum(b.covariance.dim for b in self.blocks if not b.new)
-
-    @property
-    def rank(self) -> int:
-        """Number of learned directions of all blocks."""
-        return sum(b.covariance.rank for b in self.blocks)
-
-    @functools.cached_property
-    def _order(self) -> list[tuple[int, slice]]:
-        """The pieces of a D-vector in its order: which block, and where in the block's part."""
-        pieces = []
-        for index, placed in enumerate(self.placed):
-            start = 0
-            for at in placed.runs:
-                stop = start + at.stop - at.start
-                pieces.append((at.start, at.stop, index, slice(start, stop)))
-                start = stop
-        return [(index, where) for *_, index, where in sorted(pieces, key=lambda p: p[:3])]
-
-    def join(self, parts: list[Tensor]) -> Tensor:
-        """Put the blocks' parts (..., F) into the order of the layout, (..., D)."""
-        if len(self._order) == 1:
-            return parts[0]
-        return torch.cat([parts[i][..., where] for i, where in self._order], -1)
-
-    def _joined(self, part: Callable[[Placed], Tensor], like: Tensor) -> Tensor:
-        return self.join([part(p) for p in self.placed]) if self.placed else like[..., :0].clone()
-
-    def diagonal(self, like: Tensor) -> Float[Tensor, " D"]:
-        """Diagonal part, a new tensor; ``like`` gives type and device where D = 0."""
-        return self._joined(lambda p: p.covariance.diagonal() * p.scale(), like)
-
-    def factor(self, like: Tensor) -> Float[Tensor, "D B"]:
-        """Columns of all blocks with zeros elsewhere, a new tensor."""
-        columns = [like.new_zeros((0, self.layout.dim))]
-        for index, placed in enumerate(self.placed):
-            rows = placed.covariance.factor().mT * placed.scale().sqrt()
-            if len(rows):
-                parts = [
-                    like.new_zeros((1, b.covariance.dim)).expand(len(rows), -1) for b in self.placed
-                ]
-                parts[index] = rows
-                columns.append(self.join(parts))
-        return torch.cat(columns).mT
-
-    @property
-    def num_columns(self) -> int:
-        """Number of columns of `factor`."""
-        return sum(b.covariance.num_columns for b in self.blocks)
-
-    def variance(self, like: Tensor) -> Float[Tensor, " D"]:
-        """Marginal variances, a new tensor."""
-        return self._joined(lambda p: p.covariance.variance() * p.scale(), like)
-
-    def max_precision(self, like: Tensor) -> Float[Tensor, " D"]:
-        """B with Sigma^-1 <= diag(b), a new tensor."""
-        return self._joined(lambda p: p.covariance.max_precision() / p.scale(), like)
-
-    def inverse_diagonal(self, like: Tensor) -> Float[Tensor, " D"]:
-        """Diagonal of Sigma^-1 in float64."""
-        like = like.double()
-        return self._joined(lambda p: p.covariance.inverse_diagonal / p.scale(like), like)
-
-    def log_det(self) -> Float[Tensor, ""]:
-        """Log-determinant in float64; differentiable in the widths."""
-        total = torch.zeros((), dtype=torch.float64)
-        for placed in self.placed:
-            log_width = placed.block.scale.log()
-            if log_width.dim():
-                sizes = [at.stop - at.start for at in placed.local]
-                log_widths = (log_width * torch.tensor(sizes, dtype=torch.float64)).sum()
-            else:
-                log_widths = placed.covariance.dim * log_width
-            total = placed.covariance.log_det + (log_widths + total)
-        return total
-
-    def quadratic(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
-        """r^T Sigma^-1 r in float64; twice differentiable in r and the widths."""
-        total: Tensor | None = None
-        for placed in self.placed:
-            part, scale = placed.gather(residual), placed.block.scale
-            if scale.dim():
-                term = quadratic(part / placed.scale(part).sqrt(), placed.covariance)
-            else:
-                term = quadratic(part, placed.covariance) / scale
-            total = term if total is None else total + term
-        if total is None:
-            return residual.new_zeros(residual.shape[:-1], dtype=torch.float64)
-        return total
-
-    def score(
-        self, value: Float[Tensor, "*batch D"], loc: Float[Tensor, " D"], out: Tensor | None = None
-    ) -> Float[Tensor, "*batch D"]:
-        """-Sigma^-1 (value - loc), the only new tensor of D elements; not differentiable."""
-        if out is None:
-            out = value.new_empty(value.shape, dtype=torch.promote_types(value.dtype, loc.dtype))
-        for placed in self.placed:
-            placed.score(value, loc, out)
-        return out
-
-    def quadratic_of_score(
-        self, value: Float[Tensor, "*batch D"], loc: Float[Tensor, " D"], score: Tensor
-    ) -> Float[Tensor, "*batch"]:
-        """(value - loc)^T Sigma^-1 (value - loc) where ``score`` is already known."""
-        total = value.new_zeros(value.shape[:-1], dtype=torch.float64)
-        for at in tiles(loc.device, self.layout.dim):
-            product = (value[..., at] - loc[at]) * score[..., at]
-            total = total - product.sum(-1, dtype=torch.float64)
-        return total
-
-    def solve(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """Sigma^-1 r, with all derivatives."""
-
-        def part(p: Placed) -> Tensor:
-            width = p.scale().sqrt()
-            return linear(p.gather(residual) / width, p.covariance.solve) / width
-
-        return self._joined(part, residual)
-
-    def product(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """Sigma v, with all derivatives."""
-
-        def part(p: Placed) -> Tensor:
-            width = p.scale().sqrt()
-            return linear(p.gather(value) * width, p.covariance.product) * width
-
-        return self._joined(part, value)
-
-    def color(self, noise: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """R z with R R^T = Sigma, with all derivatives."""
-
-        def part(p: Placed) -> Tensor:
-            adjoint = functools.partial(p.covariance.color, transposed=True)
-            return linear(p.gather(noise), p.covariance.color, adjoint) * p.scale().sqrt()
-
-        return self._joined(part, noise)
-
-    def whiten(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """R^-1 r, with all derivatives."""
-
-        def part(p: Placed) -> Tensor:
-            adjoint = functools.partial(p.covariance.whiten, transposed=True)
-            return linear(p.gather(residual) / p.scale().sqrt(), p.covariance.whiten, adjoint)
-
-        return self._joined(part, residual)
-
-    def draw(
-        self, noise: Float[Tensor, "*batch D"], low_rank: Float[Tensor, "*batch K"]
-    ) -> Float[Tensor, "*batch D"]:
-        """Turn standard normals into a draw from N(0, Sigma) in one pass; differentiable in s."""
-        extra = iter(low_rank.split([b.covariance.rank for b in self.blocks], -1))
-
-        def part(p: Placed) -> Tensor:
-            return p.covariance.draw(p.gather(noise), next(extra)) * p.scale().sqrt()
-
-        return self._joined(part, noise)
-
-    def coordinates(self, residual: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch R"]:
-        """Positions along the learned directions, block after block; standard normal."""
-        found = [residual.new_zeros((*residual.shape[:-1], 0), dtype=torch.float64)]
-        for p in self.placed:
-            found.append(p.covariance.coordinates(p.gather(residual) / p.scale().sqrt()))
-        return torch.cat(found, -1)
-
-    def shares(self) -> Float[Tensor, " R"]:
-        """Shares of the learned directions in W W^T's trace, descending; empty if W = 0."""
-        spectra = [torch.zeros(0, dtype=torch.float64)]
-        for p in self.placed:
-            scale = p.scale().detach().double()
-            spectrum = p.covariance.spectrum(scale.sqrt() if scale.dim() else None)
-            spectra.append((spectrum if scale.dim() else spectrum * scale).cpu())
-        values = torch.cat(spectra).sort(descending=True).values
-        return values / values.sum() if values.sum() > 0 else values[:0]
+def expanded(numbers: Tensor, sizes: list[int]) -> Tensor:
+    """Repeat each number as often as its size says."""
+    return torch.cat([x.expand(n) for x, n in zip(numbers, sizes, strict=True)])
 
 
 def merged(slices: Iterable[slice]) -> list[slice]:
@@ -398,3 +205,22 @@ def merged(slices: Iterable[slice]) -> list[slice]:
         elif at.stop > at.start:
             out.append(at)
     return out
+
+
+def moved_blocks(
+    blocks: tuple[Block, ...], device: str | torch.device | None, dtype: torch.dtype | None
+) -> tuple[Block, ...]:
+    """Put the covariances elsewhere or into another type; the widths stay."""
+    if device is None and all(dtype in (None, b.covariance.anchor.dtype) for b in blocks):
+        return blocks
+    return tuple(replace(b, covariance=b.covariance.to(device, dtype)) for b in blocks)
+
+
+def lives(buffer: str, before: ParameterLayout, after: ParameterLayout) -> bool:
+    """Whether the nearest module around a buffer that had parameters still has some."""
+    module = buffer
+    while "." in module:
+        module = module.rpartition(".")[0]
+        if any(name.startswith(f"{module}.") for name in before.names):
+            return any(name.startswith(f"{module}.") for name in after.names)
+    return True

@@ -8,7 +8,14 @@ from torch._C._functorch import get_interpreter_stack
 
 from bayesprior.errors import ConfigError, LayoutMismatchError
 
-__all__ = ["check_finite", "check_positive", "check_range", "check_vector", "transformed"]
+__all__ = [
+    "check_device",
+    "check_finite",
+    "check_positive",
+    "check_range",
+    "check_vector",
+    "transformed",
+]
 
 
 def transformed() -> bool:
@@ -27,6 +34,15 @@ def check_positive(name: str, value: float | Tensor | None) -> None:
         value = value.detach().item() if value.numel() == 1 else None
     if value is None or not 0 < value < math.inf:
         raise ConfigError(f"{name} must be a positive number, got {value}")
+
+
+def check_device(device: str | torch.device | None) -> None:
+    """Raise `ConfigError` where there is no such device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # torch built without it asserts
+        text = f"device {str(device)!r} was asked for but torch sees none; use 'cpu'"
+        raise ConfigError(text) from None
 
 
 def check_range(name: str, least: float, largest: float, dtype: torch.dtype) -> None:

@@ -25,6 +25,28 @@ KINDS: "dict[str, type[Covariance]]" = {}
 """Every kind of block, by the name that files give it."""
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Covariance")
+
+
+class constant(functools.cached_property[T]):  # noqa: N801 - a decorator, as its parent
+    """A cached property whose value is plain, whatever transform or mode asks for it first.
+
+    Inside ``torch.func`` and ``torch.jit.trace`` every operation gives tensors of that transform,
+    which are dead (or crash torch) when it ends; a tensor of inference mode fails in autograd.
+    All of these belong to a thread, so the value is made in another one.
+    """
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None or self.attrname in instance.__dict__:
+            return super().__get__(instance, owner)
+        if torch.compiler.is_compiling():  # part of the graph
+            return self.func(instance)
+        get = functools.partial(super().__get__, instance, owner)
+        if transformed() or torch.jit.is_tracing() or torch.is_inference_mode_enabled():
+            with ThreadPoolExecutor(1) as elsewhere:
+                return elsewhere.submit(get).result()
+        with torch.no_grad():
+            return get()
 
 
 class Covariance(ABC):
@@ -41,30 +63,17 @@ class Covariance(ABC):
         """Register the kind, so that files with such a block can be read."""
         KINDS[cls.kind] = cls
 
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """F."""
-
-    @property
-    def rank(self) -> int:
-        """Number of learned directions."""
-        return 0
-
-    @property
-    @abstractmethod
-    def num_columns(self) -> int:
-        """Number of columns of `factor`."""
+    dim: int
+    """F."""
+    rank: int = 0
+    """Number of learned directions."""
+    num_columns: int
+    """Number of columns of `factor`."""
 
     @property
     @abstractmethod
     def log_det(self) -> Float[Tensor, ""]:
         """log|M|, float64."""
-
-    @property
-    @abstractmethod
-    def trace(self) -> float:
-        """Trace of M."""
 
     @property
     @abstractmethod
@@ -79,6 +88,11 @@ class Covariance(ABC):
     @abstractmethod
     def variance(self) -> Float[Tensor, " F"]:
         """Diagonal of M, a new tensor."""
+
+    @constant
+    def trace(self) -> float:
+        """Trace of M."""
+        return float(self.variance().sum(dtype=torch.float64))
 
     @abstractmethod
     def diagonal(self) -> Float[Tensor, " F"]:
@@ -98,14 +112,9 @@ class Covariance(ABC):
 
     @abstractmethod
     def solve(
-        self,
-        value: Tensor,
-        shift: Tensor | None = None,
-        *,
-        multiplier: float = 1.0,
-        out: Tensor | None = None,
+        self, value: Tensor, shift: Tensor | None = None, by: float = 1.0, out: Tensor | None = None
     ) -> Tensor:
-        """Return multiplier * M^-1 (value - shift), shape (..., F), in ``out`` where given.
+        """Return by * M^-1 (value - shift), shape (..., F), in ``out`` where given.
 
         ``out`` may be ``value``; the result has the promoted type of value, shift and M.
         """
@@ -130,32 +139,28 @@ class Covariance(ABC):
         """Positions along the learned directions, standard normal for r ~ N(0, M); float64."""
         return residual.new_zeros((*residual.shape[:-1], 0), dtype=torch.float64)
 
-    def spectrum(self, width: Tensor | None = None) -> Float[Tensor, " R"]:
-        """Eigenvalues of the learned directions' part of A M A, descending; ``width`` is A."""
-        return torch.zeros(0, dtype=torch.float64)
+    def gram(self, width: Tensor | None = None) -> Float[Tensor, "K K"]:
+        """W^T A^2 W of the learned directions W, float64; ``width`` is A (F,), None for I."""
+        return torch.zeros((0, 0), dtype=torch.float64)
 
-    @property
-    def capacitance_tril(self) -> Float[Tensor, "B B"]:
-        """Cholesky factor of I + B^T D^-1 B, float64, as torch's own class keeps it."""
-        factor = self.factor().double()
-        inner = factor.mT @ (factor / self.diagonal().double()[:, None])
-        return torch.linalg.cholesky(inner + torch.eye(len(inner)).to(inner))
-
-    @abstractmethod
     def trace_of_product(self, other: "Covariance", ratio: Tensor) -> Float[Tensor, ""]:
-        """Trace of ``other``^-1 A M A with A^2 = diag(ratio) (F,), or ratio ()."""
+        """Trace of ``other``^-1 A M A with A^2 = diag(ratio) (F,), or ratio ().
+
+        From D's part and one quadratic form a column of the `factor`.
+        """
+        total = (self.diagonal().double() * ratio * other.inverse_diagonal).sum()
+        if not self.num_columns:
+            return total
+        if ratio.dim():
+            return total + quadratic(self.factor().mT * ratio.sqrt(), other).sum()
+        return total + ratio * other.quadratic(self.factor().mT).sum()
 
     def trace_of_solve(self, other: "Covariance") -> Float[Tensor, ""]:
-        """Trace of M^-1 ``other``, for one that has variances and products but no low rank.
+        """Trace of M^-1 ``other``, where that one's `factor` has too many columns to be formed.
 
-        M^-1 = D^-1 - V V^T with V = D^-1 B C^(-T/2): one product a column.
+        This default forms it; a kind with few columns of its own needs one product a column.
         """
-        diag, factor = self.diagonal().double(), self.factor().double()
-        columns = torch.linalg.solve_triangular(
-            self.capacitance_tril, factor.mT / diag, upper=False
-        )
-        products = other.product(columns)
-        return (other.variance().double() / diag).sum() - (columns * products).sum()
+        return Covariance.trace_of_product(other, self, torch.ones((), dtype=torch.float64))
 
     @abstractmethod
     def take(self, slices: list[slice], *, precision: bool = False) -> "Covariance":
@@ -173,9 +178,10 @@ class Covariance(ABC):
         """Keep the leading ``rank`` directions; the others join the diagonal."""
         return self
 
-    @abstractmethod
-    def to(self, device: str | torch.device | None, dtype: torch.dtype | None) -> "Covariance":
+    def to(self: C, device: str | torch.device | None, dtype: torch.dtype | None) -> C:
         """Return the same covariance elsewhere or in another type."""
+        moved = {n: t.to(device=device, dtype=dtype) for n, t in self.tensors().items()}
+        return self.from_tensors(moved, self.dim)
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -183,33 +189,12 @@ class Covariance(ABC):
 
     @classmethod
     @abstractmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], dim: int) -> "Covariance":
+    def from_tensors(cls: type[C], tensors: Mapping[str, Tensor], dim: int) -> C:
         """Make it of what a file keeps."""
 
     @abstractmethod
     def check(self) -> None:
         """Raise `ConfigError` unless the tensors are finite and make a covariance."""
-
-
-class constant(functools.cached_property[T]):  # noqa: N801 - a decorator, as its parent
-    """A cached property whose value is plain, whatever transform or mode asks for it first.
-
-    Inside ``torch.func`` and ``torch.jit.trace`` every operation gives tensors of that transform,
-    which are dead (or crash torch) when it ends; a tensor of inference mode fails in autograd.
-    All of these belong to a thread, so the value is made in another one.
-    """
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None or self.attrname in instance.__dict__:
-            return super().__get__(instance, owner)
-        if torch.compiler.is_compiling():  # part of the graph
-            return self.func(instance)
-        get = functools.partial(super().__get__, instance, owner)
-        if transformed() or torch.jit.is_tracing() or torch.is_inference_mode_enabled():
-            with ThreadPoolExecutor(1) as elsewhere:
-                return elsewhere.submit(get).result()
-        with torch.no_grad():
-            return get()
 
 
 class _Linear(Function):

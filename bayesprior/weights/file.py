@@ -9,7 +9,7 @@ tensors.
    the first F variances and, as a square root, the rows.
 2. Any blocks: ``block.<i>.scale`` in float64 and ``block.<i>.<tensor>`` by kind, such as ``diag``
    (F,) and ``rows`` (K, F), or ``tril`` (P, P); ``statistics.<name>``; the header ``blocks`` is a
-   JSON list of kind, names, new and within.
+   JSON list of kind, names and new.
 
 A law is written in the first format that holds it, and every format is read for ever.
 """
@@ -24,17 +24,19 @@ from torch import Tensor
 
 from bayesprior.errors import BayesPriorError, ConfigError, PriorFileError
 from bayesprior.storage import load_tensors, read_header, save_tensors
-from bayesprior.weights.blocks import Block, BlockCovariance, low_rank_blocks
+from bayesprior.weights.blocks import Block, low_rank_blocks, place
 from bayesprior.weights.checks import check_positive, check_vector
 from bayesprior.weights.covariance import KINDS
 from bayesprior.weights.layout import ParameterLayout
 from bayesprior.weights.lowrank import LowRankCovariance
 from bayesprior.weights.rows import RowCovariance
 
-__all__ = ["FORMATS", "TENSORS", "Contents", "header_of", "packed", "read", "write"]
+__all__ = ["FORMATS", "NARROW", "TENSORS", "Contents", "header_of", "packed", "read", "write"]
 
 FORMATS = ("bayesprior.gaussian/1", "bayesprior.gaussian/2")
 TENSORS = ("loc", "cov_diag", "cov_rows", "cov_scale")  # of format 1
+NARROW = (torch.float16, torch.bfloat16)
+"""Types that no law is held in: they hold no variance of a weight."""
 _BUFFER, _STATISTICS = "buffer.", "statistics."
 _SHIPPED = (LowRankCovariance, RowCovariance)  # imported here, so that KINDS has them
 
@@ -86,40 +88,32 @@ def packed(law: Contents) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors |= _prefixed(_STATISTICS, law.statistics or {})
         described = []
         for index, block in enumerate(law.blocks):
-            within = {name: [where.start, where.stop] for name, where in block.within.items()}
-            record: dict[str, Any] = {"kind": block.covariance.kind, "names": block.names}
-            described.append(record | {"new": block.new, "within": within})
-            held = block.covariance.tensors() | {"scale": block.scale}
-            tensors |= _prefixed(f"block.{index}.", held)
+            cov = block.covariance
+            described.append({"kind": cov.kind, "names": block.names, "new": block.new})
+            tensors |= _prefixed(f"block.{index}.", cov.tensors() | {"scale": block.scale})
         header["blocks"] = json.dumps(described)
     return tensors, header
 
 
 def _as_format_1(law: Contents) -> dict[str, Tensor] | None:
     """Return the covariance's tensors where format 1 holds it: what the constructor makes."""
-    blocks, layout = law.blocks, law.layout
-    split = sum(block.covariance.dim for block in blocks if not block.new)
-    diags, rows = [law.loc.detach()[:0]], law.loc.new_zeros((0, split))
-    scale = torch.ones((), dtype=torch.float64)
-    for index, block in enumerate(blocks):
-        covariance = block.covariance
-        if covariance.kind != LowRankCovariance.kind:
-            return None
-        assert isinstance(covariance, LowRankCovariance)
-        diags.append(covariance.diag)
-        if index == 0 and not block.new and not block.scale.dim():
-            rows, scale = covariance.rows, block.scale
-        elif not block.new or covariance.rank or block.scale.dim() or block.scale != 1:
-            return None
-    diag = torch.cat(diags)
-    plain = low_rank_blocks(layout, diag, diag.new_zeros((split, 0)), dtype=diag.dtype)
-    # what lies where, whatever the number of new blocks
-    there, here = (
-        [(n, b.new, b.within.get(n)) for b in given for n in b.names] for given in (plain, blocks)
-    )
-    if here != there or law.statistics:
+    shared = [b for b in law.blocks if not b.new]
+    new = [b for b in law.blocks if b.new]
+    names = [name for block in (*shared, *new) for name in block.names]
+    if not (
+        all(type(b.covariance) is LowRankCovariance and not b.scale.dim() for b in law.blocks)
+        and all(block.scale == 1 and not block.covariance.rank for block in new)
+        and len(shared) < 2
+        and names == list(law.layout.names)
+        and not law.statistics
+    ):
         return None
-    return {"cov_diag": diag, "cov_rows": rows, "cov_scale": scale}
+    held = [block.covariance.tensors() for block in (*shared, *new)]
+    return {
+        "cov_diag": torch.cat([law.loc.detach()[:0], *(tensors["diag"] for tensors in held)]),
+        "cov_rows": held[0]["rows"] if shared else law.loc.new_zeros((0, 0)),
+        "cov_scale": shared[0].scale if shared else torch.ones((), dtype=torch.float64),
+    }
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -164,8 +158,7 @@ def read(path: str | Path) -> Contents:
             raise PriorFileError("its layout does not match its digest")
         loc = found["loc"]
         check_vector("loc", loc, layout.dim)
-        if loc.dtype in (torch.float16, torch.bfloat16):
-            loc = loc.float()
+        loc = loc.float() if loc.dtype in NARROW else loc
         if header["format"] == FORMATS[0]:
             _, diag, rows, scale = (found[name] for name in TENSORS)
             check_vector("cov_diag", diag, layout.dim)
@@ -175,7 +168,7 @@ def read(path: str | Path) -> Contents:
                 _read_block(record, _under(f"block.{index}.", found), layout, loc.dtype)
                 for index, record in enumerate(json.loads(header["blocks"]))
             )
-        BlockCovariance(layout, blocks)  # raises unless they cover the layout
+        place(layout, blocks)  # raises unless they cover the layout
         named = (_under(_BUFFER, found), provenance, _under(_STATISTICS, found))
         return Contents(layout, loc, blocks, *named)
     except KeyError as error:
@@ -193,15 +186,13 @@ def _read_block(
     if record["kind"] not in KINDS:
         known = ", ".join(KINDS)
         raise PriorFileError(f"its blocks are of kind {record['kind']!r}; known here are {known}")
-    within = {str(name): slice(*map(int, where)) for name, where in record["within"].items()}
     names = tuple(str(name) for name in record["names"])
-    sizes = [layout.slice(name) if name not in within else within[name] for name in names]
     scale = tensors["scale"].double()
     if scale.dim() and scale.shape != (len(names),):
         raise PriorFileError(f"a block's scale has shape {tuple(scale.shape)}")
     for value in scale.reshape(-1):
         check_positive("a block's scale", float(value))
-    dim = sum(at.stop - at.start for at in sizes)
+    dim = layout.select(names).dim
     covariance = KINDS[record["kind"]].from_tensors(tensors, dim).to(None, dtype)
     covariance.check()
-    return Block(names, covariance, scale, bool(record["new"]), within)
+    return Block(names, covariance, scale, bool(record["new"]))

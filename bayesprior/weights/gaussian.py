@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.errors import ConfigError, LayoutMismatchError, nearest_name
+from bayesprior.errors import ConfigError, LayoutMismatchError, checked, nearest_name
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.protocols import Draw
 from bayesprior.weights import algebra
-from bayesprior.weights.blocks import Block, BlockCovariance, low_rank_blocks
-from bayesprior.weights.checks import check_positive, check_range, check_vector
-from bayesprior.weights.file import Contents, read, write
+from bayesprior.weights.blocks import Block, lives, low_rank_blocks, moved_blocks
+from bayesprior.weights.checks import check_device, check_positive, check_range, check_vector
+from bayesprior.weights.file import NARROW, Contents, read, write
 from bayesprior.weights.layout import ParameterLayout
 from bayesprior.weights.lowrank import LowRankCovariance
 from bayesprior.weights.normal import BlockNormal
 from bayesprior.weights.selection import Selection
 
 __all__ = ["GaussianWeights"]
-
-_NARROW = (torch.float16, torch.bfloat16)
 
 
 class GaussianWeights(Bindable, BlockNormal):
@@ -32,7 +31,8 @@ class GaussianWeights(Bindable, BlockNormal):
     It is made of independent blocks (`from_blocks`). This constructor makes the usual two: the
     first F weights of the layout, the *shared* ones, have covariance
     :math:`s\,(\mathrm{diag}(d) + W W^T)`; the other D - F (a new head, say) are independent.
-    :math:`s` is the width set by `rescale`.
+    :math:`s` is the width set by `rescale`. No parameter is shared in part: a factor that ends
+    inside one goes on with zeros to its end.
 
     Parameters
     ----------
@@ -81,6 +81,7 @@ class GaussianWeights(Bindable, BlockNormal):
     0.1
     """
 
+    @checked(layout="layout", loc="tensor", cov_diag="tensor", cov_factor="tensor")
     def __init__(
         self,
         layout: ParameterLayout,
@@ -102,7 +103,8 @@ class GaussianWeights(Bindable, BlockNormal):
     def _hold(self, given: Contents) -> None:
         self.buffers, self.provenance = dict(given.buffers or {}), dict(given.provenance or {})
         self.statistics = dict(given.statistics or {})
-        self._start(given.loc, BlockCovariance(given.layout, given.blocks))
+        self.layout, self.loc, self.blocks = given.layout, given.loc, given.blocks
+        self._start(torch.Size())
 
     @classmethod
     def from_blocks(
@@ -135,12 +137,11 @@ class GaussianWeights(Bindable, BlockNormal):
         >>> prior.shared_dim, prior.new_names
         (4, ('head',))
         """
-        loc, held = _wide(layout, loc), []
+        new, loc, blocks = object.__new__(cls), _wide(layout, loc), tuple(blocks)
         for block in blocks:
             block.covariance.check()
-            held.append(block.to(None, loc.dtype))
-        new = object.__new__(cls)
-        new._hold(Contents(layout, loc, tuple(held), buffers, provenance, statistics))
+        held = moved_blocks(blocks, None, loc.dtype)
+        new._hold(Contents(layout, loc, held, buffers, provenance, statistics))
         return new
 
     @classmethod
@@ -174,7 +175,7 @@ class GaussianWeights(Bindable, BlockNormal):
     @property
     def shared_dim(self) -> int:
         """F, the number of weights that are not new (the first ones, unless reordered)."""
-        return self._cov.shared_dim
+        return sum(block.covariance.dim for block in self.blocks if not block.new)
 
     @property
     def cov_scale(self) -> float:
@@ -193,37 +194,50 @@ class GaussianWeights(Bindable, BlockNormal):
     @property
     def rms_std(self) -> float:
         """sqrt(trace of the shared blocks' covariance / F), in weight units."""
-        shared = (p for p in self._cov.placed if not p.block.new)
-        traces = [float(p.total(range(len(p.block.names))).detach()) for p in shared]
+        traces = [float(p.total().detach()) for p in self._placed if not p.block.new]
         return math.sqrt(sum(traces) / max(self.shared_dim, 1))
 
     def block_rms_std(self) -> dict[str, float]:
         """Return per parameter sqrt(mean marginal variance)."""
-        views = self.layout.unflatten(self._cov.variance(self.loc).detach())
+        views = self.layout.unflatten(self._with(_batch_shape=torch.Size()).variance.detach())
         return {name: math.sqrt(view.double().mean().item()) for name, view in views.items()}
+
+    def _shares(self) -> Float[Tensor, " R"]:
+        """Shares of the learned directions in W W^T's trace, descending; empty if W = 0."""
+        spectra = [torch.zeros(0, dtype=torch.float64)]
+        for p in self._placed:
+            scale = p.scale().detach().double()
+            width, rest = (scale.sqrt(), 1.0) if scale.dim() else (None, scale)
+            spectra.append(torch.linalg.eigvalsh(p.covariance.gram(width)).cpu() * rest)
+        values = torch.cat(spectra).clamp_min(0).sort(descending=True).values
+        return values / values.sum() if values.sum() > 0 else values[:0]
 
     @property
     def effective_rank(self) -> float:
         """1 / sum of p^2 over the shares p of W W^T's trace by direction; 0 without a factor."""
-        shares = self._cov.shares()
+        shares = self._shares()
         return 1 / float(shares.square().sum()) if len(shares) else 0.0
 
     @property
     def drift_share(self) -> float:
         """Largest of those shares; near 1 the trajectory was one drift, not a sampling chain."""
-        shares = self._cov.shares()
-        return float(shares[0]) if len(shares) else 0.0
+        return float(self._shares().max()) if len(self._shares()) else 0.0
 
     @torch.no_grad()
     def draws(self, num_draws: int | None = None, seed: int = 0) -> Iterator[Draw]:
-        """Yield draws one at a time from an own generator; 30 if ``num_draws`` is None."""
+        """Yield draws one at a time from an own generator; 30 if ``num_draws`` is None.
+
+        Their ``confidence`` is the statistic of that name, where the law has it.
+        """
         count = 30 if num_draws is None else num_draws
         check_positive("num_draws", count)
         generator = torch.Generator(self.loc.device).manual_seed(seed)
+        confidence = float(self.statistics.get("confidence", 1.0))
         for index in range(count):
             weights = self.rsample(generator=generator)
-            yield Draw(chain=0, index=index, weights=weights, buffers=self.buffers)
+            yield Draw(0, index, weights, self.buffers, self.layout, confidence=confidence)
 
+    @checked(rms_std="number", cov_scale="number")
     def rescale(
         self,
         *,
@@ -250,7 +264,7 @@ class GaussianWeights(Bindable, BlockNormal):
             Unless exactly one of the two is given, it is positive, and the law's type can hold
             the variances.
         """
-        return self._with(_cov=algebra.rescaled(self._cov, cov_scale, rms_std, select))
+        return self._with(blocks=algebra.rescaled(self._placed, cov_scale, rms_std, select))
 
     def extend(
         self, layout: ParameterLayout, *, std: float, loc: Mapping[str, Tensor] | None = None
@@ -274,23 +288,22 @@ class GaussianWeights(Bindable, BlockNormal):
             If ``layout`` lacks one of this law's parameters or has it in another shape, or
             ``loc`` has a name that is not new.
         """
-        variance, given = _variance("std", std, self.loc.dtype), dict(loc or {})
-        full = self.layout.extend(layout)
-        names = full.names[len(self.layout) :]
-        means = [self.loc]
+        variance = _variance("std", std, self.loc.dtype)
+        full, given = self.layout.extend(layout), dict(loc or {})
+        names, means = full.names[len(self.layout) :], [self.loc]
+        if wrong := given.keys() - set(names):
+            name = min(wrong)
+            raise LayoutMismatchError(f"loc: {name!r} is not new{nearest_name(name, names)}")
         for name in names:
             at = full.slice(name)
-            mean = given.pop(name, self.loc.new_zeros(at.stop - at.start)).detach()
-            check_vector(f"loc of {name!r}", mean.reshape(-1), at.stop - at.start)
-            means.append(mean.reshape(-1).to(self.loc))
-        if given:
-            name = next(iter(given))
-            raise LayoutMismatchError(f"loc: {name!r} is not new{nearest_name(name, names)}")
-        blocks, count = self.blocks, full.dim - self.dim
+            mean = given.get(name, self.loc.new_zeros(at.stop - at.start)).detach().reshape(-1)
+            check_vector(f"loc of {name!r}", mean, at.stop - at.start)
+            means.append(mean.to(self.loc))
+        blocks = self.blocks
         if names:
-            independent = LowRankCovariance(self.loc.detach().new_full((count,), variance))
-            blocks = (*blocks, Block(names, independent, new=True))
-        return self._with(layout=full, loc=torch.cat(means), _cov=BlockCovariance(full, blocks))
+            independent = torch.full_like(torch.cat(means[1:]), variance)
+            blocks = (*blocks, Block(names, LowRankCovariance(independent), new=True))
+        return self._with(layout=full, loc=torch.cat(means), blocks=blocks)
 
     def rename(self, mapping: Mapping[str, str] | Callable[[str], str]) -> "GaussianWeights":
         """Return the same law under other parameter (and buffer) names."""
@@ -298,50 +311,61 @@ class GaussianWeights(Bindable, BlockNormal):
         to = mapping if callable(mapping) else lambda name: mapping.get(name, name)
         return self._with(
             layout=layout,
-            _cov=BlockCovariance(layout, (block.rename(to) for block in self.blocks)),
+            blocks=[replace(block, names=tuple(map(to, block.names))) for block in self.blocks],
             buffers={to(name): buffer for name, buffer in self.buffers.items()},
         )
 
+    def marginal(self, names: Iterable[str]) -> "GaussianWeights":
+        """Return the law of some parameters, in this layout's order.
+
+        Buffers of modules whose parameters are all gone go with them.
+        """
+        new = super().marginal(names)
+        kept = {n: b for n, b in self.buffers.items() if lives(n, self.layout, new.layout)}
+        return new._with(buffers=kept)
+
     def jitter(self, share: float) -> "GaussianWeights":
         """Add ``share`` times its block's mean variance to each shared weight's."""
-        return self._with(_cov=algebra.jittered(self._cov, share))
+        return self._with(blocks=algebra.jittered(self.blocks, share))
 
     def isotropic(self) -> "GaussianWeights":
         """Return the law of equal mean and rms_std whose shared blocks are isotropic."""
-        return self._with(_cov=algebra.isotropic(self._cov))
+        return self._with(blocks=algebra.isotropic(self._placed))
 
     def diagonal(self) -> "GaussianWeights":
         """Return the diagonal law of equal mean and equal marginal variances."""
-        return self._with(_cov=algebra.diagonal(self._cov))
+        return self._with(blocks=algebra.diagonal(self.blocks))
 
     def truncate(self, rank: int) -> "GaussianWeights":
         """Keep each block's ``rank`` largest directions; the rest joins the diagonal."""
-        return self._with(_cov=algebra.truncated(self._cov, rank))
+        return self._with(blocks=algebra.truncated(self.blocks, rank))
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> "GaussianWeights":
         """Return the same law on another device or in another type, float32 or float64."""
-        if dtype in _NARROW:
+        if dtype in NARROW:
             raise ConfigError(f"a law holds float32 or float64: {dtype} would change its variances")
 
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device=device) for name, tensor in tensors.items()}
 
-        blocks = (block.to(device, dtype) for block in self.blocks)
+        check_device(device)
         return self._with(
             loc=self.loc.to(device=device, dtype=dtype),
-            _cov=BlockCovariance(self.layout, blocks),
+            blocks=moved_blocks(self.blocks, device, dtype),
             buffers=moved(self.buffers),
             statistics=moved(self.statistics),
         )
 
+    @checked(path="path")
     def save(self, path: str | Path) -> None:
         """Write a safetensors file (`bayesprior.weights.file`); a failure leaves an older one."""
         named = (self.buffers, self.provenance, self.statistics)
         write(path, Contents(self.layout, self.loc, self.blocks, *named))
 
     @classmethod
+    @checked(path="path", device="device", rank="index")
     def load(
         cls, path: str | Path, *, device: str | torch.device = "cpu", rank: int | None = None
     ) -> "GaussianWeights":
@@ -354,7 +378,10 @@ class GaussianWeights(Bindable, BlockNormal):
         ------
         PriorFileError
             If the file is missing, truncated, corrupt, foreign or inconsistent.
+        ConfigError
+            If there is no such device.
         """
+        check_device(device)
         new = object.__new__(cls)
         new._hold(read(path))
         if rank is not None:
@@ -365,7 +392,7 @@ class GaussianWeights(Bindable, BlockNormal):
 def _wide(layout: ParameterLayout, loc: Tensor) -> Tensor:
     """Check the mean; 16-bit weights become float32, since no variance survives in 16 bits."""
     check_vector("loc", loc, layout.dim)
-    return loc.float() if loc.dtype in _NARROW else loc
+    return loc.float() if loc.dtype in NARROW else loc
 
 
 def _variance(name: str, std: float, dtype: torch.dtype) -> float:

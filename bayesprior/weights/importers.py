@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ def from_four_files(
     for part, shape in (("mean", "(D,)"), ("variance", "(D,)"), ("covmat", "(K, D)")):
         tensors[part] = found = read_file(f"{prefix}_{part}.pt")
         dims = tuple(found.shape) if isinstance(found, Tensor) else ()
-        if len(dims) != shape.count("D") + shape.count("K") or dims[-1] != layout.dim:
+        if len(dims) != 1 + ("K" in shape) or dims[-1] != layout.dim:
             raise PriorFileError(
                 f"{prefix}_{part}.pt must have shape {shape}, where {type(module).__name__} has D "
                 f"= {layout.dim} trainable weights; got {dims or type(found).__name__}; pass the "
@@ -111,8 +112,8 @@ def from_four_files(
         diag, rows = 0.5 * cov_scale * variance + eps, math.sqrt(0.5 * cov_scale) * rows
     record = {"format": "four files", "source": str(prefix), "factor_divided": factor_divided}
     record |= {"convention": convention, "cov_scale": cov_scale, "eps": eps}
-    provenance = {"imported": record}
-    return GaussianWeights(layout, mean, diag, rows.T, buffers=buffers, provenance=provenance)
+    made: dict[str, Any] = {"buffers": buffers, "provenance": {"imported": record}}
+    return GaussianWeights(layout, mean, diag, rows.T, **made)
 
 
 @_prior_file_errors()
@@ -141,16 +142,14 @@ def from_swa_gaussian(
     kept = [state.get(f"{name}_cov_mat_sqrt", mean[:0]) for name in layout.names]
     count, share, factor = min(map(len, kept), default=0), 1.0, None
     if count > 1:
-        share = 0.5
-        rows = torch.cat([deviations.reshape(count, -1) for deviations in kept], 1)
+        rows, share = torch.cat([part.reshape(count, -1) for part in kept], 1), 0.5
         rows = rows[rows.abs().amax(1) > 0]  # the first deviation is zero
         factor = math.sqrt(share / (count - 1)) * rows.T.float()
     record = {"format": "swa_gaussian", "source": where, "divisor": max(count - 1, 0)}
     record |= {"floored_share": float((variance < floor).double().mean()), "var_floor": floor}
-    mean, diag, buffers = mean.float(), variance.clamp_min(floor).float(), _buffers(state, module)
-    law = GaussianWeights(layout, mean, share * diag, factor, buffers=buffers)
-    law.provenance["imported"] = record
-    return law
+    diag = share * variance.clamp_min(floor).float()
+    made: dict[str, Any] = {"buffers": _buffers(state, module), "provenance": {"imported": record}}
+    return GaussianWeights(layout, mean.float(), diag, factor, **made)
 
 
 @_prior_file_errors()
@@ -215,12 +214,10 @@ def _weights(
         whole = ParameterLayout.from_module(module)
         layout = whole.select(n for n in whole.names if n not in report.missing)
         loc = layout.flatten(module)
-        loc = loc if loc.dtype == torch.float64 else loc.float()
-        taken = set(report.taken)
-        buffers = {n: b.clone() for n, b in module.named_buffers() if n in taken}
+        buffers = {n: b.clone() for n, b in module.named_buffers() if n in report.taken}
     finally:
         module.load_state_dict(before, strict=False)
-    return layout, loc, buffers, report
+    return layout, loc if loc.dtype == torch.float64 else loc.float(), buffers, report
 
 
 def _flatten(state: Mapping[str, Tensor], layout: ParameterLayout, where: str | Path) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesprior.errors import LayoutMismatchError, nearest_name
+from bayesprior.errors import LayoutMismatchError, checked, nearest_name
 
 __all__ = ["LayoutDiff", "ParameterLayout"]
 
@@ -40,13 +40,15 @@ class LayoutDiff(NamedTuple):
         """Whether both layouts hold the same names with the same shapes (in any order)."""
         return not (self.only_here or self.only_there or self.shape_conflicts)
 
-    def describe(self, limit: int = 3) -> str:
+    def describe(self, limit: int = 3, missing: str | None = None) -> str:
         """Return one line that names the differences, each missing name with its nearest match.
 
         Parameters
         ----------
         limit
             How many names of each kind are spelled out.
+        missing
+            What to call the names that are only here, where those only there do not matter.
         """
 
         def some(names: Iterable[str]) -> str:
@@ -61,12 +63,9 @@ class LayoutDiff(NamedTuple):
                 + some(f"{n} {a} against {b}" for n, (a, b) in self.shape_conflicts.items())
             )
         if self.only_here:
-            hints = [n + nearest_name(n, self.only_there) for n in self.only_here[:limit]]
-            more = len(self.only_here) - limit
-            parts.append(
-                "only here: " + ", ".join(hints) + (f" and {more} more" if more > 0 else "")
-            )
-        if self.only_there:
+            hinted = (n + nearest_name(n, self.only_there) for n in self.only_here)
+            parts.append(f"{missing or 'only here'}: {some(hinted)}")
+        if self.only_there and missing is None:
             parts.append("only there: " + some(self.only_there))
         return "; ".join(parts) or "equal"
 
@@ -115,6 +114,7 @@ class ParameterLayout:
                 )
 
     @classmethod
+    @checked(module="network")
     def from_module(
         cls, module: nn.Module, include: Callable[[str], bool] | None = None
     ) -> "ParameterLayout":
@@ -181,15 +181,9 @@ class ParameterLayout:
                 module_layout = ParameterLayout(
                     tuple(found), tuple(tuple(p.shape) for p in found.values())
                 )
-                diff = self.compare(module_layout)._replace(only_there=())
-                hints = [
-                    n + nearest_name(n, set(found) - set(self.names)) for n in diff.only_here[:3]
-                ]
-                missing = f"missing in the module: {', '.join(hints)}; " if hints else ""
-                conflicts = diff._replace(only_here=()).describe()
+                diff = self.compare(module_layout).describe(missing="missing in the module")
                 raise LayoutMismatchError(
-                    f"the module {type(module).__name__} does not match the layout: "
-                    + (missing + ("" if conflicts == "equal" else conflicts)).rstrip("; ")
+                    f"the module {type(module).__name__} does not match the layout: {diff}"
                 )
             out.append(found[name])
         return out
@@ -271,11 +265,7 @@ class ParameterLayout:
         """
         diff = self.compare(other)
         if diff.only_here or diff.shape_conflicts:
-            hints = [n + nearest_name(n, diff.only_there) for n in diff.only_here[:3]]
-            missing = f"missing there: {', '.join(hints)}; " if hints else ""
-            conflicts = diff._replace(only_here=(), only_there=()).describe()
-            what = missing + ("" if conflicts == "equal" else conflicts)
-            raise LayoutMismatchError(f"cannot extend: {what}".rstrip("; "))
+            raise LayoutMismatchError(f"cannot extend: {diff.describe(missing='missing there')}")
         new = other.select(diff.only_there)
         return ParameterLayout(self.names + new.names, self.shapes + new.shapes)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.weights.checks import check_finite
-from bayesprior.weights.covariance import Covariance, constant, quadratic
+from bayesprior.weights.covariance import Covariance, constant
 
-__all__ = ["LowRankCovariance", "take", "tiles"]
+__all__ = ["LowRankCovariance", "power", "take", "tiles"]
 
 # Rows a tile. On a CPU 2^16 to 2^18 are within 5 % of each other (D = 1e7, 2.5e7; K = 10), 2^15
 # and 2^20 cost 30 % more; on a GPU a tile bounds the temporaries.
@@ -49,22 +49,9 @@ class LowRankCovariance(Covariance):
     def __init__(self, diag: Float[Tensor, " F"], rows: Float[Tensor, "K F"] | None = None) -> None:
         self.diag = self.anchor = diag
         self.rows = diag.new_zeros((0, len(diag))) if rows is None else rows
-        self._shape = tuple(map(int, self.rows.shape))  # numbers, where a tracer watches tensors
-
-    @property
-    def dim(self) -> int:
-        """F."""
-        return self._shape[1]
-
-    @property
-    def rank(self) -> int:
-        """K."""
-        return self._shape[0]
-
-    @property
-    def num_columns(self) -> int:
-        """K."""
-        return self.rank
+        # numbers, where a tracer watches tensors
+        self.rank, self.dim = map(int, self.rows.shape)
+        self.num_columns = self.rank
 
     def tiles(self) -> Iterator[slice]:
         """Cut the F rows into slices that fit the cache."""
@@ -91,14 +78,6 @@ class LowRankCovariance(Covariance):
             total = total + self.diag[at].double().log().sum()
         return total
 
-    @constant
-    def capacitance_tril(self) -> Float[Tensor, "K K"]:
-        """Cholesky factor of I + W^T D^-1 W, float64, as torch's own class keeps it."""
-        values, vectors = self._eigen
-        upper = torch.linalg.qr((1 + values).sqrt()[:, None] * vectors.T).R
-        sign = torch.where(upper.diagonal() < 0, -1.0, 1.0).to(upper.dtype)
-        return (sign[:, None] * upper).T
-
     def project(self, value: Tensor, shift: Tensor | None = None, *, exact: bool = False) -> Tensor:
         """Return W^T D^-1 (value - shift) in float64, shape (..., K), for value (..., F)."""
         out = value.new_zeros((*value.shape[:-1], self.rank), dtype=torch.float64)
@@ -120,14 +99,9 @@ class LowRankCovariance(Covariance):
         return ((projected @ vectors) / (1 + values)) @ vectors.T
 
     def solve(
-        self,
-        value: Tensor,
-        shift: Tensor | None = None,
-        *,
-        multiplier: float = 1.0,
-        out: Tensor | None = None,
+        self, value: Tensor, shift: Tensor | None = None, by: float = 1.0, out: Tensor | None = None
     ) -> Tensor:
-        """Return multiplier * (diag(d) + W W^T)^-1 (value - shift), shape (..., F).
+        """Return by * (diag(d) + W W^T)^-1 (value - shift), shape (..., F).
 
         Not differentiable; fused per tile, so nothing but the result has F elements. The result
         has the promoted type of value, shift and d.
@@ -145,9 +119,9 @@ class LowRankCovariance(Covariance):
             else:
                 torch.sub(value[..., at], shift[at], out=part)
             if part.dim() == 1:
-                part.addmv_(rows.T, inner, beta=multiplier, alpha=-multiplier)
+                part.addmv_(rows.T, inner, beta=by, alpha=-by)
             else:
-                part.sub_(inner @ rows).mul_(multiplier)
+                part.sub_(inner @ rows).mul_(by)
             part.div_(self.diag[at])
         return out
 
@@ -193,15 +167,15 @@ class LowRankCovariance(Covariance):
         small = value.new_zeros((*value.shape[:-1], self.rank), dtype=torch.float64)
         if self.rank:
             for at in self._fine():
-                scaled = value[..., at].to(kind) * _power(self.diag[at].to(kind), right)
+                scaled = value[..., at].to(kind) * power(self.diag[at].to(kind), right)
                 small += torch.matmul(scaled, self.rows[:, at].to(kind).T)
         small = (small @ inner).to(kind)
         out = torch.empty(value.shape, dtype=kind, device=value.device)
         for at in self.tiles():
             diag = self.diag[at].to(kind)
-            torch.mul(value[..., at].to(kind), _power(diag, base), out=out[..., at])
+            torch.mul(value[..., at].to(kind), power(diag, base), out=out[..., at])
             if self.rank:
-                out[..., at] += _power(diag, left) * (small @ self.rows[:, at].to(kind))
+                out[..., at] += power(diag, left) * (small @ self.rows[:, at].to(kind))
         return out
 
     def product(self, value: Tensor) -> Tensor:
@@ -233,7 +207,7 @@ class LowRankCovariance(Covariance):
         return out + low_rank @ self.rows if self.rank else out
 
     def gram(self, width: Tensor | None = None) -> Float[Tensor, "K K"]:
-        """Return W^T A^2 W in float64; ``width`` is A's diagonal, None for the identity."""
+        """Return W^T A^2 W in float64; ``width`` is A's diagonal (F,), None for the identity."""
         out = self.rows.new_zeros((self.rank, self.rank), dtype=torch.float64)
         for at in self._fine():
             tile = self.rows[:, at].double()
@@ -241,18 +215,6 @@ class LowRankCovariance(Covariance):
                 tile = tile * width[at]
             out += tile @ tile.T
         return out
-
-    @constant
-    def trace(self) -> float:
-        """Trace of diag(d) + W W^T."""
-        total = self.diag.sum(dtype=torch.float64)
-        for at in self._fine():
-            total = total + self.rows[:, at].double().square().sum()
-        return float(total)
-
-    def spectrum(self, width: Tensor | None = None) -> Float[Tensor, " R"]:
-        """Return the eigenvalues of A W W^T A, descending."""
-        return torch.linalg.eigvalsh(self.gram(width)).clamp_min(0).flip(0)
 
     @constant
     def least_variance(self) -> float:
@@ -279,12 +241,13 @@ class LowRankCovariance(Covariance):
                 out[at] += self.rows[:, at].square().sum(0)
         return out
 
-    def trace_of_product(self, other: Covariance, ratio: Tensor) -> Float[Tensor, ""]:
-        """Trace of other^-1 A (diag(d) + W W^T) A: the diagonal's part and one form a column."""
-        total = (self.diag.double() * ratio * other.inverse_diagonal).sum()
-        if self.rank and ratio.dim():
-            return total + quadratic(self.rows * ratio.sqrt(), other).sum()
-        return total + ratio * other.quadratic(self.rows).sum() if self.rank else total
+    def trace_of_solve(self, other: Covariance) -> Float[Tensor, ""]:
+        """Trace of M^-1 ``other``: M^-1 = D^-1 - V V^T, V = D^-1 W R / sqrt(1 + s^2)."""
+        values, vectors = self._eigen
+        diag = self.diag.double()
+        columns = (vectors / (1 + values).sqrt()).T @ (self.rows.double() / diag)
+        products = other.product(columns)
+        return (other.variance().double() / diag).sum() - (columns * products).sum()
 
     def take(self, slices: list[slice], *, precision: bool = False) -> "LowRankCovariance":
         """Return the block of some positions; a view where they are one slice."""
@@ -308,13 +271,6 @@ class LowRankCovariance(Covariance):
         for at in self.tiles():
             diag[at] += (vectors[:, rank:].T @ self.rows[:, at]).square().sum(0)
         return LowRankCovariance(diag, vectors[:, :rank].T @ self.rows)
-
-    def to(
-        self, device: str | torch.device | None, dtype: torch.dtype | None
-    ) -> "LowRankCovariance":
-        """Return the same covariance elsewhere or in another type."""
-        diag, rows = (t.to(device=device, dtype=dtype) for t in (self.diag, self.rows))
-        return LowRankCovariance(diag, rows)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return ``diag`` (F,) and ``rows`` (K, F)."""
@@ -353,11 +309,12 @@ def tiles(device: torch.device, dim: int, sizes: Mapping[str, int] = _TILE) -> I
 
 def take(tensor: Tensor, slices: list[slice]) -> Tensor:
     """Join some slices of the last axis; a view where it is one, else a copy."""
-    parts = [tensor[..., s] for s in slices]
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat(parts, -1) if parts else tensor[..., :0]
+    if slices == [slice(0, tensor.shape[-1])]:
+        return tensor
+    parts = [tensor[..., s] for s in slices or [slice(0)]]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
-def _power(diag: Tensor, exponent: float) -> Tensor | float:
+def power(diag: Tensor, exponent: float) -> Tensor | float:
+    """Raise to a power, at no cost where it is 0 or 1."""
     return 1.0 if exponent == 0 else diag if exponent == 1 else diag.pow(exponent)

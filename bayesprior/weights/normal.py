@@ -1,7 +1,8 @@
 """`BlockNormal`: the Normal of independent blocks as a Pyro distribution."""
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import pyro.distributions as dist
@@ -12,14 +13,15 @@ from torch.distributions import Distribution, register_kl
 
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.weights import algebra
-from bayesprior.weights.blocks import Block, BlockCovariance
+from bayesprior.weights.blocks import Block, Placed, place, taken
 from bayesprior.weights.checks import transformed
+from bayesprior.weights.covariance import linear, quadratic
 from bayesprior.weights.layout import ParameterLayout
+from bayesprior.weights.lowrank import power, tiles
 
 __all__ = ["BlockNormal"]
 
 N = TypeVar("N", bound="BlockNormal")
-_NO_BATCH = torch.Size()
 _MAX_BYTES = 2**30  # of what torch's own class would hold
 
 
@@ -32,23 +34,26 @@ class BlockNormal(dist.LowRankMultivariateNormal):
         Names and shapes of the D weights.
     loc
         Mean, shape (D,).
+    blocks
+        The independent blocks, each with its names, covariance and width.
     """
 
     layout: ParameterLayout
     loc: Tensor
-    _cov: BlockCovariance
-    _fields: tuple[str, ...] = ("layout", "loc", "_cov", "_batch_shape")
+    blocks: tuple[Block, ...]
+    _fields: tuple[str, ...] = ("layout", "loc", "blocks", "_batch_shape")
 
-    def _start(self, loc: Tensor, cov: BlockCovariance, batch: torch.Size = _NO_BATCH) -> None:
-        self.layout, self.loc, self._cov = cov.layout, loc, cov
-        Distribution.__init__(self, batch, loc.shape, validate_args=False)
+    def _start(self, batch: torch.Size) -> None:
+        self._placed = place(self.layout, self.blocks)
+        Distribution.__init__(self, batch, self.loc.shape, validate_args=False)
 
     def _with(self: N, **changes: Any) -> N:
         """Make a copy that shares every tensor not in ``changes``, and nothing torch cached."""
         new = object.__new__(type(self))
         for name in self._fields:
             setattr(new, name, changes.get(name, getattr(self, name)))
-        new._start(new.loc, new._cov, new._batch_shape)
+        new.blocks = tuple(new.blocks)
+        new._start(new._batch_shape)
         return new
 
     @property
@@ -57,19 +62,25 @@ class BlockNormal(dist.LowRankMultivariateNormal):
         return self.layout.dim
 
     @property
-    def blocks(self) -> tuple[Block, ...]:
-        """The independent blocks, each with its names, covariance and width."""
-        return self._cov.blocks
-
-    @property
     def rank(self) -> int:
         """K, the number of columns of the low-rank blocks' factors."""
-        return self._cov.rank
+        return sum(block.covariance.rank for block in self.blocks)
+
+    def _joined(
+        self, part: Callable[[Placed], Tensor], like: Tensor | None = None
+    ) -> Float[Tensor, "*batch D"]:
+        """Put the blocks' parts (..., F) into the order of the layout; ``like`` where D = 0."""
+        pieces = [piece for p in self._placed for piece in p.pieces(part(p))]
+        if len(pieces) == 1:
+            return pieces[0][1]
+        like = self.loc if like is None else like
+        parts = [tensor for _, tensor in sorted(pieces, key=lambda piece: piece[0].start)]
+        return torch.cat(parts, -1) if parts else like[..., :0].clone()
 
     @property
     def cov_diag(self) -> Float[Tensor, " D"]:
         """Diagonal part of the covariance, shape (D,), a new tensor."""
-        return self._cov.diagonal(self.loc)
+        return self._joined(lambda p: p.covariance.diagonal() * p.scale())
 
     @property
     def cov_factor(self) -> Float[Tensor, "D B"]:
@@ -77,16 +88,26 @@ class BlockNormal(dist.LowRankMultivariateNormal):
 
         B = K where all blocks are low-rank; a `RowCovariance` adds a column a weight.
         """
-        self._refuse("cov_factor", self._cov.num_columns)
-        return self._cov.factor(self.loc)
+        self._refuse("cov_factor", sum(b.covariance.num_columns for b in self.blocks))
+
+        def column(own: Placed, p: Placed) -> Tensor:
+            if p is own:
+                return p.covariance.factor().mT * p.scale().sqrt()
+            return self.loc.new_zeros((own.covariance.num_columns, p.covariance.dim))
+
+        rows = [self._joined(functools.partial(column, p)) for p in self._placed]
+        return torch.cat([self.loc.new_zeros((0, self.dim)), *rows]).mT
 
     # what torch's code for the parent class reads, computed on demand
     _unbroadcasted_cov_diag, _unbroadcasted_cov_factor = cov_diag, cov_factor
 
     @property
     def _capacitance_tril(self) -> Tensor:
-        parts = [block.covariance.capacitance_tril for block in self.blocks]
-        return torch.block_diag(*parts).to(self.loc) if parts else self.loc.new_zeros((0, 0))
+        """Cholesky factor of I + B^T D^-1 B, from a QR factorization: it exists for any B."""
+        scaled = self.cov_factor.double() / self.cov_diag.double().sqrt()[:, None]
+        upper = torch.linalg.qr(torch.cat([torch.eye(scaled.shape[1]).to(scaled), scaled])).R
+        signs = torch.where(upper.diagonal() < 0, -1.0, 1.0).to(upper)
+        return (signs[:, None] * upper).mT.to(self.loc)
 
     @property
     def covariance_matrix(self) -> Float[Tensor, "*batch D D"]:
@@ -100,7 +121,7 @@ class BlockNormal(dist.LowRankMultivariateNormal):
     def precision_matrix(self) -> Float[Tensor, "*batch D D"]:
         """Sigma^-1, for small D."""
         self._refuse("precision_matrix", self.dim)
-        dense = self._cov.solve(torch.eye(self.dim).to(self.loc))
+        dense = self._mapped("solve", torch.eye(self.dim).to(self.loc), -1, -1)
         return dense.expand((*self._extended_shape(), self.dim))
 
     @property
@@ -127,7 +148,8 @@ class BlockNormal(dist.LowRankMultivariateNormal):
     @property
     def variance(self) -> Float[Tensor, "*batch D"]:
         """Marginal variances, diagonal plus factor."""
-        return self._cov.variance(self.loc).expand(self._extended_shape())
+        variance = self._joined(lambda p: p.covariance.variance() * p.scale())
+        return variance.expand(self._extended_shape())
 
     def expand(self: N, batch_shape: Iterable[int], _instance: "BlockNormal | None" = None) -> N:
         """Return the same law with a batch shape; no tensor is copied."""
@@ -146,11 +168,25 @@ class BlockNormal(dist.LowRankMultivariateNormal):
 
     def log_normalizer(self) -> Float[Tensor, ""]:
         """Return log|Sigma| + D log 2 pi in float64; differentiable in the width."""
-        return self._cov.log_det() + self.dim * math.log(2 * math.pi)
+        total = torch.tensor(self.dim * math.log(2 * math.pi), dtype=torch.float64)
+        for p in self._placed:
+            sizes = torch.tensor(p.sizes, dtype=torch.float64)
+            total = p.covariance.log_det + (p.block.scale.log() * sizes).sum() + total
+        return total
 
     def mahalanobis(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
         """Return (w - loc)^T Sigma^-1 (w - loc) in float64; chi-square(D) under this law."""
-        return self._cov.quadratic(self._residual(value))
+        return self._quadratic(self._residual(value))
+
+    def _quadratic(self, residual: Tensor) -> Tensor:
+        terms = []
+        for p in self._placed:
+            part, scale = p.gather(residual), p.block.scale
+            if scale.dim():
+                terms.append(quadratic(part / p.scale(part).sqrt(), p.covariance))
+            else:
+                terms.append(quadratic(part, p.covariance) / scale)
+        return sum(terms[1:], terms[0]) if terms else residual.double().sum(-1)
 
     def log_prob(
         self, value: Float[Tensor, "*batch D"], dtype: torch.dtype | None = None
@@ -174,10 +210,15 @@ class BlockNormal(dist.LowRankMultivariateNormal):
         """
         self.layout.check_dim(value)
         if transformed():  # vmap knows no writing into parts of a tensor
-            score = -self._cov.solve(value - self.loc)
+            score = -self._mapped("solve", value - self.loc, -1, -1)
             return score if out is None else out.copy_(score)
         with torch.no_grad():
-            return self._cov.score(value, self.loc, out)
+            if out is None:
+                kind = torch.promote_types(value.dtype, self.loc.dtype)
+                out = value.new_empty(value.shape, dtype=kind)
+            for p in self._placed:
+                p.score_(value, self.loc, out)
+        return out
 
     @torch.no_grad()
     def score_and_log_prob(
@@ -185,18 +226,33 @@ class BlockNormal(dist.LowRankMultivariateNormal):
     ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
         """Return the score and the log density in float64 (from the score, so rounded as it is)."""
         score = self.score(value)
-        quadratic = self._cov.quadratic_of_score(value, self.loc, score)
-        return score, -0.5 * (quadratic + self.log_normalizer())
+        total = self.log_normalizer().to(value.device).expand(value.shape[:-1])
+        for at in tiles(value.device, self.dim):
+            product = (value[..., at] - self.loc[at]) * score[..., at]
+            total = total - product.sum(-1, dtype=torch.float64)
+        return score, -0.5 * total
 
     @torch.no_grad()
     def max_precision(self) -> Float[Tensor, " D"]:
         """Return b, a new tensor of shape (D,), with Sigma^-1 <= diag(b): 1 / cov_diag."""
-        return self._cov.max_precision(self.loc)
+        return self._joined(lambda p: p.covariance.max_precision() / p.scale())
+
+    def _mapped(self, method: str, value: Tensor, before: int, after: int) -> Tensor:
+        """A^after f(A^before v) with f of the blocks' covariances; all derivatives."""
+
+        def part(p: Placed) -> Tensor:
+            width, call = p.scale().sqrt(), getattr(p.covariance, method)
+            given = p.gather(value) * power(width, before)
+            symmetric = method in ("solve", "product")
+            adjoint = None if symmetric else functools.partial(call, transposed=True)
+            return linear(given, call, adjoint) * power(width, after)
+
+        return self._joined(part, value)
 
     def covariance_product(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """Return Sigma v; two passes over W."""
         self.layout.check_dim(value)
-        return self._cov.product(value)
+        return self._mapped("product", value, 1, 1)
 
     def color(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """Return loc + R z with R R^T = Sigma: weights of standard normal coordinates.
@@ -205,11 +261,11 @@ class BlockNormal(dist.LowRankMultivariateNormal):
         prior. `whiten` is the inverse.
         """
         self.layout.check_dim(z)
-        return self.loc + self._cov.color(z)
+        return self.loc + self._mapped("color", z, 0, 1)
 
     def whiten(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """Return R^-1 (w - loc), standard normal under this law; the inverse of `color`."""
-        return self._cov.whiten(self._residual(value))
+        return self._mapped("whiten", self._residual(value), -1, 0)
 
     @torch.no_grad()
     def coordinates(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch R"]:
@@ -218,7 +274,11 @@ class BlockNormal(dist.LowRankMultivariateNormal):
         Under this law the R <= K coordinates are independent standard normals, sorted by how far
         the direction's variance exceeds the diagonal's. R is K less the numerically null ones.
         """
-        return self._cov.coordinates(self._residual(value))
+        residual = self._residual(value)
+        found = [residual[..., :0].double()]
+        for p in self._placed:
+            found.append(p.covariance.coordinates(p.gather(residual) / p.scale().sqrt()))
+        return torch.cat(found, -1)
 
     def entropy(self) -> Float[Tensor, "*batch"]:
         """Return the differential entropy in nats, float64."""
@@ -234,7 +294,13 @@ class BlockNormal(dist.LowRankMultivariateNormal):
             loc = self.loc
             return torch.randn(size, generator=generator, dtype=loc.dtype, device=loc.device)
 
-        return self.loc + self._cov.draw(normal(*shape), normal(*shape[:-1], self.rank))
+        noise, low_rank = normal(*shape), normal(*shape[:-1], self.rank)
+        extra = iter(low_rank.split([block.covariance.rank for block in self.blocks], -1))
+
+        def part(p: Placed) -> Tensor:
+            return p.covariance.draw(p.gather(noise), next(extra)) * p.scale().sqrt()
+
+        return self.loc + self._joined(part, noise)
 
     def marginal(self: N, names: Iterable[str]) -> N:
         """Return the law of some parameters, in this layout's order."""
@@ -258,7 +324,7 @@ class BlockNormal(dist.LowRankMultivariateNormal):
     def _at(self: N, layout: ParameterLayout) -> N:
         parts = [self.loc[self.layout.slice(name)] for name in layout.names]
         loc = torch.cat([self.loc[:0], *parts])
-        return self._with(loc=loc, _cov=algebra.marginal(self._cov, layout))
+        return self._with(layout=layout, loc=loc, blocks=taken(self._placed, layout))
 
     def to_pyro(self) -> dist.LowRankMultivariateNormal:
         """Return Pyro's plain `LowRankMultivariateNormal` (rank 0 becomes one zero column)."""
@@ -267,16 +333,35 @@ class BlockNormal(dist.LowRankMultivariateNormal):
         return dist.LowRankMultivariateNormal(self.loc, factor, self.cov_diag)
 
 
+def _kl(p_log_normalizer: Tensor, trace: Tensor, shift: Tensor, q: BlockNormal) -> Tensor:
+    """KL of a Normal at q's mean + shift to q, given log|P| + D log 2 pi and tr(Q^-1 P)."""
+    inner = trace + q._quadratic(shift) - shift.shape[-1]
+    divergence = 0.5 * (q.log_normalizer() - p_log_normalizer + inner)
+    return divergence.expand(torch.broadcast_shapes(divergence.shape, q.batch_shape))
+
+
 @register_kl(BlockNormal, BlockNormal)
-def _kl(p: BlockNormal, q: BlockNormal) -> Tensor:
+def _kl_blocks(p: BlockNormal, q: BlockNormal) -> Tensor:
     p = p.reorder(q.layout)
-    divergence = algebra.kl_divergence(p._cov, q._cov, p.loc - q.loc)
+    trace = algebra.trace_of_product(p._placed, q._placed)
+    divergence = _kl(p.log_normalizer(), trace, p.loc - q.loc, q)
     return divergence.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
 
 def _kl_to(q: BlockNormal, loc: Tensor, diag: Tensor, factor: Tensor) -> Tensor:
-    divergence = algebra.kl_divergence_from(q._cov, q._residual(loc), diag, factor)
-    return divergence.expand(torch.broadcast_shapes(divergence.shape, q.batch_shape))
+    """Differentiable in the first law's tensors, (*batch, D) and (*batch, D, K)."""
+    wide, variances, shift = factor.double(), diag.double(), q._residual(loc)
+    trace = (variances * q._joined(_inverse_diagonal, variances)).sum(-1)
+    if factor.shape[-1]:
+        trace = trace + q._quadratic(factor.mT).sum(-1)
+    capacitance = wide.mT @ (wide / variances.unsqueeze(-1)) + torch.eye(wide.shape[-1]).to(wide)
+    log_det = torch.logdet(capacitance) + variances.log().sum(-1)
+    return _kl(log_det + q.dim * math.log(2 * math.pi), trace, shift, q)
+
+
+def _inverse_diagonal(p: Placed) -> Tensor:
+    inverse = p.covariance.inverse_diagonal
+    return inverse / p.scale(inverse)
 
 
 @register_kl(torch.distributions.LowRankMultivariateNormal, BlockNormal)

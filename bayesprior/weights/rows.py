@@ -40,16 +40,7 @@ class RowCovariance(Covariance):
     def __init__(self, tril: Float[Tensor, "P P"], count: int) -> None:
         self.tril = self.anchor = tril
         self.count = count
-
-    @property
-    def dim(self) -> int:
-        """C P."""
-        return self.count * len(self.tril)
-
-    @property
-    def num_columns(self) -> int:
-        """C P: S has full rank."""
-        return self.dim
+        self.dim = self.num_columns = count * len(tril)
 
     @constant
     def _wide(self) -> Tensor:
@@ -57,24 +48,9 @@ class RowCovariance(Covariance):
         return self.tril.double()
 
     @constant
-    def _least(self) -> Tensor:
-        """Least eigenvalue of S, from the largest singular value of L^-1."""
-        if not len(self._wide):
-            return self._wide.new_ones(())
-        inverse = torch.linalg.solve_triangular(
-            self._wide, torch.eye(len(self._wide)).to(self._wide), upper=False
-        )
-        return torch.linalg.matrix_norm(inverse, 2).square().reciprocal()
-
-    @constant
     def log_det(self) -> Float[Tensor, ""]:
         """C log|S|."""
         return 2 * self.count * self._wide.diagonal().log().sum()
-
-    @constant
-    def trace(self) -> float:
-        """C times the trace of S."""
-        return self.count * float(self._wide.square().sum())
 
     @constant
     def inverse_diagonal(self) -> Float[Tensor, " F"]:
@@ -82,10 +58,11 @@ class RowCovariance(Covariance):
         inverse = torch.cholesky_inverse(self._wide)
         return inverse.diagonal().repeat(self.count)
 
-    @property
+    @constant
     def least_variance(self) -> float:
-        """Least eigenvalue of S."""
-        return float(self._least)
+        """Least eigenvalue of S, from the largest singular value of L^-1."""
+        inverse = self._divide(torch.eye(len(self._wide)).to(self._wide))
+        return float(1 / torch.linalg.matrix_norm(inverse, 2).square()) if self.dim else 1.0
 
     def variance(self) -> Float[Tensor, " F"]:
         """Diagonal of S, C times."""
@@ -97,11 +74,8 @@ class RowCovariance(Covariance):
 
     def factor(self) -> Float[Tensor, "F B"]:
         """I_C (x) B with B B^T the rest of S; C P columns."""
-        rest = self._wide @ self._wide.T - torch.eye(len(self.tril)).to(self._wide) * (
-            self.diagonal()[0].double()
-        )
-        identity = torch.eye(self.count).to(self._wide)
-        return torch.kron(identity, torch.linalg.cholesky(rest).contiguous()).to(self.tril.dtype)
+        rest = self.jittered(-self.least_variance / 2).tril.contiguous()
+        return torch.kron(torch.eye(self.count).to(rest), rest)
 
     def max_precision(self) -> Float[Tensor, " F"]:
         """Largest eigenvalue of S^-1, for every weight."""
@@ -125,17 +99,12 @@ class RowCovariance(Covariance):
         return self._divide(self._rows(residual)).square().sum((-2, -1))
 
     def solve(
-        self,
-        value: Tensor,
-        shift: Tensor | None = None,
-        *,
-        multiplier: float = 1.0,
-        out: Tensor | None = None,
+        self, value: Tensor, shift: Tensor | None = None, by: float = 1.0, out: Tensor | None = None
     ) -> Tensor:
-        """Return multiplier * S^-1 (value - shift) for every row."""
+        """Return by * S^-1 (value - shift) for every row."""
         residual = value if shift is None else value - shift
         rows = self._divide(self._divide(self._rows(residual)), transposed=True)
-        solved = self._back(rows * multiplier, residual)
+        solved = self._back(rows * by, residual)
         return solved if out is None else out.copy_(solved)
 
     def product(self, value: Tensor) -> Tensor:
@@ -153,11 +122,10 @@ class RowCovariance(Covariance):
 
     def trace_of_product(self, other: Covariance, ratio: Tensor) -> Float[Tensor, ""]:
         """Trace of other^-1 A (I (x) S) A: closed for another of this kind, else by low rank."""
+        ratio = ratio.reshape(-1)[0]  # a block of this kind holds one parameter
         if isinstance(other, RowCovariance):
-            # a block of this kind holds one parameter, so the ratio is one number
-            whitened = torch.linalg.solve_triangular(other._wide, self._wide, upper=False)
-            return ratio.reshape(-1)[0] * self.count * whitened.square().sum()
-        return ratio.reshape(-1)[0] * other.trace_of_solve(self)
+            return ratio * self.count * other._divide(self._wide.mT).square().sum()
+        return ratio * other.trace_of_solve(self)
 
     def take(self, slices: list[slice], *, precision: bool = False) -> "RowCovariance":
         """Return itself: the parameter of this block is not divisible."""
@@ -169,10 +137,6 @@ class RowCovariance(Covariance):
         """S + variance I."""
         rows = self._wide @ self._wide.T + variance * torch.eye(len(self.tril)).to(self._wide)
         return RowCovariance(torch.linalg.cholesky(rows).to(self.tril.dtype), self.count)
-
-    def to(self, device: str | torch.device | None, dtype: torch.dtype | None) -> "RowCovariance":
-        """Return the same covariance elsewhere or in another type."""
-        return RowCovariance(self.tril.to(device=device, dtype=dtype), self.count)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return ``tril`` (P, P)."""

@@ -39,6 +39,9 @@ _SPELLINGS = (
     (re.compile(r"(^|\.)(\w+)_v$"), r"\1parametrizations.\2.original1"),
 )
 
+_PICK = "pick the network that the file was saved from"
+_RESIZE = "build the network for the image size of the file, or resample its positions"
+
 
 class FoundState(dict[str, Tensor]):
     """Named tensors, with where they lay.
@@ -53,9 +56,9 @@ class FoundState(dict[str, Tensor]):
         What was cut off the front of every name, such as ``"module."``.
     """
 
-    source: str = "the state dict"
-    where: str = ""
-    stripped: str = ""
+    source = "the state dict"
+    where = ""
+    stripped = ""
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,8 @@ class LoadReport:
 
     def record(self) -> dict[str, Any]:
         """Return the same as JSON primitives, for a provenance."""
-        return {
-            "source": self.source,
-            "where": self.where,
-            "stripped": self.stripped,
-            "num_taken": len(self.taken),
-            "missing": _by_module(self.missing),
-            "left_out": _by_module(self.left_out),
-            "converted": list(self.converted),
-        }
+        told = {"source": self.source, "where": self.where, "stripped": self.stripped}
+        return {**told, "converted": list(self.converted), "summary": self.summary}
 
 
 def _by_module(names: Sequence[str], limit: int = 4) -> str:
@@ -172,10 +168,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
     shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
     if any(Path(name).name != name for name in shards):
         raise CheckpointError(f"{path} points outside its folder; its shards must lie beside it")
-    out: dict[str, Tensor] = {}
-    for name in shards:
-        out |= read_file(path.parent / name)
-    return out
+    return {n: tensor for shard in shards for n, tensor in read_file(path.parent / shard).items()}
 
 
 def read_state_dict(source: Source, module: nn.Module | None = None) -> FoundState:
@@ -197,59 +190,50 @@ def read_state_dict(source: Source, module: nn.Module | None = None) -> FoundSta
     """
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     content = source if isinstance(source, Mapping) else read_file(source)
-    sets = list(_tensor_sets(content, ()))
-    if not sets:
-        raise CheckpointError(f"{name} holds no dictionary of tensors by name")
     shapes = None if module is None else {n: t.shape for n, t in _entries(module).items()}
-    best: tuple[tuple[int, int, int], FoundState] | None = None
-    for keys, tensors in sets:
-        if shapes is None:
-            wrapped = _WRAPPERS.match(os.path.commonprefix(list(tensors)))
-            prefix, fits = wrapped.group() if wrapped else "", len(tensors)
-        else:
-            prefix, fits = _best_prefix(tensors, shapes)
-        where = ".".join(keys)
-        rank = (fits, bool(_AVERAGED.search(f"{where}.{prefix}")), len(tensors))
-        if best is None or rank > best[0]:
-            found = FoundState(
-                {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            )
-            found.source, found.where, found.stripped = name, where, prefix
-            for other, tensor in tensors.items():
-                if not other.startswith(prefix):
-                    found.setdefault(other, tensor)
-            best = rank, found
-    assert best is not None
-    for entry, tensor in best[1].items():
+    ranked = []
+    for where, tensors in _tensor_sets(content):
+        prefix, fits = _best_prefix(tensors, shapes)
+        averaged = bool(_AVERAGED.search(f"{where}.{prefix}"))
+        ranked.append(((fits, averaged, len(tensors)), where, prefix, tensors))
+    if not ranked:
+        raise CheckpointError(f"{name} holds no dictionary of tensors by name")
+    _, where, prefix, tensors = max(ranked, key=lambda candidate: candidate[0])
+    # Names with the prefix come last, so they win over equal ones without it.
+    names = sorted(tensors, key=lambda n: n.startswith(prefix))
+    found = FoundState((n.removeprefix(prefix), tensors[n]) for n in names)
+    found.source, found.where, found.stripped = name, where, prefix
+    for entry, tensor in found.items():
         if tensor.device.type == "meta":
             raise CheckpointError(f"{name}: {entry} has a shape but no values (meta device)")
         if tensor.is_quantized or tensor.layout is not torch.strided:
             raise CheckpointError(f"{name}: {entry} is sparse or quantized; store it dense")
-    return best[1]
+    return found
 
 
-def _tensor_sets(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _tensor_sets(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Every dictionary, at most five levels down, most of whose values are tensors by name."""
     if not isinstance(content, Mapping) or len(keys) > 5:
         return
     tensors = {n: t for n, t in content.items() if isinstance(n, str) and isinstance(t, Tensor)}
     if 2 * len(tensors) > len(content):
-        yield keys, tensors
+        yield ".".join(keys), tensors
     for key, value in content.items():
         if isinstance(key, str) and not _NO_WEIGHTS.search(key):
             yield from _tensor_sets(value, (*keys, key))
 
 
 def _best_prefix(
-    tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size] | None
 ) -> tuple[str, int]:
     """Return the prefix without which most names and shapes are the network's, and how many."""
+    if shapes is None:
+        wrapped = _WRAPPERS.match(os.path.commonprefix(list(tensors)))
+        return wrapped.group() if wrapped else "", len(tensors)
     fits: Counter[str] = Counter({"": 0})
     for name, tensor in tensors.items():
-        starts = [0, *(i + 1 for i, letter in enumerate(name) if letter == ".")]
-        for start in starts:
-            spelled = _spelled(name[start:], shapes)
-            if shapes.get(spelled) == tensor.shape:
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
+            if shapes.get(_spelled(name[start:], shapes)) == tensor.shape:
                 fits[name[:start]] += 1
     prefix = max(fits, key=lambda p: (fits[p], bool(_AVERAGED.search(p)), p == ""))
     return prefix, fits[prefix]
@@ -257,12 +241,8 @@ def _best_prefix(
 
 def _spelled(name: str, known: Mapping[str, Any]) -> str:
     """Return the network's own spelling of an entry's name."""
-    if name in known:
-        return name
-    for pattern, replacement in _SPELLINGS:
-        if (other := pattern.sub(replacement, name)) in known:
-            return other
-    return name
+    spellings = (name, *(pattern.sub(new, name) for pattern, new in _SPELLINGS))
+    return next((spelling for spelling in spellings if spelling in known), name)
 
 
 def _entries(module: nn.Module) -> dict[str, Tensor]:
@@ -271,10 +251,7 @@ def _entries(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_weights(
-    module: nn.Module,
-    source: Source,
-    name: str | Path | None = None,
-    ignore: Selection = (),
+    module: nn.Module, source: Source, name: str | Path | None = None, ignore: Selection = ()
 ) -> LoadReport:
     """Copy a file's weights into a network, name by name, all or nothing.
 
@@ -306,59 +283,53 @@ def load_weights(
     """
     found = source if isinstance(source, FoundState) else read_state_dict(source, module)
     where, mine = str(name or found.source), _entries(module)
-    state, left_out, old_head = {}, [], set()
+    unfit = f"{where} does not fit {type(module).__name__}"
+    state, ignored, old_head = {}, [], set()
     for entry, tensor in found.items():
         own = _spelled(entry, mine)
-        here = mine[own].shape if own in mine else None
+        here = mine[own].shape if own in mine else tensor.shape
         if is_selected(own, ignore):
-            left_out.append(entry)
-        elif here is None or here == tensor.shape:
+            ignored.append(entry)
+        elif here == tensor.shape:
             state[own] = tensor
-        elif here[1:] == tensor.shape[1:] and own.rpartition(".")[2] in ("weight", "bias"):
-            old_head.add(own.rpartition(".")[0])
+        elif here[1:] == tensor.shape[1:] and own.endswith(("weight", "bias")):
+            old_head.add(_layer(own))
         else:
-            raise CheckpointError(_conflict(where, module, own, here, tensor.shape))
-    for entry in [n for n in state if n.rpartition(".")[0] in old_head]:
-        del state[entry]
-    left_out += [n for n in found if n.rpartition(".")[0] in old_head]
+            raise CheckpointError(
+                f"{unfit}: {own} is {tuple(here)} here and {tuple(tensor.shape)} in the file; "
+                + (_RESIZE if "pos_embed" in own else _PICK)
+            )
+    state = {n: t for n, t in state.items() if _layer(n) not in old_head}
     before = {n: t.clone() for n, t in mine.items()}
     try:
         result = module.load_state_dict(state, strict=False)
         missing = _missing(module, result.missing_keys)
-        _check_coverage(module, found, missing, old_head, ignore, where)
+        lacking = [n for n in missing if not is_selected(n, ignore)]
+        needed = {n for n, _ in module.named_parameters() if not is_selected(n, ignore)}
+        fitted = needed.difference(lacking)
+        partly = {_layer(n) for n in fitted} - old_head
+        if (only := [n for n in lacking if _layer(n) in partly]) or 2 * len(fitted) < len(needed):
+            raise CheckpointError(
+                f"{unfit}: it has {len(fitted)} of {len(needed)} parameters; only here: "
+                + _listed(only or lacking, found)
+            )
     except Exception as error:
         module.load_state_dict(before, strict=False)
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(
-            f"{where} does not fit {type(module).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise CheckpointError(f"{unfit}: {' '.join(str(error).split())[:200]}") from None
     taken = tuple(n for n in mine if n not in result.missing_keys)
-    kinds = {(state[n].dtype, mine[n].dtype) for n in taken if n in state}
-    report = LoadReport(
-        where,
-        found.where,
-        found.stripped,
-        taken,
-        tuple(missing),
-        (*left_out, *result.unexpected_keys),
-        tuple(sorted(str(a).removeprefix("torch.") for a, b in kinds if a != b)),
-    )
-    if any(not is_selected(n, ignore) for n in missing):
+    left_out = (*ignored, *(n for n in found if _layer(n) in old_head), *result.unexpected_keys)
+    types = {state[n].dtype for n in taken if n in state and state[n].dtype != mine[n].dtype}
+    kinds = tuple(sorted(str(kind).removeprefix("torch.") for kind in types))
+    report = LoadReport(where, found.where, found.stripped, taken, tuple(missing), left_out, kinds)
+    if lacking:
         warnings.warn(report.summary, UserWarning, stacklevel=3)
     return report
 
 
-def _conflict(
-    where: str, module: nn.Module, name: str, here: torch.Size | None, there: torch.Size
-) -> str:
-    hint = "pick the network that the file was saved from"
-    if "pos_embed" in name or "pos_embedding" in name:
-        hint = "build the network for the image size of the file, or resample its positions"
-    return (
-        f"{where} does not fit {type(module).__name__}: {name} is {tuple(here or ())} here and "
-        f"{tuple(there)} in the file; {hint}"
-    )
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _missing(module: nn.Module, names: Sequence[str]) -> list[str]:
@@ -369,31 +340,9 @@ def _missing(module: nn.Module, names: Sequence[str]) -> list[str]:
     return [n for n in names if n not in counters and id(every.get(n)) not in here]
 
 
-def _check_coverage(
-    module: nn.Module,
-    found: FoundState,
-    missing: Sequence[str],
-    old_head: set[str],
-    ignore: Selection,
-    where: str,
-) -> None:
-    needed = [n for n, _ in module.named_parameters() if not is_selected(n, ignore)]
-    lacking = [n for n in missing if not is_selected(n, ignore)]
-    fitted = len(needed) - len(set(lacking).intersection(needed))
-    partly = [
-        n
-        for n in lacking
-        if (layer := n.rpartition(".")[0]) not in old_head
-        and any(m.rpartition(".")[0] == layer for m in needed if m not in lacking)
-    ]
-    if partly or 2 * fitted < len(needed):
-        only = partly or lacking
-        names = ", ".join(n + nearest_name(n, found).rstrip("?") for n in only[:3])
-        more = f" and {len(only) - 3} more" if len(only) > 3 else ""
-        moments = any(n.endswith(("_sq_mean", "sq_mean")) for n in found)
-        hint = "pick the network that the file was saved from"
-        raise CheckpointError(
-            f"{where} does not fit {type(module).__name__}: it has {fitted} of {len(needed)} "
-            f"parameters; only here: {names}{more}; "
-            + ("these are SWAG's moments: from_swa_gaussian reads them" if moments else hint)
-        )
+def _listed(names: Sequence[str], found: FoundState) -> str:
+    """Name a few entries that a file lacks, the nearest that it has, and what helps."""
+    some = ", ".join(n + nearest_name(n, found).rstrip("?") for n in names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    moments = any(n.endswith("_sq_mean") for n in found)
+    return f"{some}{more}; {'from_swa_gaussian reads moments of SWAG' if moments else _PICK}"

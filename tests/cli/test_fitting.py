@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bayesprior.cli.main import main
+from bayesprior.inference.optimizers import SGLD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.recipes.runs import read_config, read_results
 from bayesprior.weights.gaussian import GaussianWeights
@@ -170,9 +171,9 @@ def arrays(**changes):
     [
         (arrays(y=None), "lacks y"),
         (arrays(y=np.arange(12) - 1), "label -1"),
-        (arrays(x=np.full((12, 8, 8), np.nan, np.float32)), "NaN or infinite pixels"),
-        (arrays(x=np.zeros((12, 8), np.uint8)), "shape (12, 8)"),
-        (arrays(y=np.zeros(11, int)), "12 images"),
+        (arrays(x=np.full((12, 8, 8), np.nan, np.float32)), "NaN or infinite numbers"),
+        (arrays(x=np.zeros((12, 8, 8, 5), np.uint8)), "must be 1, 3 or 4 channels"),
+        (arrays(y=np.zeros(11, int)), "12 inputs"),
     ],
 )
 def test_bad_images(content, message, refused, tmp_path):
@@ -272,22 +273,20 @@ def test_the_run_without_a_source(work, tmp_path):
 
 
 def test_an_interrupted_sampler_resumes_to_the_same_draws(work, fit, monkeypatch, tmp_path):
-    from bayesprior.inference import engine
-
     options = ["--lr", "1e-4", "--head_lr", "0.01", "--num_draws", "4"]
     options += ["--burn_in", "3", "--thin", "2", "--seed", "3"]
     assert main(["fit", "sgld", *fit, *options, "--out", str(tmp_path / "whole")]) == 0
 
-    real, deadline = engine._set_phase, [7]
+    real, deadline = SGLD.step, [7]
 
-    def stop(optimizer, phase):
+    def stop(self, *arguments, **keywords):
         deadline[0] -= 1
         if deadline[0] == 0:
             os.kill(os.getpid(), 2)
             time.sleep(0.01)
-        real(optimizer, phase)
+        return real(self, *arguments, **keywords)
 
-    monkeypatch.setattr(engine, "_set_phase", stop)
+    monkeypatch.setattr(SGLD, "step", stop)
     assert main(["fit", "sgld", *fit, *options, "--out", str(tmp_path / "halves")]) == 130
     assert main(["fit", "sgld", *fit, *options, "--out", str(tmp_path / "halves")]) == 0
     whole, halves = (

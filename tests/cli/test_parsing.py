@@ -59,7 +59,7 @@ def test_the_word_behind_fit_is_the_method():
         (["fit", "map", *NEEDED, "--num-steps", "1e30"], "--num_steps must be a whole number"),
         (["fit", "map", *NEEDED, "--start", "no"], "--start must be one of 'prior', 'module', got"),
         (["fit", "map", *NEEDED, "--progress", "x"], "unrecognized arguments: x"),
-        (["fit", "map", *NEEDED, "--seed"], "expected one argument"),
+        (["fit", "map", *NEEDED, "--seed"], "--seed needs a value"),
         (["fit", "map", *NEEDED[:-2]], "missing: --out"),
         (["fit", "map", *NEEDED, "stray"], "stray"),
         (["fit", "map", *NEEDED, "--config", "no.yaml"], "cannot read the configuration 'no.yaml'"),
@@ -139,7 +139,7 @@ def test_a_configuration_file_is_overridden_by_options(tmp_path):
     path = tmp_path / "fit.yaml"
     path.write_text(yaml.safe_dump({"lr": 0.5, "chains": 3, "data": "mnist", "seed": 4}))
     found = parse("fit sgld", [*NEEDED, "--config", str(path), "--seed", "9"])
-    assert (found.lr, found.chains, found.seed) == (0.5, 3, 9)
+    assert (found.lr, found.chains, found.seed, found.data) == (0.5, 3, 9, "digits")
     needed = ["--model", "mlp", "--prior", "p", "--out", "o"]
     assert parse("fit sgld", [f"--config={path}", *needed]).data == "mnist"
 

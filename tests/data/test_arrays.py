@@ -249,7 +249,7 @@ def test_whole_numbers_as_floats_are_asked_about(rng):
     assert from_arrays("t", (x, y), kind="regression").num_classes == 0
     with pytest.raises(ConfigError, match="kind must be 'classification' or 'regression'"):
         from_arrays("t", (x, y), kind="regresion")
-    with pytest.raises(DataError, match="y_train has NaN"):
+    with pytest.raises(DataError, match="y_train has 6 NaN or infinite"):
         from_arrays("t", (x, y / 0.3 * np.nan), kind="regression")
 
 
@@ -287,6 +287,7 @@ def test_equal_splits_are_a_leak_whatever_their_channels(rng, shape):
         ("ab", "must be a list with one name a class"),
         (["a", "a"], "must differ, got a more than once"),
         (np.array("a"), "must be a list"),
+        (["a", "b\0"], "a NUL character"),
         ({0: "a", 2: "b"}, "must number the classes 0, 1"),
     ],
 )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bayesprior.data.batch_sampler import EpochBatchSampler, scoped_seed, uniforms
+from bayesprior.data.batch_sampler import EpochBatchSampler, uniforms
 from bayesprior.errors import ConfigError
 from bayesprior.inference.generators import fold_seed
 
@@ -103,19 +103,10 @@ def test_fold_seed_does_not_collide():
     assert all(0 <= s < 2**64 for s in seeds)
 
 
-def test_scoped_seed_leaves_the_global_state_alone():
-    before = torch.get_rng_state()
-    with scoped_seed(11):
-        first = torch.rand(3)
-    with scoped_seed(11):
-        assert torch.equal(torch.rand(3), first)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_numbers_of_any_integer_type_and_size():
     plain = list(EpochBatchSampler(5, 2, shuffle=True, seed=3))
     assert (
         list(EpochBatchSampler(np.int64(5), np.int32(2), shuffle=True, seed=np.int64(3))) == plain
     )
-    assert len(list(EpochBatchSampler(5, 10**21, world_size=2))[0]) == 3
+    assert list(EpochBatchSampler(5, 10**21, world_size=2)) == [[0, 1]]
     assert fold_seed(np.int64(-1), 10**21) == fold_seed(-1, 10**21)

@@ -7,6 +7,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
+from bayesprior.data.folders import photographs
 from bayesprior.data.subsets import few_shot
 from bayesprior.errors import ConfigError, DataError
 
@@ -124,8 +125,33 @@ def test_any_map_style_data_set_is_taken():
     ((inputs, labels),) = data.loader("train", 6)
     assert torch.equal(inputs, torch.stack([x for x, _ in PAIRS]))
     assert labels.tolist() == [0, 1, 2, 0, 1, 2]
+    before = torch.get_rng_state()
     assert data.class_counts.tolist() == [2, 2, 2]
     assert (data.num_data, data.input_shape) == (6, (3,))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Has a random transform of its own, as torchvision's sets have."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return torch.rand(2) + index, index % 3
+
+
+def test_random_transforms_of_a_data_set_belong_to_seed_epoch_and_example():
+    data, before = DataBundle("noisy", Noisy(), class_names=NAMES), torch.get_rng_state()
+
+    def epoch(batch_size, number):
+        loader = data.loader("train", batch_size, seed=1)
+        loader.batch_sampler.set_epoch(number)
+        return torch.cat([inputs for inputs, _ in loader])
+
+    assert torch.equal(epoch(6, 0), epoch(4, 0))
+    assert not torch.equal(epoch(6, 0), epoch(6, 1))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_tables_of_double_precision_are_cast():
@@ -213,11 +239,17 @@ def test_common_rows_are_a_leak():
     copy = TensorDataset(source.tensors[0].clone(), source.tensors[1])
     with pytest.raises(DataError, match="are the same data"):
         DataBundle("t", source, copy)
+    # Two readers of the same data with rows of their own, as for different transforms.
+    assert len(DataBundle("t", Subset(source, [0, 1, 2]), Subset(copy, [3, 4])).test) == 2
 
 
 def test_pictures_that_cannot_be_stacked_are_explained():
     from PIL import Image
 
     rows = [(Image.new("RGB", (4, 4)), 0)] * 3
-    with pytest.raises(DataError, match="examples of Image cannot be stacked .*a transform to"):
+    with pytest.raises(DataError, match=r"examples of Image cannot be stacked .*photographs\(data"):
         next(iter(DataBundle("t", rows).loader("train", 3)))
+    data = DataBundle("t", photographs(rows, size=8), photographs(rows[1:], size=8))
+    ((inputs, labels),) = data.loader("train", 3)
+    assert inputs.shape == (3, 3, 8, 8)
+    assert labels.tolist() == [0, 0, 0]

@@ -125,6 +125,8 @@ def test_validation_is_disjoint_from_training_and_plain():
     ("options", "error", "message"),
     [
         ({"fraction": 1.5}, ConfigError, r"fraction must be in \(0, 1\)"),
+        ({"fraction": 1}, ConfigError, r"fraction must be in \(0, 1\)"),
+        ({"fraction": 0}, ConfigError, r"fraction must be in \(0, 1\)"),
         ({"num": 8}, DataError, "cannot split 8 of 8 examples off"),
         ({"fraction": 0.01}, DataError, "cannot split 0 of 8"),
         ({}, ConfigError, "exactly one of fraction and num"),

@@ -52,6 +52,15 @@ def test_subset_and_plain_images():
     assert data.without_augmentation()[3][0].shape == (3, 16, 16)
 
 
+def test_views_of_images_without_labels_are_both_transformed():
+    whole = bundle()
+    plain = ArrayDataset(whole.train.inputs, transform=whole.train.transform)
+    data = two_views(DataBundle("new", plain))
+    first, second = next(iter(data.loader("train", 6)))
+    assert first.shape == second.shape == (6, 3, 16, 16)
+    assert first.dtype == second.dtype == torch.float32
+
+
 def test_photographs_are_read_once_per_pair(monkeypatch):
     reads = []
 

@@ -5,7 +5,6 @@ from scipy.stats import binomtest
 from torchmetrics.classification import MulticlassCalibrationError
 
 from bayesprior.diagnostics.calibration import CalibrationBins, brier, class_wise_ece
-from bayesprior.errors import ConfigError
 from bayesprior.prediction.metrics import CalibrationError
 
 
@@ -52,7 +51,7 @@ def test_the_streamed_sums_are_the_same(case):
         if len(part):
             metric.update(torch.from_numpy(probs[part]), torch.from_numpy(targets[part]))
     bins = CalibrationBins.of(*top(probs, targets))
-    streamed = CalibrationBins.from_sums(metric.sums().numpy())
+    streamed = CalibrationBins(metric.sums().numpy())
     np.testing.assert_allclose(streamed.sums, bins.sums)
     np.testing.assert_array_equal(streamed.edges, bins.edges)
 
@@ -66,15 +65,6 @@ def test_class_wise_ece_equals_the_formula(case):
         ]
     )
     assert class_wise_ece(probs, targets) == pytest.approx(expected, abs=1e-12)
-
-
-def test_adaptive_bins_cut_into_equal_parts(rng):
-    probs = rng.dirichlet(np.ones(4), 600)
-    confidence, correct = top(probs, rng.integers(0, 4, 600))
-    order = confidence.argsort()
-    parts = zip(np.split(confidence[order], 15), np.split(correct[order], 15), strict=True)
-    expected = np.mean([abs(c.mean() - a.mean()) for c, a in parts])
-    assert CalibrationBins.equal_mass(confidence, correct).ece == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("norm", ["l1", "max"])
@@ -134,27 +124,18 @@ def test_curve_is_the_mean_of_each_bin(rng):
 
 
 def test_consistency_band_covers_a_calibrated_model_at_its_level(rng):
-    """The band is a little conservative, so at least 90 % of the bins lie inside it."""
+    """The band is a little conservative, so at least 95 % of the bins lie inside it."""
     inside = []
     for _ in range(200):
-        curve = CalibrationBins.of(*calibrated(rng, 500)).curve(level=0.9)
+        curve = CalibrationBins.of(*calibrated(rng, 500)).curve()
         inside += list((curve.accuracy >= curve.low) & (curve.accuracy <= curve.high))
-    assert binomtest(sum(inside), len(inside), 0.9, alternative="less").pvalue > 1e-6
-    assert np.mean(inside) < 0.99
+    assert binomtest(sum(inside), len(inside), 0.95, alternative="less").pvalue > 1e-6
+    assert np.mean(inside) < 0.995
 
 
-def test_chance_ece_is_the_law_of_a_calibrated_models_ece(rng):
-    """The observed ECE's rank among the chance draws is uniform."""
-    ranks = []
-    for seed in range(200):
-        bins = CalibrationBins.of(*calibrated(rng, 400))
-        ranks.append((bins.chance_ece(200, seed) < bins.ece).mean())
+def test_one_calibrated_model_in_twenty_exceeds_chance(rng):
+    found = [CalibrationBins.of(*calibrated(rng, 400)) for _ in range(300)]
+    beyond = sum(bins.ece > bins.chance for bins in found)
     # the within-bin spread of confidences makes the law a little wider than the truth
-    assert binomtest(int((np.array(ranks) > 0.95).sum()), 200, 0.05, "greater").pvalue > 1e-6
-    assert 0.35 < np.mean(ranks) < 0.65
-
-
-@pytest.mark.parametrize("edges", [0, -3, np.array([0.0, 0.5, 0.5, 1.0])])
-def test_a_binning_without_bins_is_refused(edges):
-    with pytest.raises(ConfigError, match="at least one bin"):
-        CalibrationBins.of(np.array([0.5]), np.array([1]), edges)
+    assert binomtest(beyond, 300, 0.05, "greater").pvalue > 1e-6
+    assert binomtest(beyond, 300, 0.02, "less").pvalue > 1e-6

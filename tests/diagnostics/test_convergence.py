@@ -113,7 +113,7 @@ def test_temperatures_are_read_where_the_claim_holds(run, rng):
     for row in rows[30:]:
         row["kinetic_temperature"] += 0.01 * rng.normal()
     [check] = temperature_checks(run.tree(traces=[rows, rows]))
-    assert (check.name, check.claimed) == ("kinetic", 0.5)
+    assert (check.name, check.claimed) == ("kinetic temperature", 0.5)
     assert check.measured.estimate == pytest.approx(0.5, abs=0.02)
     assert temperature_checks(run.tree(traces=())) == []
 
@@ -125,15 +125,15 @@ def test_each_parameter_group_has_its_own_temperature(run, rng):
             "step": float(i),
             "temperature": 1.0,
             "configurational_temperature": 1.1,
-            "temperature.0": 1.0,
-            "configurational_temperature.0": 1.3 + 0.01 * rng.normal(),
-            "temperature.1": 1e-4,
-            "configurational_temperature.1": 1e-4 * (1 + 0.01 * rng.normal()),
+            "temperature.backbone": 1.0,
+            "configurational_temperature.backbone": 1.3 + 0.01 * rng.normal(),
+            "temperature.head": 1e-4,
+            "configurational_temperature.head": 1e-4 * (1 + 0.01 * rng.normal()),
         }
         for i in range(40)
     ]
     hot, cold = temperature_checks(run.tree(traces=[rows, rows]))
-    assert hot.name == "configurational of parameter group 0"
+    assert hot.name == "configurational temperature of group backbone"
     assert hot.ratio == pytest.approx(1.3, rel=0.02)
     assert not hot.agrees(0.1)
     assert cold.claimed == 1e-4

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from bayesprior.diagnostics.calibration import brier
-from bayesprior.diagnostics.predictions import Outcome, check_probs, score_intervals, scores
+from bayesprior.diagnostics.predictions import Outcome, score_intervals, scores
 from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
 from bayesprior.tasks.likelihoods import Normal, PixelCategorical
+from bayesprior.tree.build import to_datatree
 
 
 def test_scores_equal_their_functions_and_predicts_own_metrics(make_prediction):
@@ -91,30 +92,29 @@ def test_regression_has_no_classes():
         Outcome.from_prediction("test", prediction)
 
 
-GOOD = np.array([[0.2, 0.8], [0.5, 0.5]])
-
-
-def test_tensors_and_float32_are_taken():
-    probs, targets = check_probs(torch.tensor(GOOD, dtype=torch.float32), torch.tensor([1, 0]))
-    assert probs.dtype == np.float64
-    np.testing.assert_array_equal(targets, [1, 0])
-
-
 @pytest.mark.parametrize(
-    ("probs", "targets", "message"),
+    ("change", "message"),
     [
-        (GOOD[0], [0], r"shape \(N, C\)"),
-        (GOOD[:0], [], r"shape \(N, C\)"),
-        (GOOD, [0, 1, 1], "2 rows of probabilities but targets of shape"),
-        (GOOD, [0.0, 1.0], "integer class indices"),
-        (GOOD * [np.nan, 1], [0, 1], "2 of 2 rows of probabilities hold NaN"),
-        (GOOD * 2, [0, 1], "sum to 1"),
-        (GOOD + [[-0.3, 0.3]], [0, 1], ">= 0"),
-        (GOOD, [0, 2], "targets range over 0..2 but the probabilities have 2 classes"),
-        (GOOD, [0, -1], "targets range over -1..0"),
+        (lambda probs, targets: (probs * np.nan, targets), "60 of 60 rows of probabilities hold"),
+        (lambda probs, targets: (probs * 2, targets), "sum to 1"),
+        (lambda probs, targets: (probs - 0.5, targets), ">= 0"),
+        (lambda probs, targets: (probs, targets + 4), "to 7 but the probabilities have 4 classes"),
+        (lambda probs, targets: (probs, targets - 1), "targets range from -1"),
     ],
 )
-def test_each_fault_has_one_clear_line(probs, targets, message):
+def test_each_fault_has_one_clear_line(make_prediction, change, message):
+    found = make_prediction()
+    probs, targets = change(found.mean_probs, found.targets)
     with pytest.raises(DataError, match=message) as caught:
-        check_probs(probs, targets)
+        Outcome.from_prediction(
+            "test", dataclasses.replace(found, mean_probs=probs, targets=targets)
+        )
     assert "\n" not in str(caught.value)
+
+
+def test_files_of_the_first_edition_are_scored_by_their_probabilities(make_prediction):
+    tree = to_datatree(test=make_prediction())
+    found = Outcome.from_group(tree, "predictions")
+    tree["predictions"] = tree["predictions"].dataset.drop_vars(["log_score", "mixture_weight"])
+    before = Outcome.from_group(tree, "predictions")
+    np.testing.assert_allclose(before.log_score, found.log_score, rtol=1e-6)

@@ -40,6 +40,17 @@ def test_a_last_example_alone_is_skipped_and_said():
     torch.testing.assert_close(module[0].running_mean, values[:4].mean(0))
 
 
+def test_a_first_example_alone_is_skipped_and_said():
+    module = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.BatchNorm1d(4))
+    images = torch.randn(5, 1, 2, 2)
+    with pytest.warns(UserWarning, match="first batch of one example is skipped"):
+        assert reestimate_(module, [images[:1], images[1:]], inputs_forward) == 4
+    torch.testing.assert_close(module[0].running_mean, images[1:].mean((0, 2, 3)))
+    torch.testing.assert_close(module[0].running_var, images[1:].flatten().var()[None])
+    with pytest.warns(UserWarning, match="first batch"), pytest.raises(DataError, match="no batch"):
+        reestimate_(module, [images[:1]], inputs_forward)
+
+
 def test_single_images_are_batches_of_their_own():
     module, images = nn.Sequential(nn.BatchNorm2d(2)), torch.randn(3, 2, 4, 4)
     assert reestimate_(module, list(images.split(1)), inputs_forward) == 3

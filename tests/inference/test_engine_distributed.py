@@ -17,6 +17,7 @@ from bayesprior.inference.schedules import constant
 STEPS = 12
 BATCH = 5
 OPTIMIZERS = ("implicit", "sgld", "objective")
+SHARES = (range(31), range(31, NUM_DATA))  # of two ranks, unequal
 
 
 class Projected(torch.nn.Module):
@@ -45,6 +46,18 @@ def make_loader(problem, batch_size, rank, world_size):
     )
     dataset = torch.utils.data.TensorDataset(problem.inputs, problem.targets)
     return torch.utils.data.DataLoader(dataset, batch_sampler=sampler)
+
+
+class Fixed(list):
+    """Batches of given rows."""
+
+    def set_epoch(self, epoch):
+        pass
+
+
+def make_unequal_loader(problem, *shares):
+    dataset = torch.utils.data.TensorDataset(problem.inputs, problem.targets)
+    return torch.utils.data.DataLoader(dataset, batch_sampler=Fixed(map(list, shares)))
 
 
 def fit(name, loader, fabric=None, folder=None):
@@ -89,6 +102,7 @@ def worker(rank, world_size, port, folder):
     for name in OPTIMIZERS:
         loader = make_loader(Problem(), BATCH, fabric.global_rank, fabric.world_size)
         results[name] = fit(name, loader, fabric, folder / name)
+    results["unequal"] = fit("implicit", make_unequal_loader(Problem(), SHARES[rank]), fabric)
     try:
         fit("sgld", Problem().loader(BATCH, shuffle=True), fabric)
     except ConfigError as error:
@@ -126,3 +140,9 @@ def test_two_ranks_with_half_the_batch_equal_one(name, replicas):
 def test_loader_that_ignores_ranks_is_refused(replicas):
     for result in replicas:
         assert "would all see the same batches" in result["refusal"]
+
+
+def test_ranks_with_unequal_batches_count_by_their_examples(replicas):
+    single = fit("implicit", make_unequal_loader(Problem(), range(NUM_DATA)))
+    for result in replicas:
+        torch.testing.assert_close(result["unequal"], single)

@@ -132,6 +132,25 @@ def test_parameters_without_a_data_gradient_still_feel_the_prior():
     torch.testing.assert_close(gradient, expected)
 
 
+def test_an_optimizer_is_given_the_covariance_and_its_root():
+    """Deviations, without the mean: R R^T = Sigma."""
+    problem = Problem()
+    term = PriorTerm(problem.module, problem.prior, NUM_DATA)
+    dim = problem.prior.dim
+
+    def columns(method):
+        found = []
+        for unit in torch.eye(dim, dtype=torch.float64):
+            views = problem.prior.layout.unflatten(unit).values()
+            given = dict(zip(term.parameters, views, strict=True))
+            found.append(torch.cat([method(given)[p].reshape(-1) for p in term.parameters]))
+        return torch.stack(found, 1)
+
+    root, covariance = columns(term.color), columns(term.covariance_product)
+    torch.testing.assert_close(covariance, problem.prior.covariance_matrix)
+    torch.testing.assert_close(root @ root.T, covariance)
+
+
 def test_bad_input_is_one_clear_error():
     problem = Problem()
     module = torch.nn.Sequential(problem.module, torch.nn.Linear(1, 1, dtype=torch.float64))

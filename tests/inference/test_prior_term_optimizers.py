@@ -130,7 +130,7 @@ def test_weight_decay_beside_a_prior_is_warned_of():
 def test_one_num_data():
     problem = Problem()
     optimizer = SGLD(problem.module.parameters(), lr=1e-3, num_data=4)
-    with pytest.raises(ConfigError, match=f"num_data = 4, the prior {NUM_DATA}"):
+    with pytest.raises(ConfigError, match=f"num_data = 4, the run {NUM_DATA}"):
         attach_prior(optimizer, problem.module, problem.prior, num_data=NUM_DATA)
     for prior in (problem.prior, None):
         with pytest.raises(ConfigError, match="num_data = 4"):

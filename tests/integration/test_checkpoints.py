@@ -6,7 +6,7 @@ import torch
 
 from bayesprior.data import few_shot, from_npz, split_validation
 from bayesprior.data.transforms import IMAGENET, PixelTransform
-from bayesprior.models import head_prefix, mobilenet_v1, torchvision_model
+from bayesprior.models import get_model, head_prefix, torchvision_model
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 
@@ -22,7 +22,7 @@ def squeezenet(path, **options):
 
 
 def mobilenet(path, **options):
-    return mobilenet_v1(weights=path, **options)
+    return get_model("mobilenet_v1", weights=path, **options)
 
 
 NETWORKS = [

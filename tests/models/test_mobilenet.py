@@ -4,7 +4,8 @@ from safetensors.torch import save_file
 
 from bayesprior.errors import CheckpointError
 from bayesprior.models.heads import head_prefix
-from bayesprior.models.mobilenet import MobileNetV1, mobilenet_v1
+from bayesprior.models.mobilenet import MobileNetV1
+from bayesprior.models.zoo import get_model
 
 
 def test_shape_and_published_sizes():
@@ -21,8 +22,8 @@ def test_shape_and_published_sizes():
 def test_body_from_a_file(tmp_path):
     source = MobileNetV1()
     save_file(source.state_dict(), tmp_path / "net.safetensors")
-    net = mobilenet_v1(num_classes=3, weights=tmp_path / "net.safetensors")
+    net = get_model("mobilenet_v1", num_classes=3, weights=tmp_path / "net.safetensors")
     assert net.head.out_features == 3
     assert torch.equal(net.blocks[5].pw.weight, source.blocks[5].pw.weight)
     with pytest.raises(CheckpointError, match="does not fit MobileNetV1"):
-        mobilenet_v1(width=0.5, weights=tmp_path / "net.safetensors")
+        get_model("mobilenet_v1", width=0.5, weights=tmp_path / "net.safetensors")

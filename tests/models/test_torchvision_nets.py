@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from bayesprior.errors import CheckpointError, ConfigError
-from bayesprior.models.heads import head_names, head_prefix
+from bayesprior.models.heads import head_prefix
 from bayesprior.models.torchvision_nets import torchvision_model
 
 HEADS = {
@@ -38,7 +38,8 @@ def check_network(name, prefix=None):
     with torch.no_grad():
         assert net(torch.zeros(2, 3, size, size, device=device)).shape == (2, 7)
     assert prefix in (None, head_prefix(net))
-    shapes = [p.shape[0] for n, p in net.named_parameters() if n in head_names(net)]
+    head = net.get_submodule(head_prefix(net))
+    shapes = [p.shape[0] for p in head.parameters()]
     assert shapes
     assert set(shapes) == {7}
     assert not [n for n, _ in net.named_parameters() if "aux" in n.lower()]

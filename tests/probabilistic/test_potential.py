@@ -28,7 +28,7 @@ from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGLD, ImplicitPriorSGD
 from bayesprior.inference.schedules import constant
 from bayesprior.probabilistic import BayesianNetwork, PyroPotential, potential_loss
-from bayesprior.probabilistic.log_joint import call_model
+from bayesprior.probabilistic.sites import call_model
 from bayesprior.tasks.likelihoods import Categorical, Normal
 
 
@@ -211,7 +211,7 @@ class TestJacobian:
         potential = PyroPotential(model, counts, num_chains=len(grid))
         potential.probs.data.copy_(grid)
         vectorized = torch.func.vmap(
-            lambda u: potential._run({"probs": u}, counts).total, randomness="error"
+            lambda u: potential._log_joint({"probs": u}, counts), randomness="error"
         )
         with pyro.validation_enabled(False):
             log_density = vectorized(grid)

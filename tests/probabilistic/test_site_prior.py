@@ -2,17 +2,23 @@ import pytest
 import torch
 from probabilistic.problems import make_prior
 from torch import nn
+from torch.distributions.transforms import identity_transform
 
 from bayesprior.errors import ConfigError
 from bayesprior.probabilistic.site_prior import SitePrior
+from bayesprior.probabilistic.sites import LatentSite
 from bayesprior.weights.layout import ParameterLayout
+
+
+def site(law, prefix=""):
+    return LatentSite("weights", identity_transform, law.loc, law.layout, prefix, law)
 
 
 def test_it_speaks_of_its_sites_only():
     first, second = make_prior(nn.Linear(2, 1)), make_prior(nn.Linear(3, 2))
     names = ("mu", "a.weight", "a.bias", "tau", "b.weight", "b.bias")
     layout = ParameterLayout(names, ((2,), (1, 2), (1,), (), (2, 3), (2,)))
-    prior = SitePrior(layout, [(first, names[1:3]), (second, names[4:])])
+    prior = SitePrior(layout, [site(first, "a."), site(second, "b.")])
     value = torch.randn(14)
     a, b = value[2:5], value[6:]
     score, log_prob = prior.score_and_log_prob(value)
@@ -29,7 +35,7 @@ def test_it_speaks_of_its_sites_only():
 
 def test_one_site_of_one_chain_is_the_distribution_itself():
     law = make_prior(nn.Linear(2, 1))
-    prior = SitePrior(law.layout, [(law, law.layout.names)])
+    prior = SitePrior(law.layout, [site(law)])
     value = torch.randn(3)
     assert torch.equal(prior.score(value), law.score(value))
     assert prior.score_and_log_prob(value)[1] == law.score_and_log_prob(value)[1]
@@ -41,7 +47,7 @@ def test_another_order_and_stacked_chains(num_chains):
     law = make_prior(nn.Linear(2, 1))
     lead = () if num_chains is None else (num_chains,)
     layout = ParameterLayout(("bias", "x", "weight"), ((*lead, 1), lead, (*lead, 1, 2)))
-    prior = SitePrior(layout, [(law, law.layout.names)])
+    prior = SitePrior(layout, [site(law)])
     value = torch.randn(layout.dim)
 
     def own(flat):
@@ -61,7 +67,7 @@ def test_elsewhere_it_is_the_same():
     law = make_prior(nn.Linear(2, 1))
     layout = ParameterLayout(("x", *law.layout.names), ((), *law.layout.shapes))
     for where in (layout, law.layout):
-        prior = SitePrior(where, [(law, law.layout.names)])
+        prior = SitePrior(where, [site(law)])
         value = torch.randn(prior.layout.dim)
         wide = prior.to(dtype=torch.float64)
         assert wide.loc.dtype == torch.float64

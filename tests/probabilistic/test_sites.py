@@ -13,12 +13,20 @@ from pyro.infer.autoguide.initialization import init_to_value
 
 from bayesprior.errors import ConfigError
 from bayesprior.probabilistic import PyroPotential
-from bayesprior.probabilistic.sites import is_latent
+from bayesprior.probabilistic.sites import call_model, is_latent
 
 
 def test_which_sites_are_latent():
     trace = poutine.trace(schools_model).get_trace(*eight_schools())
     assert [n for n, site in trace.nodes.items() if is_latent(site)] == ["mu", "tau", "eta"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [((1, 2), (1, 2)), ([1, 2], (1, 2)), ({"a": 1, "b": 2}, (1, 2)), (1, (1, None))],
+)
+def test_batches_are_arguments(batch, expected):
+    assert call_model(lambda a, b=None: (a, b), batch) == expected
 
 
 class TestSites:
@@ -158,7 +166,9 @@ class TestSites:
 
     def test_initial_value_of_another_shape(self):
         wrong = init_to_value(values={"mu": torch.zeros(3)}, fallback=None)
-        self.check(schools_model, eight_schools(), r"'mu' has shape \(3,\)", init_strategy=wrong)
+        potential = PyroPotential(schools_model, eight_schools(), init_strategy=wrong)
+        with pytest.raises(ConfigError, match=r"'mu' has shape \(\) now and had \(3,\)"):
+            potential(eight_schools())
 
     def test_num_data_missing(self):
         def model(y):

@@ -76,7 +76,7 @@ def test_a_wrong_value_is_one_line(options, message):
 
 
 def test_an_unknown_argument_names_the_near_one():
-    with pytest.raises(TypeError, match=r"fit\(\) got an unexpected .*'num_step'; did you mean"):
+    with pytest.raises(TypeError, match=r"fit\(\): got an unexpected .*'num_step'; did you mean"):
         fit([], num_step=3)
     with pytest.raises(TypeError, match=r"fit\(\): missing a required argument: 'module'"):
         fit()

@@ -5,13 +5,17 @@ import pytest
 import torch
 
 from bayesprior.errors import ConfigError
-from bayesprior.recipes.predicting import averaged, load_results, predict_run
+from bayesprior.recipes.options import AverageOptions, DataOptions, MadeFrom, ModelOptions
+from bayesprior.recipes.predicting import averaged, compare_runs, predict_run
 from bayesprior.recipes.runs import read_results
 from bayesprior.recipes.saved import load_run
+from bayesprior.recipes.target import fit_map
 from bayesprior.storage import predictive_path
 from bayesprior.tree.files import load_tree
 
-QUIET = {"device": "cpu", "progress": False}
+
+def quiet(**options):
+    return AverageOptions(device="cpu", progress=False, **options)
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def runs(striped, tmp_path):
 @pytest.mark.parametrize(("name", "draws"), [("map", 1), ("sgld", 6)])
 def test_metrics_are_those_of_the_average_over_draws(runs, name, draws):
     run = runs / name
-    assert predict_run(run, **QUIET) == "predict-test"
+    assert predict_run(run, options=quiet()) == "predict-test"
     found = read_results(run)["predict-test"]
     assert (found["num_points"], found["draws"]) == (45, draws)
     fit = load_run(run)
@@ -47,17 +51,17 @@ def test_metrics_are_those_of_the_average_over_draws(runs, name, draws):
 
 def test_every_split_has_its_file_and_a_second_call_reads_it(runs):
     for split, num in (("validation", 18), ("train", 42)):
-        predict_run(runs / "map", split, **QUIET)
+        predict_run(runs / "map", split, quiet())
         assert read_results(runs / "map")[f"predict-{split}"]["num_points"] == num
     before = predictive_path(runs / "map", "train").stat().st_mtime_ns
-    predict_run(runs / "map", "train", **QUIET)
+    predict_run(runs / "map", "train", quiet())
     assert predictive_path(runs / "map", "train").stat().st_mtime_ns == before
 
 
 def test_other_options_have_files_of_their_own(runs):
-    names = {predict_run(runs / "sgld", **QUIET, **more) for more in ({}, {"num_draws": 2})}
-    names |= {predict_run(runs / "sgld", **QUIET, num_draws=2)}
-    names |= {predict_run(runs / "sgld", **QUIET, batch_norm="reestimate")}
+    names = {predict_run(runs / "sgld", options=quiet(**more)) for more in ({}, {"num_draws": 2})}
+    names |= {predict_run(runs / "sgld", options=quiet(num_draws=2))}
+    names |= {predict_run(runs / "sgld", options=quiet(batch_norm="reestimate"))}
     assert len(names) == 3
     assert read_results(runs / "sgld")[min(names)]["draws"] == 6
     counts = {read_results(runs / "sgld")[name]["draws"] for name in names}
@@ -67,15 +71,39 @@ def test_other_options_have_files_of_their_own(runs):
 def test_more_draws_than_a_run_has_are_all_of_them(runs):
     for name, draws in (("map", 1), ("sgld", 6)):
         fit = load_run(runs / name)
-        found = averaged(fit, fit.data.loader("test", 45), num_draws=60, **QUIET)
+        found = averaged(fit, fit.data.loader("test", 45), quiet(num_draws=60))
         assert len(found.draw) == draws
-    rows = load_results([str(runs / "map"), str(runs / "sgld")], num_draws=60, **QUIET)
-    assert [row.name for row in rows] == ["map", "sgld"]
+    found = compare_runs([runs / "map", runs / "sgld"], options=quiet(num_draws=60))
+    assert [row.name for row in found.results] == ["map", "sgld"]
 
 
 def test_an_unfinished_run_is_neither_predicted_nor_read_from_its_file(runs):
-    predict_run(runs / "sgld", **QUIET)
+    predict_run(runs / "sgld", options=quiet())
     results = runs / "sgld" / "results.json"
     results.write_text('{"predict-test": {"nll": 1.0}}')
     with pytest.raises(ConfigError, match="is not finished"):
-        predict_run(runs / "sgld", **QUIET)
+        predict_run(runs / "sgld", options=quiet())
+
+
+def test_priors_without_a_file_are_told_apart_by_their_content(striped, tmp_path):
+    fit = load_run(striped / "map")
+    made_from = MadeFrom(
+        data=DataOptions(data=str(striped / "data.npz"), num_validation=18),
+        model=ModelOptions(model="mlp", model_options={"widths": [8]}),
+    )
+    for name, rms_std, seed in (("a", 0.1, 0), ("a1", 0.1, 1), ("b", 1.0, 0)):
+        fit_map(
+            fit.module,
+            fit.prior.rescale(rms_std=rms_std),
+            fit.data,
+            out=tmp_path / name,
+            made_from=made_from,
+            num_steps=3,
+            seed=seed,
+            device="cpu",
+            progress=False,
+        )
+    found = compare_runs([tmp_path / name for name in ("a", "a1", "b")], options=quiet())
+    assert [row.name for row in found.results] == ["a and 1 more", "b"]
+    assert (found.method, found.baseline, found.only_prior) == ("a and 1 more", "b", True)
+    assert not compare_runs([tmp_path / "a", striped / "map"], options=quiet()).only_prior

@@ -159,3 +159,36 @@ def test_several_heads(fitted):
         prior = make_prior(source, Two(), head=head)
         new = {"left.weight", "left.bias", "right.weight", "right.bias"}
         assert set(prior.provenance["new"]) == new
+
+
+def test_a_new_norm_layer_keeps_its_scale(fitted, tmp_path):
+    class Deep(Net):
+        def __init__(self):
+            super().__init__(2)
+            self.head = nn.Sequential(
+                nn.BatchNorm1d(12), nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 2)
+            )
+
+    source, *_ = fitted
+    target = Deep()
+    with torch.no_grad():
+        target.head[2].weight.fill_(0.5)
+    prior = make_prior(source, target, head="head", head_std=0.1, out=tmp_path)
+    means = prior.layout.unflatten(prior.loc)
+    assert (means["head.0.weight"] == 1).all()
+    assert (means["head.2.weight"] == 0.5).all()
+    for name in ("head.0.bias", "head.1.weight", "head.2.bias", "head.3.weight"):
+        assert not means[name].any()
+    with torch.no_grad():
+        target.head[2].weight.fill_(0.25)
+    with pytest.raises(ConfigError, match="its new norm layers started otherwise"):
+        make_prior(source, target, head="head", head_std=0.1, out=tmp_path)
+    with pytest.raises(ConfigError, match="its network is"):
+        make_prior(source, Net(2), head="head", head_std=0.1, out=tmp_path)
+
+
+def test_a_target_that_does_not_fit_its_data_is_refused(fitted, tmp_path):
+    source, _, data = fitted
+    with pytest.raises(ConfigError, match="the network gives 50 outputs, 'blobs' has 2 classes"):
+        make_prior(source, Net(50), head="head", data=data, out=tmp_path / "prior")
+    assert not (tmp_path / "prior").exists()

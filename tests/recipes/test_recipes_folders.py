@@ -112,7 +112,7 @@ sample(Net(2), prior, blobs(2, num_data=40, seed=1), out=sys.argv[2], checkpoint
 def test_round_trip_fit_kill_resume_refuse_load_predict(task, tmp_path):
     prior, state, data = task
     prior.save(tmp_path / "prior.safetensors")
-    prior = GaussianWeights.load(tmp_path / "prior.safetensors")  # as the other process has it
+    # The other process reads the prior: the same law, which may round otherwise there.
     options = {**QUIET, **SAMPLE, "seed": 3, "checkpoint_every": 3}
     whole = weights_of(sample(fresh(state), prior, data, out=tmp_path / "whole", **options))
     out = tmp_path / "run"
@@ -188,23 +188,24 @@ def test_a_start_of_its_own_belongs_to_the_run(task, tmp_path, monkeypatch):
     """start="module": the recorded start, the end and the state in between, and nothing else."""
     prior, state, data = task
     options = {**QUIET, **MAP, "start": "module", "checkpoint_every": 2, "seed": 3}
-    whole = weights_of(fit_map(fresh(state), prior, data, **options))
+    out = tmp_path / "run"
+    whole = weights_of(fit_map(fresh(state), prior, data, out=tmp_path / "whole", **options))
     with monkeypatch.context() as patch:
         interrupt_at(patch, 5)
         module = fresh(state)
         with pytest.raises(KeyboardInterrupt):
-            fit_map(module, prior, data, out=tmp_path, **options)
-    assert (tmp_path / SESSION).exists()
+            fit_map(module, prior, data, out=out, **options)
+    assert (out / SESSION).exists()
     with pytest.raises(ConfigError, match="its network started from other weights"):
-        fit_map(Net(2), prior, data, out=tmp_path, **options)
-    assert torch.equal(weights_of(fit_map(module, prior, data, out=tmp_path, **options)), whole)
+        fit_map(Net(2), prior, data, out=out, **options)
+    assert torch.equal(weights_of(fit_map(module, prior, data, out=out, **options)), whole)
     for again in (fresh(state), module):
-        found = fit_map(again, prior, data, out=tmp_path, **options)
+        found = fit_map(again, prior, data, out=out, **options)
         assert torch.equal(weights_of(found), whole)
     with torch.no_grad():
         module.head.bias.add_(1)
     with pytest.raises(ConfigError, match="its network started from other weights"):
-        fit_map(module, prior, data, out=tmp_path, **options)
+        fit_map(module, prior, data, out=out, **options)
 
 
 def test_a_source_fit_resumes_and_refuses_likewise(tmp_path, monkeypatch):
@@ -260,9 +261,11 @@ def test_chains_of_different_seeds_share_nothing(task):
 
 def test_draws_in_memory_are_those_on_disk(task, tmp_path):
     prior, state, data = task
+    prior.save(tmp_path / "prior")
+    prior = GaussianWeights.load(tmp_path / "prior")  # as the folder's copy lies in memory
     options = {**QUIET, **SAMPLE, "seed": 3}
     memory = sample(fresh(state), prior, data, **options)
-    disk = sample(fresh(state), prior, data, out=tmp_path, **options)
+    disk = sample(fresh(state), prior, data, out=tmp_path / "run", **options)
     assert torch.equal(weights_of(memory), weights_of(disk))
     assert (memory.num_chains, memory.num_draws) == (2, 3)
 

@@ -9,8 +9,10 @@ from recipes_cases import source_and_target
 
 from bayesprior.data.corruptions import CORRUPTIONS
 from bayesprior.inference.posteriors import PointPosterior
+from bayesprior.prediction.predict import predict
 from bayesprior.recipes import fit_map, make_prior, report, sample
 from bayesprior.recipes.reporting import corrupted, rebuild
+from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.tree.files import load_tree
 
 QUIET = {"progress": False, "device": "cpu"}
@@ -80,6 +82,25 @@ def test_point_estimate_is_reported_and_what_is_missing_is_named(task, tmp_path)
     report(module, fit, data, out=tmp_path, prior=prior, **QUIET)
     text = (tmp_path / "report.md").read_text()
     assert "Not reported" in text
+
+
+def test_predictions_that_were_made_before_are_taken(task, tmp_path):
+    """The test split goes through the network once, not once more for the page."""
+    prior, module, data = task
+    fit = fit_map(module, prior, data, num_steps=5, **QUIET)
+    seen = []
+    handle = module.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    pages, passes = [], []
+    try:
+        for test in (None, predict(module, fit, data.loader("test", 256), Categorical())):
+            seen.clear()
+            report(module, fit, data, out=tmp_path, prior=prior, test=test, **QUIET)
+            passes.append(sum(seen))
+            pages.append((tmp_path / "report.html").read_text())
+    finally:
+        handle.remove()
+    assert passes[0] - passes[1] == len(data.test)
+    assert pages[0] == pages[1]
 
 
 def test_corruptions_change_the_test_images_only(task):

@@ -23,7 +23,7 @@ def test_a_new_folder_gets_its_configuration(tmp_path):
     folder = open_run(tmp_path / "a" / "b", "fit_map", OPTIONS, {"prior": "abc"}, {"prior": "p"})
     found = read_config(folder)
     assert (found.recipe, found.options, found.digests) == ("fit_map", OPTIONS, {"prior": "abc"})
-    assert (found.made_from, found.first_edition) == ({"prior": "p"}, False)
+    assert found.made_from == {"prior": "p"}
     assert found.versions == versions()
     assert yaml.safe_load((folder / CONFIG).read_text())["options"]["widths"] == [1, 2]
 
@@ -101,6 +101,16 @@ def test_reading_a_folder_that_is_no_run_names_the_nearest_one(tmp_path):
         read_config(tmp_path / "map-rum")
     with pytest.raises(ConfigError, match="was made by fit_map; this needs .* of make_prior or x"):
         read_config(tmp_path / "map-run", "make_prior", "x")
+
+
+def test_a_folder_of_the_first_edition_is_refused_in_one_line(tmp_path):
+    """What bayesprior 0.1 wrote: a command and one flat list of options."""
+    config = {"command": "fit", "options": {"data": "digits", "method": "map"}, "versions": {}}
+    (tmp_path / CONFIG).write_text(yaml.safe_dump(config))
+    for use in (read_config, lambda folder: open_run(folder, "fit_map", OPTIONS)):
+        with pytest.raises(ConfigError, match="it is of the first edition; fit again") as caught:
+            use(tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,11 @@ from recipes_cases import MAP, QUIET, Net, blobs, fresh, target_task
 from torch import nn
 
 from bayesprior.errors import BayesPriorError, ConfigError, PriorFileError
-from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.recipes import fit_map, load_posterior, load_run, make_prior
 from bayesprior.recipes import training as training_module
 from bayesprior.recipes.named import load_data, load_model, point_source
 from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
-from bayesprior.recipes.runs import add_results, open_run, read_config
 from bayesprior.storage import CONFIG, PRIOR
-from bayesprior.storage import MAP as MAP_FILE
 from bayesprior.tasks.likelihoods import Categorical, Normal
 from bayesprior.tasks.protocols import dictionary_forward
 
@@ -226,51 +223,3 @@ def test_a_configuration_cut_short_anywhere_is_one_line(task, tmp_path):
         with pytest.raises(ConfigError) as caught:
             load_run(tmp_path / "run")
         assert "\n" not in str(caught.value)
-
-
-def test_a_folder_of_the_first_edition_is_read_and_not_continued(tmp_path):
-    """What bayesprior 0.1 wrote: a command and one flat list of options."""
-    fit, _ = named_run(tmp_path)
-    old = tmp_path / "old"
-    old.mkdir()
-    prior = tmp_path / "prior" / PRIOR
-    options = {
-        "data": str(tmp_path / "data.npz"),
-        "data_options": {},
-        "classes": None,
-        "num_data": None,
-        "per_class": None,
-        "num_validation": None,
-        "data_seed": 0,
-        "model": "mlp",
-        "model_options": {"widths": [5]},
-        "head": None,
-        "out": str(old),
-        "seed": 1,
-        "device": "cpu",
-        "progress": False,
-        "prior": str(prior),
-        "method": "map",
-        "rms_std": 0.2,
-        "checkpoint_every": 1000,
-        "num_steps": 12,
-    }
-    digest = training_module.file_digest(prior)
-    config = {
-        "command": "fit",
-        "options": options,
-        "inputs": {"prior": digest},
-        "versions": {"bayesprior": "0.1.0"},
-    }
-    (old / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
-    PointPosterior(fit.layout, fit.weights, fit.buffers).save(old / MAP_FILE)
-    add_results(old, "fit", {"method": "map", "seed": 1})
-    found = load_run(old)
-    assert torch.equal(found.posterior.weights, fit.weights)
-    assert found.prior.rms_std == pytest.approx(0.2)
-    assert read_config(old).first_edition
-    with pytest.raises(ConfigError, match="by the first edition of bayesprior, which can be read"):
-        open_run(old, "fit_map", {"seed": 1})
-    found.prior.save(prior)
-    with pytest.raises(PriorFileError, match="is not the prior that"):
-        load_run(old)

@@ -38,7 +38,7 @@ def test_another_process_is_named_and_a_killed_one_lets_go(tmp_path):
         process.stdout.close()
     (folder / ".config.yaml.abc_1234").write_text("half")
     with locked(folder):
-        assert (folder / LOCK).read_text() == f"{os.getpid()}\n"
+        assert (folder / LOCK).read_text() == str(os.getpid())
         with pytest.raises(ConfigError, match=f"process {os.getpid()}"), locked(folder):
             pass
     assert not list(folder.iterdir())

@@ -116,3 +116,9 @@ def test_a_loss_that_is_a_module_belongs_to_the_start(tmp_path):
         fit_source(module, blobs(3), loss_fn=loss, rank=3, out=tmp_path, **TINY)
     with pytest.raises(ConfigError, match="a loss_fn calls the network itself"):
         fit_source(module, blobs(3), loss_fn=loss, likelihood=Categorical(), rank=3, **TINY)
+
+
+def test_a_network_that_does_not_fit_the_data_is_refused_before_the_folder_is_made(tmp_path):
+    with pytest.raises(ConfigError, match="the network gives 50 outputs, 'blobs' has 3 classes"):
+        fit_source(Net(50), blobs(3), rank=3, out=tmp_path / "run", **TINY)
+    assert not (tmp_path / "run").exists()

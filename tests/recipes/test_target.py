@@ -10,6 +10,7 @@ from bayesprior.inference import engine
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.recipes import fit_map, fit_swag, make_prior, sample
 from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 QUIET = {"progress": False, "device": "cpu"}
 
@@ -161,3 +162,53 @@ def test_map_from_the_modules_own_weights_is_fine_tuning(task):
     torch.testing.assert_close(prior.layout.flatten(module), before)
     with pytest.raises(ConfigError, match="start must be one of 'prior', 'module'"):
         fit_map(module, zero, data, start="source", **QUIET)
+
+
+def test_friction_belongs_to_sghmc(task):
+    state, prior, data = task
+    with pytest.raises(ConfigError, match="friction belongs to sampler='sghmc'"):
+        sample(fresh(state), prior, data, friction=0.2, **QUIET)
+
+
+class Wrong(Net):
+    """The network with a layer before it that takes other channels."""
+
+    def __init__(self):
+        super().__init__(2)
+        self.backbone.insert(0, torch.nn.Conv2d(4, 1, 1))
+
+
+@pytest.mark.parametrize("recipe", [fit_map, fit_swag, sample])
+def test_a_network_that_does_not_fit_the_data_is_refused_before_the_folder_is_made(
+    task, tmp_path, recipe
+):
+    _, _, data = task
+    for module, said in (
+        (Net(50), "the network gives 50 outputs, 'blobs' has 2 classes"),
+        (Wrong(), "its first layer takes 4 channels, the data have 1"),
+    ):
+        layout = ParameterLayout.from_module(module)
+        law = GaussianWeights.point(layout, layout.flatten(module), std=1.0)
+        with pytest.raises(ConfigError, match=said) as caught:
+            recipe(module, law, data, out=tmp_path / "run", **QUIET)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", [fit_map, fit_swag])
+def test_statistics_that_are_updated_belong_to_the_weights(task, tmp_path, recipe):
+    """Those of the result are averages over the training data at its own weights."""
+    state, prior, data = task
+    options = {"num_steps": 20, "batch_norm": "train", "batch_size": len(data.train)}
+    if recipe is fit_swag:
+        options |= {"num_snapshots": 4, "rank": 2}
+    fit = recipe(fresh(state), prior, data, out=tmp_path, **options, **QUIET)
+    module = Net(2)
+    weights = fit.loc if recipe is fit_swag else fit.weights
+    with torch.no_grad():
+        fit.layout.load_(module, weights)
+        inputs = torch.stack([data.train[i][0] for i in range(len(data.train))])
+        hidden = module.backbone[1](module.backbone[0](inputs)).double()
+    mean, variance = fit.buffers["backbone.2.running_mean"], fit.buffers["backbone.2.running_var"]
+    torch.testing.assert_close(mean, hidden.mean(0).float())
+    torch.testing.assert_close(variance, hidden.var(0).float())

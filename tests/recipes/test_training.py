@@ -42,6 +42,7 @@ def test_groups_split_shared_and_new_weights():
     shared, new = parameter_groups(module, prior, 0.1, None, 1.0, 0.25)
     assert {id(p) for p in new["params"]} == {id(p) for p in module.head.parameters()}
     assert (shared["lr"], new["lr"]) == (0.1, 0.1)
+    assert (shared["name"], new["name"]) == ("backbone", "head")
     assert (shared["temperature"], new["temperature"]) == (1.0, 0.25)
     assert "temperature" not in parameter_groups(module, prior, 0.1, 0.2)[1]
     everything = prior.layout

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesprior.diagnostics.compare import MethodResult
+from bayesprior.diagnostics.compare import MethodResult, comparison_table, paired_differences
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.metrics import METRICS, MetricRow
@@ -241,6 +241,8 @@ def test_what_is_added_at_run_time_stands_on_the_page(run, monkeypatch):
     assert run.predictions["test"].metrics["hesitation"] == pytest.approx(entropy, rel=1e-5)
     outcome = Outcome.from_prediction("test", run.predictions["test"])
     methods = [MethodResult(n, [outcome] * 2) for n in "ab"]
+    assert comparison_table(methods)[0]["hesitation"] == pytest.approx(entropy, rel=1e-5)
+    assert "hesitation" in {d.metric for d in paired_differences(methods, "b")}
     tree = run.tree(methods=methods, attrs={"method": "a", "baseline": "b"})
     report = build_report(tree)
     rows = {

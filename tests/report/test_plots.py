@@ -5,7 +5,7 @@ import pytest
 from bayesprior.diagnostics.compare import Difference
 from bayesprior.diagnostics.intervals import Interval
 from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.diagnostics.prior import mahalanobis_checks
+from bayesprior.diagnostics.prior import directions, mahalanobis_checks
 from bayesprior.diagnostics.shift import ShiftRow
 from bayesprior.diagnostics.uncertainty import entropy, risk_coverage
 from bayesprior.errors import DataError
@@ -41,7 +41,7 @@ def labeled(axes, start):
 
 
 def test_reliability_diagram(outcome):
-    bins = outcome.bins(10)
+    bins = outcome.bins()
     top, bottom = reliability_diagram(bins).axes
     curve = bins.curve()
     np.testing.assert_allclose(
@@ -53,12 +53,13 @@ def test_reliability_diagram(outcome):
 
 
 def test_prior_coordinates(run):
-    tree = run.tree()
-    [axes] = prior_coordinate_plot(tree).axes
-    mean = tree["posterior"].prior_coordinate.mean(("chain", "draw"))
-    np.testing.assert_allclose(axes.lines[-1].get_ydata(), mean)
-    one_draw = run.tree(chains=1, draws=1)
-    assert not prior_coordinate_plot(one_draw).axes[0].collections
+    found = directions(run.tree())
+    [axes] = prior_coordinate_plot(found).axes
+    [drawn] = axes.containers
+    np.testing.assert_allclose(drawn.lines[0].get_ydata(), [d.mean for d in found])
+    low, high = drawn.lines[2][0].get_segments()[1][:, 1]
+    assert high - low == pytest.approx(4 * found[1].std)
+    assert prior_coordinate_plot(directions(run.tree(chains=1, draws=1))).axes
 
 
 def test_mahalanobis(run):
@@ -101,10 +102,10 @@ def test_uncertainty_histograms(outcome):
 
 def test_shift_curves():
     rows = [
-        ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 9, 0.1),
-        ShiftRow("blur", 3, {"accuracy": 0.5, "ece": 0.2}, 9, 0.1),
-        ShiftRow("blur", 1, {"accuracy": 0.8, "ece": 0.1}, 9, 0.1),
-        ShiftRow("winter", None, {"accuracy": 0.7, "ece": 0.1}, 9, 0.1),
+        ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 0.1),
+        ShiftRow("blur", 3, {"accuracy": 0.5, "ece": 0.2}, 0.1),
+        ShiftRow("blur", 1, {"accuracy": 0.8, "ece": 0.1}, 0.1),
+        ShiftRow("winter", None, {"accuracy": 0.7, "ece": 0.1}, 0.1),
     ]
     accuracy, error = shift_curves(rows).axes
     np.testing.assert_array_equal(
@@ -116,8 +117,8 @@ def test_shift_curves():
 
 
 def test_percent_labels_are_round_and_exact():
-    rows = [ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 9, 0.1)]
-    rows += [ShiftRow("blur", i, {"accuracy": 0.8, "ece": 0.045 * i}, 9, 0.1) for i in (1, 2, 3)]
+    rows = [ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 0.1)]
+    rows += [ShiftRow("blur", i, {"accuracy": 0.8, "ece": 0.045 * i}, 0.1) for i in (1, 2, 3)]
     figure = shift_curves(rows)
     figure.draw_without_rendering()
     for axes in figure.axes:

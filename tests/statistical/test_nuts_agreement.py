@@ -203,7 +203,7 @@ def test_samplers_agree_with_nuts(problem, seed):
         check(reference, exact_schools())
     potential = mcmc.potential
     draws = SiteDraws(potential)
-    draws.begin(0)
+    draws.begin()
     train(
         potential,
         potential_loss,

@@ -228,6 +228,11 @@ def test_heteroscedastic_stays_finite_beyond_the_range_of_the_variance(log_varia
     assert outputs.grad.tolist() == [[0.0, -0.5]]
 
 
+def test_extreme_log_variances_leave_a_distribution_that_samples():
+    law = HeteroscedasticNormal().distribution(torch.tensor([[0.0, 120.0], [0.0, -120.0]]))
+    assert law.base_dist.scale.log().flatten().tolist() == pytest.approx([60, -60])
+
+
 class Floored(HeteroscedasticNormal):
     """Never less noise than 1."""
 

@@ -11,7 +11,6 @@ from bayesprior.tasks.protocols import (
     dictionary_forward,
     holds_nan,
     inputs_forward,
-    joined,
     keyword_forward,
     pair_forward,
     tensors_of,
@@ -106,13 +105,6 @@ def test_batches_of_any_make_up():
     for empty in ("text", (), {"n": torch.tensor(1)}):
         with pytest.raises(DataError, match="must hold a tensor"):
             batch_size(empty)
-
-
-def test_joined_batches():
-    both = joined(NESTED, NESTED)
-    assert batch_size(both) == 4
-    assert torch.equal(both["y"].x, torch.cat([X, X]))
-    assert both["x"][1][1] == "text"
 
 
 def test_nan_in_the_inputs():

@@ -33,7 +33,7 @@ def test_methods_and_images_come_back_from_a_file(run, tmp_path, rng):
 
 def test_outcomes_of_other_points_are_refused(run):
     outcome = Outcome.from_prediction("test", run.predictions["test"])
-    short = dataclasses.replace(outcome, targets=outcome.targets[:-1])
+    short = Outcome.from_prediction("noise", run.predictions["noise"])
     unlabeled = dataclasses.replace(outcome, targets=None)
     for other in (short, unlabeled):
         with pytest.raises(DataError, match="'a' are not of the same labeled points"):

@@ -7,11 +7,13 @@ import torch
 import xarray as xr
 
 from bayesprior.diagnostics.predictions import Outcome, scores
+from bayesprior.diagnostics.prior import direction_check, directions, mahalanobis_checks
 from bayesprior.errors import ConfigError, DataError
+from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
 from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
-from bayesprior.tree.build import to_datatree
+from bayesprior.tree.build import to_datatree, to_prediction
 from bayesprior.tree.files import load_tree, save_tree
 
 
@@ -172,3 +174,40 @@ def test_unfitting_parts_are_refused(run, make_prediction):
     run.posterior.weights[1, 1, 0] = np.nan
     with pytest.raises(DataError, match="draw 1 of chain 1 holds NaN"):
         run.tree()
+
+
+def test_draws_of_a_mixture_weigh_as_they_do_in_the_average(run, tmp_path):
+    """Every number of weighted draws is that of as many equal ones."""
+    heavy, light = run.prior.draws(2, seed=3)
+    weighted = [dataclasses.replace(heavy, weight=3.0), light]
+    repeated = [dataclasses.replace(heavy, index=i) for i in range(3)]
+    repeated.append(dataclasses.replace(light, index=3))
+    trees = []
+    for draws in (weighted, repeated):
+        posterior = DrawsInMemory(draws, run.prior.layout)
+        found = predict(run.model, posterior, [run.sets["test"]], Categorical())
+        tree = to_datatree(prior=run.prior, draws=draws, train=found, test=found)
+        save_tree(tree, tmp_path / "a.nc")
+        trees.append(load_tree(tmp_path / "a.nc"))
+    np.testing.assert_allclose(trees[0]["sample_stats"].mixture_weight, [[0.75, 0.25]])
+    np.testing.assert_allclose(trees[0]["predictions"].mixture_weight, [[0.75, 0.25]])
+    first, second = (Outcome.from_group(tree, "predictions") for tree in trees)
+    np.testing.assert_allclose(first.log_score, second.log_score)
+    np.testing.assert_allclose(first.probs, second.probs)
+    checks = zip(*map(mahalanobis_checks, trees), strict=True)
+    assert all(a.mean == pytest.approx(b.mean) for a, b in checks)
+    assert direction_check(trees[0]).mean == pytest.approx(direction_check(trees[1]).mean)
+    pairs = zip(*map(directions, trees), strict=True)
+    assert all(a.mean == pytest.approx(b.mean) for a, b in pairs)
+
+
+def test_predictions_come_back_from_their_group(run, tmp_path):
+    found = run.predictions["test"]
+    save_tree(to_datatree(test=found), tmp_path / "a.nc")
+    again = to_prediction(load_tree(tmp_path / "a.nc"))
+    for field in dataclasses.fields(found):
+        before, after = getattr(found, field.name), getattr(again, field.name)
+        if isinstance(before, torch.Tensor):
+            np.testing.assert_array_equal(after, before, err_msg=field.name)
+        else:
+            assert after == before, field.name

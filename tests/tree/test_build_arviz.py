@@ -251,9 +251,10 @@ def test_a_point_estimate_can_be_plotted(trees, tmp_path):
 
 def finite(found):
     """Whether every number of what ArviZ returned is one."""
-    values = found.to_array() if isinstance(found, xr.Dataset) else found
-    numbers = [v for v in np.ravel(values) if isinstance(v, float | np.floating)]
-    return len(numbers) > 0 and np.isfinite(np.array(numbers)).all()
+    found = found.dataset if isinstance(found, xr.DataTree) else found
+    parts = found.data_vars.values() if isinstance(found, xr.Dataset) else [found]
+    numbers = np.concatenate([np.ravel(np.asarray(part, float)) for part in parts])
+    return numbers.size > 0 and np.isfinite(numbers).all()
 
 
 # What ArviZ computes of a tree as it is: no variable named, none left out. A point has one draw.

@@ -7,7 +7,7 @@ from bayesprior.inference.posteriors import save_draw
 from bayesprior.inference.progress import TraceWriter, read_trace
 from bayesprior.inference.protocols import Draw
 from bayesprior.storage import chain_dir
-from bayesprior.tree.trace import draw_statistics, stack_traces, trace_at
+from bayesprior.tree.trace import draw_statistics, stack_traces
 from bayesprior.weights.layout import ParameterLayout
 
 ROWS = [{"step": float(s), "loss": s / 10.0} for s in (2, 4, 6)]
@@ -21,11 +21,6 @@ def test_chains_are_joined_by_step_and_gaps_are_nan(tmp_path):
     trace = stack_traces([read_trace(path), ROWS[1:]])
     np.testing.assert_array_equal(trace.step, [2, 4, 6])
     np.testing.assert_array_equal(trace.loss, [[0.2, 0.4, 0.6], [np.nan, 0.4, 0.6]])
-
-
-def test_a_draw_gets_the_last_recorded_row():
-    found = trace_at(ROWS, np.array([1, 2, 5, 6, 9]))
-    np.testing.assert_array_equal(found["loss"], [np.nan, 0.2, 0.4, 0.6, 0.6])
 
 
 @pytest.mark.parametrize("rows", [[], [{"loss": 1.0}]])
@@ -54,6 +49,8 @@ def test_every_draw_gets_its_step_and_the_samplers_state(tmp_path):
     np.testing.assert_array_equal(found["step"], [2, 5, 4, 9])
     np.testing.assert_allclose(found["lr"], [0.2, 0.4, 0.6, 1.2])
     np.testing.assert_array_equal(found["temperature"], [1, 1, 0.5, 0.5])
+    early = draw_statistics(tmp_path, chain, draw, [traces[0], [{"step": 7.0, "lr": 1.0}]])
+    np.testing.assert_allclose(early["lr"], [0.2, 0.4, np.nan, 1.0])
     last = draw_statistics(tmp_path, chain[1::2], draw[1::2], traces)  # thinned
     np.testing.assert_array_equal(last["step"], [5, 9])
 

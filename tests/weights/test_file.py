@@ -108,6 +108,14 @@ def test_learned_mean_is_saved(tmp_path):
     assert not GaussianWeights.load(tmp_path / "prior.safetensors").loc.requires_grad
 
 
+def test_a_device_that_is_not_there_is_one_line(path, law):
+    absent = "cuda:99"
+    for call in (lambda: GaussianWeights.load(path, device=absent), lambda: law.to(absent)):
+        with pytest.raises(ConfigError, match=f"device '{absent}' was asked for") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(PriorFileError, match=r"no such file: .*absent\.safetensors"):
         GaussianWeights.load(tmp_path / "absent.safetensors")

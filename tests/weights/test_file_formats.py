@@ -119,7 +119,7 @@ def test_a_kind_of_block_from_outside_is_found(tmp_path):
     close(loaded.variance, torch.tensor([4.0, 4, 1, 1, 1]))
 
 
-@pytest.mark.parametrize("wrong", ["kind", "names", "tensor", "scale", "within", "width"])
+@pytest.mark.parametrize("wrong", ["kind", "names", "tensor", "scale", "width"])
 def test_damaged_blocks(wrong, tmp_path):
     path = tmp_path / "prior.safetensors"
     tensors, header = parts(FILES / "format-2.safetensors")
@@ -128,8 +128,6 @@ def test_damaged_blocks(wrong, tmp_path):
         blocks[1]["kind"] = "unheard"
     elif wrong == "names":
         blocks[1]["names"] = ["conv.bias"]
-    elif wrong == "within":
-        blocks[1]["within"] = {"head.weight": [2, 9]}
     elif wrong == "tensor":
         del tensors["block.0.diag"]
     elif wrong == "scale":
@@ -140,6 +138,19 @@ def test_damaged_blocks(wrong, tmp_path):
     with pytest.raises(PriorFileError, match="is no valid prior file") as caught:
         GaussianWeights.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_factor_of_format_1_that_ends_inside_a_parameter(tmp_path):
+    """The first F weights alone have the width, as they had."""
+    path = tmp_path / "prior.safetensors"
+    tensors, header = parts(FILES / "format-1.safetensors")
+    tensors["cov_rows"] = tensors["cov_rows"][:, :3].clone()
+    save_tensors(path, tensors, header)
+    law, rows = GaussianWeights.load(path), tensors["cov_rows"]
+    expected = torch.diag(tensors["cov_diag"])
+    expected[:3, :3] = 0.25 * (expected[:3, :3] + rows.T @ rows)
+    close(covariance_of(law), expected.double())
+    assert law.shared_dim == 4
 
 
 @pytest.mark.parametrize("provenance", ["[1]", "null", '"text"', r'{"a": "\ud800"}'])

@@ -154,7 +154,8 @@ def test_draws_follow_the_law(case):
 def test_coordinates_and_mahalanobis_have_their_law(case):
     draws = case.law.sample((4000,))
     coordinates = case.law.coordinates(draws)
-    assert coordinates.shape == (4000, min(case.law.rank, case.law.shared_dim))
+    learned = int(torch.linalg.matrix_rank(case.law.cov_factor))
+    assert coordinates.shape == (4000, learned)
     if coordinates.shape[1]:
         assert standard_normal_p_value(coordinates.numpy()) > FALSE_ALARM
     p_value = stats.kstest(case.law.mahalanobis(draws).numpy(), stats.chi2(D).cdf).pvalue
@@ -184,7 +185,13 @@ def test_draws_repeat_by_seed_and_leave_the_global_generator_alone():
     assert not torch.equal(first[0].weights, first[1].weights)
     assert not torch.equal(first[0].weights, other[0].weights)
     assert first[0].buffers["bn"] is law.buffers["bn"]
+    assert (first[0].layout, first[0].confidence) == (law.layout, 1.0)
     assert len(list(law.draws())) == 30
+
+
+def test_draws_carry_the_learned_confidence():
+    law = make_case("head", statistics={"confidence": torch.tensor(0.5)}).law
+    assert next(law.rescale(rms_std=0.1).draws()).confidence == 0.5
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])

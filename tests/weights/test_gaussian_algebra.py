@@ -121,6 +121,18 @@ def test_rename(case):
         case.law.rename({"head.weight": "conv.weight"})
 
 
+def test_marginal_drops_the_buffers_of_modules_that_are_gone():
+    names = ("bn.weight", "head.fc.weight", "steps.w")
+    layout = ParameterLayout(names, ((2,), (3,), (1,)))
+    buffers = {"bn.mean": 1, "head.bn.mean": 2, "head.fc.mask": 3, "count": 4, "free.mean": 5}
+    tensors = {name: torch.tensor(float(i)) for name, i in buffers.items()}
+    law = GaussianWeights(layout, torch.zeros(6), torch.ones(6), buffers=tensors)
+    part = law.marginal(["bn.weight"])
+    assert list(part.buffers) == ["bn.mean", "count", "free.mean"]
+    assert list(law.marginal(names).buffers) == list(buffers)
+    assert list(law.marginal(names[1:]).buffers) == list(buffers)[1:]
+
+
 def test_isotropic_keeps_mean_width_and_tail(case):
     law, split = case.law.isotropic(), case.law.shared_dim
     variances = case.cov.diagonal().clone()

@@ -252,10 +252,10 @@ def test_rename_reaches_blocks(case):
     assert law.statistics["feature_norm"] == 2
 
 
-def test_a_block_that_splits_a_parameter_is_cut_on():
+def test_a_factor_that_ends_inside_a_parameter_goes_on_with_zeros():
     law, _, cov = make_case("split parameter")
-    assert [b.names for b in law.blocks] == [("conv.weight",), law.layout.names]
+    assert [b.names for b in law.blocks] == [("conv.weight",), law.layout.names[1:]]
     close(covariance_of(law), cov)
-    wider = law.rescale(cov_scale=4.0, select="conv.weight").reorder(law.layout)
+    wider = law.rescale(cov_scale=4.0, select="conv.weight")
     width = torch.tensor([2.0] * 4 + [1.0] * 4, dtype=torch.float64)
     close(covariance_of(wider), width[:, None] * cov * width)

@@ -1,5 +1,6 @@
 """Network size: the cases on which torch's own class is wrong, and memory."""
 
+import math
 import subprocess
 import sys
 
@@ -69,14 +70,20 @@ def test_collinear_columns_which_torch_s_class_refuses():
         dist.LowRankMultivariateNormal(torch.zeros(dim), rows.T, diag)
     law = GaussianWeights(layout, torch.zeros(dim), diag, rows.T)
     value = law.sample()
-    # small and exact: in the rows' own basis the covariance is K x K plus the floor
-    wide = rows.double()
-    basis, triangle = torch.linalg.qr(wide.T)
-    block = torch.linalg.eigvalsh(triangle @ triangle.T)
-    log_det = (block.clamp_min(0) + floor).log().sum() + (dim - rank) * diag[0].double().log()
-    # backward error of the eigenvalues of the capacitance, whose largest is this one over d
-    error = rank * torch.finfo(torch.float64).eps * float(block.max()) / floor
-    torch.testing.assert_close(law._cov.log_det(), log_det.double(), rtol=0.0, atol=error)
+    # Reference: in the rows' own basis the covariance is K x K plus the floor. Singular values of
+    # the triangle have an error of eps times the largest, so the squares of the small ones count.
+    triangle = torch.linalg.qr(rows.double().T).R
+    ratios = torch.linalg.svdvals(triangle).square() / diag[0].double()
+    log_det = torch.log1p(ratios).sum() + dim * diag[0].double().log()
+    # Ours are the eigenvalues of the Gram matrix G = W^T D^-1 W, whose trace is tr = sum of the
+    # ratios. Its entries, sums of D rounded terms, are off by sqrt(D) eps tr in the 2-norm, the
+    # eigenvalues of a K x K matrix by another K eps tr; by Weyl's inequality each is off by delta
+    # at most, and |log(1 + a) - log(1 + b)| <= log(1 + |a - b|) for a, b >= 0.
+    eps = torch.finfo(torch.float64).eps
+    delta = (dim**0.5 + rank) * eps * float(ratios.sum())
+    bound = rank * math.log1p(delta) + dim**0.5 * eps * abs(float(log_det))
+    found = law.log_normalizer() - dim * math.log(2 * math.pi)
+    assert abs(float(found - log_det)) < bound
     assert torch.isfinite(law.score(value)).all()
     assert torch.isfinite(law._capacitance_tril).all()
     # chi-square(D), 12 standard deviations wide

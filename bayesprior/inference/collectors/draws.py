@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import distributed
 
-from bayesprior.errors import CheckpointError, ConfigError
+from bayesprior.errors import CheckpointError, ConfigError, checked
 from bayesprior.inference.posteriors import save_draw, stored_draw_paths
 from bayesprior.inference.protocols import Draw, StepEvent
 from bayesprior.storage import chain_dir
@@ -38,6 +38,7 @@ class DrawWriter:
     processes that share a chain (data-parallel training) only the first touches the folder.
     """
 
+    @checked(run_dir="path", chain="integer")
     def __init__(self, run_dir: str | Path, chain: int = 0) -> None:
         if chain < 0:
             raise ConfigError(f"chain must be 0 or more, got {chain}")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.errors import ConfigError, LayoutMismatchError, checked
 from bayesprior.inference.protocols import StepEvent
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -77,6 +77,7 @@ class SWAG:
             [0.5000, 0.5000]])
     """
 
+    @checked(rank="integer", var_floor="number")
     def __init__(
         self, *, rank: int = 20, diagonal_only: bool = False, var_floor: float = 1e-6
     ) -> None:
@@ -95,10 +96,7 @@ class SWAG:
     def update(self, event: StepEvent) -> None:
         """Take in the weights after a collected step, and the module's buffers at that time."""
         self._buffers = event.buffers()
-        if event.read is not None:
-            self.update_weights(event.weights(), event.layout)
-            return
-        moments = self._prepare(event.layout, event.layout.parameters(event.module)[0])
+        moments = self._prepare(event.layout, next(event.module.parameters()))
         self._take_in(event.weights(out=moments.row(self.count)), moments)
 
     @torch.no_grad()

@@ -74,16 +74,13 @@ class Watching:
     def update(self, event: StepEvent) -> None:
         """Show the collector the weights in question after a collected step."""
         module = event.module if self.module is None else self.module
-        read: Callable[[], Tensor] | None
+        layout, read = self.layout or event.layout, None
         if self.map is not None:
             read = functools.partial(_mapped, self.map, event)
-            layout = self.layout or event.layout
         else:
             named = dict(module.named_parameters())
             names = named if self.select is None else select_names(named, self.select)
-            shapes = (tuple(named[name].shape) for name in names)
-            layout = ParameterLayout(tuple(names), tuple(shapes))
-            read = None
+            layout = ParameterLayout(tuple(names), tuple(tuple(named[n].shape) for n in names))
         seen = dataclasses.replace(event, module=module, layout=layout, read=read)
         self.collector.update(seen)
 

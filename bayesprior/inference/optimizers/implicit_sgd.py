@@ -1,60 +1,21 @@
 """Momentum SGD that takes the stiff part of a Gaussian prior implicitly."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from bayesprior.errors import ConfigError
-from bayesprior.inference.optimizers._groups import check_keys
+from bayesprior.errors import ConfigError, checked
+from bayesprior.inference.optimizers._groupwise import GroupwiseOptimizer
 from bayesprior.inference.protocols import PriorShare
 
-__all__ = ["ImplicitPriorSGD", "implicit_sgd_update_"]
-
-
-def implicit_sgd_update_(
-    weights: list[Float[Tensor, "..."]],
-    momentum_buffers: list[Float[Tensor, "..."]],
-    grads: list[Float[Tensor, "..."]],
-    precisions: list[Float[Tensor, "..."]] | None,
-    *,
-    lr: float,
-    momentum: float,
-    nesterov: bool = False,
-) -> None:
-    """Make one step in place: ``m <- (mu m + G) / (1 + lr p)``, ``w <- w - lr m``.
-
-    Parameters
-    ----------
-    weights, momentum_buffers, grads
-        w, m and G, the whole gradient of U / N with the prior's in it, equal in shapes.
-    precisions
-        p, the curvature of the prior's diagonal part in units of U / N; None means 0.
-    lr, momentum, nesterov
-        lr, mu, and whether w moves by ``(G + mu m) / (1 + lr p)`` instead of m.
-    """
-    torch._foreach_mul_(momentum_buffers, momentum)
-    torch._foreach_add_(momentum_buffers, grads)
-    shrink = None
-    if precisions is not None:
-        shrink = torch._foreach_mul(precisions, lr)
-        torch._foreach_add_(shrink, 1)
-        torch._foreach_div_(momentum_buffers, shrink)
-    directions = momentum_buffers
-    if nesterov:
-        directions = list(torch._foreach_add(grads, momentum_buffers, alpha=momentum))
-        if shrink is not None:
-            torch._foreach_div_(directions, shrink)
-    torch._foreach_add_(weights, directions, alpha=-lr)
+__all__ = ["ImplicitPriorSGD"]
 
 
 @final
-class ImplicitPriorSGD(Optimizer):
+class ImplicitPriorSGD(GroupwiseOptimizer):
     """Momentum SGD, stable under a Gaussian prior of any width; for MAP and SWAG.
 
     ``m <- (mu m + G) / (1 + lr p)``, ``w <- w - lr m``, where G = ``.grad`` is the whole gradient
@@ -107,6 +68,7 @@ class ImplicitPriorSGD(Optimizer):
     '1.0e-05'
     """
 
+    @checked(params="parameters", lr="number", momentum="number")
     def __init__(
         self, params: ParamsT, *, lr: float, momentum: float = 0.9, nesterov: bool = False
     ) -> None:
@@ -118,17 +80,13 @@ class ImplicitPriorSGD(Optimizer):
         self.__dict__.setdefault("_precision", {})
         super().__setstate__(state)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, its values checked like those of the constructor."""
-        check_keys(param_group, self)
-        group = {**self.defaults, **param_group}
-        if not 0 < group["lr"] < math.inf:
-            raise ConfigError(f"lr must be positive and finite, got {group['lr']}")
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` unless a group's values can work."""
+        super().check_group(group)
         if not 0 <= group["momentum"] < 1:
             raise ConfigError(f"momentum must be in [0, 1), got {group['momentum']}")
         if group["nesterov"] and group["momentum"] == 0:
             raise ConfigError("nesterov=True needs momentum > 0")
-        super().add_param_group(param_group)
 
     def take_prior(self, prior: PriorShare | None) -> None:
         """Take a prior's curvature (None: of none); the engine and `attach_prior` call this."""
@@ -159,53 +117,30 @@ class ImplicitPriorSGD(Optimizer):
                     f"a prior precision was given for a parameter of shape {tuple(p.shape)} that "
                     "this optimizer does not hold; give it all parameters that the prior covers"
                 )
-            if values.shape != p.shape:
+            if values.shape != p.shape or not (values.isfinite() & (values >= 0)).all():
                 raise ConfigError(
-                    f"prior precision of shape {tuple(values.shape)} for a parameter of shape "
-                    f"{tuple(p.shape)}; the shapes must agree"
-                )
-            if not (values.isfinite() & (values >= 0)).all():
-                raise ConfigError(
-                    f"the prior precision of a parameter of shape {tuple(p.shape)} has negative or "
-                    "non-finite entries; check the prior's cov_diag"
+                    f"the prior precision of a parameter of shape {tuple(p.shape)} must have that "
+                    f"shape and no negative or infinite entries, got shape {tuple(values.shape)}"
                 )
         # In place: Fabric's wrapper of this optimizer shares the dictionary, not the attribute.
         self._precision.clear()
         self._precision.update({p: v.to(p) for p, v in precision.items()})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step from the gradients in ``.grad``.
-
-        Parameters
-        ----------
-        closure
-            Evaluates the loss and its gradient first, as for any torch optimizer.
-
-        Returns
-        -------
-        Any
-            What the closure returned; None without one.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            for p in params:
-                if p not in self.state:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            for is_covered in (True, False):
-                some = [p for p in params if (p in self._precision) is is_covered]
-                if some:
-                    implicit_sgd_update_(
-                        some,
-                        [self.state[p]["momentum_buffer"] for p in some],
-                        [p.grad for p in some],
-                        [self._precision[p] for p in some] if is_covered else None,
-                        lr=group["lr"],
-                        momentum=group["momentum"],
-                        nesterov=group["nesterov"],
-                    )
-        return loss
+    def update_(self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> None:
+        """Move a group's weights and momentum in place."""
+        lr, momentum = group["lr"], group["momentum"]
+        for p in weights:
+            if p not in self.state:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in weights]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, grads)
+        covered = [i for i, p in enumerate(weights) if p in self._precision]
+        shrink = [self._precision[weights[i]].mul(lr).add_(1) for i in covered]
+        if covered:
+            torch._foreach_div_([buffers[i] for i in covered], shrink)
+        if group["nesterov"]:
+            buffers = list(torch._foreach_add(grads, buffers, alpha=momentum))
+            if covered:
+                torch._foreach_div_([buffers[i] for i in covered], shrink)
+        torch._foreach_add_(weights, buffers, alpha=-lr)

@@ -3,23 +3,22 @@
 import abc
 import collections
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from bayesprior.errors import ConfigError
 from bayesprior.inference.generators import generator
-from bayesprior.inference.optimizers._groups import check_keys
+from bayesprior.inference.optimizers._groupwise import GroupwiseOptimizer
 from bayesprior.inference.optimizers._noise import NoiseStream
 
 __all__ = ["Sampler"]
 
 
-class Sampler(Optimizer, abc.ABC):
+class Sampler(GroupwiseOptimizer):
     """Abstract base of the stochastic-gradient samplers.
 
     The target is ``exp(-U(w) / T)``, U the potential energy (minus log likelihood of all N data,
@@ -49,64 +48,26 @@ class Sampler(Optimizer, abc.ABC):
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        self._forget_noise_ahead()
-        super().__init__(params, defaults)
+        self._streams: dict[Any, NoiseStream] = collections.defaultdict(NoiseStream)
+        super().__init__(params, {**defaults, "noise_state": []})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Runs on loading, copying and unpickling alike.
-        self._forget_noise_ahead()
+        # Runs on loading, copying and unpickling alike; what was computed ahead is forgotten.
+        self._streams = collections.defaultdict(NoiseStream)
         super().__setstate__(state)
-
-    def _forget_noise_ahead(self) -> None:
-        self._streams: dict[Any, NoiseStream] = collections.defaultdict(NoiseStream)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, its values checked like those of the constructor."""
-        check_keys(param_group, self)
-        self.check_group({**self.defaults, **param_group})
-        super().add_param_group({**param_group, "noise_state": []})
-        group = self.param_groups[-1]
-        try:
-            if group["temperature"] > 0:
-                _check_dtypes({p.dtype for p in group["params"]})
-        except ConfigError:
-            self.param_groups.pop()
-            raise
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise `ConfigError` unless a group's values can work."""
-        for name in ("lr", "num_data"):
-            if not 0 < group[name] < math.inf:
-                raise ConfigError(f"{name} must be positive and finite, got {group[name]}")
+        super().check_group(group)
+        if not 0 < group["num_data"] < math.inf:
+            raise ConfigError(f"num_data must be positive and finite, got {group['num_data']}")
         if not 0 <= group["temperature"] < math.inf:
             raise ConfigError(
                 "temperature must be at least 0 (1 samples the posterior, 0 optimizes), "
                 f"got {group['temperature']}"
             )
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make one step from the gradients in ``.grad``.
-
-        Parameters
-        ----------
-        closure
-            Evaluates the loss and its gradient first, as for any torch optimizer.
-
-        Returns
-        -------
-        Any
-            What the closure returned; None without one.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self.update_(group, params, [p.grad for p in params])
-        return loss
+        if group["temperature"] > 0:
+            _check_dtypes({p.dtype for p in group["params"]})
 
     def draw_noise(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor] | None:
         """Return standard normals shaped like ``params``; None at temperature 0.
@@ -136,10 +97,6 @@ class Sampler(Optimizer, abc.ABC):
         return [noise[p] for p in params]
 
     @abc.abstractmethod
-    def update_(self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> None:
-        """Move those weights of a group that have a gradient, in place."""
-
-    @abc.abstractmethod
     def stability_limit(self, curvature: float, group: Mapping[str, Any] | None = None) -> float:
         """Return the learning rate from which on the chain explodes on a quadratic potential.
 
@@ -152,13 +109,7 @@ class Sampler(Optimizer, abc.ABC):
         """
 
     def kinetic_temperature(self, group: Mapping[str, Any] | None = None) -> float | None:
-        """Return the temperature read off the velocities; None for a sampler without them.
-
-        Parameters
-        ----------
-        group
-            The parameter group that is asked about; all weights by default.
-        """
+        """Return the temperature read off a group's velocities, or all; None without velocities."""
         return None
 
 

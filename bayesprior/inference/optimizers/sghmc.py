@@ -2,105 +2,35 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.errors import ConfigError, checked
 from bayesprior.inference.optimizers.sampler import Sampler
 
-__all__ = ["SGHMC", "baoab_update_", "euler_update_"]
-
-
-def baoab_update_(
-    weights: list[Float[Tensor, "..."]],
-    velocities: list[Float[Tensor, "..."]],
-    grads: list[Float[Tensor, "..."]],
-    noise: list[Float[Tensor, "..."]] | None,
-    *,
-    lr: float,
-    friction: float,
-    temperature: float,
-    num_data: int,
-) -> None:
-    """Make one step in place: kick, half drift, Ornstein-Uhlenbeck, half drift.
-
-    ::
-
-        u <- u - sqrt(lr) g
-        w <- w + sqrt(lr) u / 2
-        u <- (1 - f) u + sqrt(f (2 - f) T / N) xi
-        w <- w + sqrt(lr) u / 2
-
-    The two half kicks of BAOAB that meet at one position, hence share a gradient, are made as
-    one. The step so begins and ends where BAOAB's positions are, whose law is exact on Gaussian
-    targets.
-
-    Parameters
-    ----------
-    weights, velocities, grads, noise
-        w, u, g (an estimate of grad U / N) and xi (standard normals), equal in shapes. ``noise``
-        may be None if the temperature is 0.
-    lr, friction, temperature, num_data
-        lr, f, T and N.
-    """
-    step = math.sqrt(lr)
-    torch._foreach_add_(velocities, grads, alpha=-step)
-    torch._foreach_add_(weights, velocities, alpha=step / 2)
-    torch._foreach_mul_(velocities, 1 - friction)
-    if noise is not None:
-        std = math.sqrt(friction * (2 - friction) * temperature / num_data)
-        torch._foreach_add_(velocities, noise, alpha=std)
-    torch._foreach_add_(weights, velocities, alpha=step / 2)
-
-
-def euler_update_(
-    weights: list[Float[Tensor, "..."]],
-    velocities: list[Float[Tensor, "..."]],
-    grads: list[Float[Tensor, "..."]],
-    noise: list[Float[Tensor, "..."]] | None,
-    *,
-    lr: float,
-    friction: float,
-    temperature: float,
-    num_data: int,
-) -> None:
-    """Make one step of the textbook's update in place.
-
-    ::
-
-        u <- (1 - f) u - sqrt(lr) g + sqrt(2 f T / N) xi
-        w <- w + sqrt(lr) u
-
-    With v = sqrt(lr) u this is ``v <- (1 - f) v - lr g + sqrt(2 f lr T / N) xi``, ``w <- w + v``
-    (Chen et al., equation 15). Parameters as for `baoab_update_`.
-    """
-    step = math.sqrt(lr)
-    torch._foreach_mul_(velocities, 1 - friction)
-    torch._foreach_add_(velocities, grads, alpha=-step)
-    if noise is not None:
-        std = math.sqrt(2 * friction * temperature / num_data)
-        torch._foreach_add_(velocities, noise, alpha=std)
-    torch._foreach_add_(weights, velocities, alpha=step)
-
-
-_UPDATES = {"baoab": baoab_update_, "euler": euler_update_}
+__all__ = ["SGHMC"]
 
 
 @final
 class SGHMC(Sampler):
     """Stochastic gradient Hamiltonian Monte Carlo, as a torch optimizer.
 
-    Langevin dynamics with a velocity. In physical units (unit mass, potential U, step h) the
-    momentum is ``sqrt(N) u``, and
+    Langevin dynamics with a velocity, by the BAOAB integrator. A step is ::
+
+        u <- u - sqrt(lr) g
+        w <- w + sqrt(lr) u / 2
+        u <- (1 - f) u + sqrt(f (2 - f) T / N) xi
+        w <- w + sqrt(lr) u / 2
+
+    with g = ``.grad`` an estimate of ``grad U / N`` and xi standard normals. In physical units
+    (unit mass, potential U, step h) the momentum is ``sqrt(N) u``, and
 
     * ``lr = N h^2``, so ``lr g`` is the displacement that one kick causes, as in SGD;
-    * ``friction`` f = 1 - exp(-gamma h) is the share of velocity that a step destroys: momentum
-      SGD with momentum 1 - f is the same at T = 0. Over 1 / f steps the drift adds up to
-      ``lr / f`` a step (Euler), ``lr (1 / f - 1 / 2)`` (BAOAB).
+    * ``friction`` f = 1 - exp(-gamma h) is the share of velocity that a step destroys, what 1 -
+      momentum is in SGD. Over 1 / f steps the drift adds up to ``lr (1 / f - 1 / 2)`` a step.
 
     The stationary law of u is N(0, T / N) whatever ``lr`` is, so a schedule that changes ``lr``
     neither heats nor cools; initial velocities are drawn from it. (The textbook's
@@ -110,40 +40,37 @@ class SGHMC(Sampler):
     ----------
     params
         Parameters or groups of them; groups may carry their own ``lr``, ``friction``,
-        ``temperature``, ``num_data``, ``integrator`` and ``seed``.
+        ``temperature``, ``num_data`` and ``seed``.
     lr
         Step on the mean loss, as in SGD with momentum.
     num_data
         N, the size of the whole training set.
     friction
-        f in (0, 1]. With f = 1 the Euler integrator is SGLD.
+        f in (0, 1]. With f = 1 no velocity outlives a step.
     temperature
         T; the target is ``exp(-U / T)``.
-    integrator
-        ``"baoab"``: second order, the law of the weights is exact on Gaussian targets at any
-        stable step. ``"euler"``: the textbook's update, for comparison with published results.
     seed
         Of the noise; chains differ in nothing else.
 
     Raises
     ------
     ConfigError
-        If ``lr`` or ``num_data`` is not positive, ``temperature`` is negative, ``friction`` is not
-        in (0, 1], or the integrator is unknown.
+        If ``lr`` or ``num_data`` is not positive, ``temperature`` is negative, or ``friction`` is
+        not in (0, 1].
 
     Notes
     -----
-    On a Gaussian target with exact gradients, along a direction of curvature c of U / N, Euler's
-    stationary variance is exactly ``1 / (1 - lr c / (2 (2 - f)))`` times too large; BAOAB's is
-    right, and so is the variance of its velocity. Minibatch gradients widen both: choose
-    ``friction`` large or ``lr`` small.
+    The two half kicks of BAOAB that meet at one position, hence share a gradient, are made as one.
+    The step so begins and ends where BAOAB's positions are: with exact gradients of a Gaussian
+    target the laws of weights and velocities are exact at any stable step. Minibatch gradients
+    widen both: choose ``friction`` large or ``lr`` small.
 
     References
     ----------
     Chen, Fox and Guestrin, Stochastic Gradient Hamiltonian Monte Carlo, arXiv:1402.4102.
     Leimkuhler and Matthews, Rational Construction of Stochastic Numerical Methods for Molecular
     Sampling, arXiv:1203.5428 (BAOAB).
-    Zhang et al., Cyclical Stochastic Gradient MCMC, arXiv:1902.03932 (the textbook's form).
+    Zhang et al., Cyclical Stochastic Gradient MCMC, arXiv:1902.03932 (the textbook's v).
 
     Examples
     --------
@@ -155,6 +82,14 @@ class SGHMC(Sampler):
     1.0
     """
 
+    @checked(
+        params="parameters",
+        lr="number",
+        num_data="integer",
+        friction="number",
+        temperature="number",
+        seed="integer",
+    )
     def __init__(
         self,
         params: ParamsT,
@@ -163,11 +98,10 @@ class SGHMC(Sampler):
         num_data: int,
         friction: float,
         temperature: float = 1.0,
-        integrator: Literal["baoab", "euler"] = "baoab",
         seed: int = 0,
     ) -> None:
         defaults = {"lr": lr, "temperature": temperature, "num_data": num_data, "seed": seed}
-        super().__init__(params, {**defaults, "friction": friction, "integrator": integrator})
+        super().__init__(params, {**defaults, "friction": friction})
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise `ConfigError` unless a group's values can work."""
@@ -176,11 +110,6 @@ class SGHMC(Sampler):
             raise ConfigError(
                 "friction must be in (0, 1] (the share of velocity lost in a step, 1 - momentum), "
                 f"got {group['friction']}"
-            )
-        if group["integrator"] not in _UPDATES:
-            raise ConfigError(
-                f"unknown integrator {group['integrator']!r}, choose one of "
-                f"{sorted(_UPDATES)}{nearest_name(str(group['integrator']), _UPDATES)}"
             )
 
     def update_(self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> None:
@@ -191,28 +120,26 @@ class SGHMC(Sampler):
             torch._foreach_mul_(velocities, math.sqrt(temperature / num_data))
             for p, velocity in zip(new, velocities, strict=True):
                 self.state[p]["velocity"] = velocity
-        _UPDATES[group["integrator"]](
-            weights,
-            [self.state[p]["velocity"] for p in weights],
-            grads,
-            self.draw_noise(group, weights),
-            lr=group["lr"],
-            friction=group["friction"],
-            temperature=temperature,
-            num_data=num_data,
-        )
+        velocities = [self.state[p]["velocity"] for p in weights]
+        noise = self.draw_noise(group, weights)
+        step, friction = math.sqrt(group["lr"]), group["friction"]
+        torch._foreach_add_(velocities, grads, alpha=-step)
+        torch._foreach_add_(weights, velocities, alpha=step / 2)
+        torch._foreach_mul_(velocities, 1 - friction)
+        if noise is not None:
+            std = math.sqrt(friction * (2 - friction) * temperature / num_data)
+            torch._foreach_add_(velocities, noise, alpha=std)
+        torch._foreach_add_(weights, velocities, alpha=step / 2)
 
     def stability_limit(self, curvature: float, group: Mapping[str, Any] | None = None) -> float:
-        """Return 4 / curvature (BAOAB) or 2 (2 - friction) / curvature (Euler); see `Sampler`."""
-        group = self.param_groups[0] if group is None else group
-        numerator = 4.0 if group["integrator"] == "baoab" else 2 * (2 - group["friction"])
-        return numerator / curvature if curvature > 0 else math.inf
+        """Return 4 / curvature, from which on the chain explodes; see `Sampler`."""
+        return 4 / curvature if curvature > 0 else math.inf
 
     def kinetic_temperature(self, group: Mapping[str, Any] | None = None) -> float | None:
         """Return the mean of N u^2 over the weights, whose expectation is T; None before a step.
 
-        Exact on Gaussian targets for BAOAB. A value above T means that minibatch noise or too
-        large a step heats the chain.
+        Exact on Gaussian targets. A value above T means that minibatch noise or too large a step
+        heats the chain.
         """
         total, count = 0.0, 0
         for some in self.param_groups if group is None else (group,):

@@ -5,44 +5,13 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from bayesprior.errors import checked
 from bayesprior.inference.optimizers.sampler import Sampler
 
-__all__ = ["SGLD", "sgld_update_"]
-
-
-def sgld_update_(
-    weights: list[Float[Tensor, "..."]],
-    grads: list[Float[Tensor, "..."]],
-    noise: list[Float[Tensor, "..."]] | None,
-    *,
-    lr: float,
-    temperature: float,
-    num_data: int,
-) -> None:
-    """Make one SGLD step in place: ``w <- w - lr g + sqrt(2 lr T / N) xi``.
-
-    Parameters
-    ----------
-    weights, grads, noise
-        w, g (an estimate of grad U / N) and xi (standard normals), equal in shapes. ``noise``
-        may be None if the temperature is 0.
-    lr, temperature, num_data
-        lr, T and N.
-
-    Examples
-    --------
-    >>> w, g, xi = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([1.0])
-    >>> sgld_update_([w], [g], [xi], lr=0.5, temperature=1.0, num_data=4)
-    >>> w
-    tensor([0.5000])
-    """
-    torch._foreach_add_(weights, grads, alpha=-lr)
-    if noise is not None:
-        torch._foreach_add_(weights, noise, alpha=math.sqrt(2 * lr * temperature / num_data))
+__all__ = ["SGLD"]
 
 
 @final
@@ -92,6 +61,9 @@ class SGLD(Sampler):
     0.5
     """
 
+    @checked(
+        params="parameters", lr="number", num_data="integer", temperature="number", seed="integer"
+    )
     def __init__(
         self,
         params: ParamsT,
@@ -107,14 +79,11 @@ class SGLD(Sampler):
 
     def update_(self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> None:
         """Move a group's weights in place."""
-        sgld_update_(
-            weights,
-            grads,
-            self.draw_noise(group, weights),
-            lr=group["lr"],
-            temperature=group["temperature"],
-            num_data=group["num_data"],
-        )
+        lr, noise = group["lr"], self.draw_noise(group, weights)
+        torch._foreach_add_(weights, grads, alpha=-lr)
+        if noise is not None:
+            std = math.sqrt(2 * lr * group["temperature"] / group["num_data"])
+            torch._foreach_add_(weights, noise, alpha=std)
 
     def stability_limit(self, curvature: float, group: Mapping[str, Any] | None = None) -> float:
         """Return 2 / curvature, from which on the chain explodes; see `Sampler`."""

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from bayesprior.diagnostics.calibration import CalibrationBins, brier, class_wise_ece
-from bayesprior.diagnostics.regression import coverage, pit_values
+from bayesprior.diagnostics.calibration import brier, class_wise_ece
+from bayesprior.diagnostics.regression import coverage
 from bayesprior.report.context import Context, Heading
 from bayesprior.report.document import Column, Item, Picture, Table
 from bayesprior.report.plots import coverage_plot, reliability_diagram
@@ -40,12 +40,10 @@ def items(context: Context) -> list[Item]:
         return out
     targets = np.asarray(test.targets)
     parts = brier(test.probs, targets)
-    adaptive = CalibrationBins.equal_mass(test.confidence, test.is_right)
     accuracy = f"accuracy is {context.scores['accuracy']:.3f}"
     rows = [
         ("top-label ECE", context.bins.ece, "confidence of the predicted class, 15 equal bins"),
         ("class-wise ECE", class_wise_ece(test.probs, targets), "every class's probability"),
-        ("adaptive ECE", adaptive.ece, "bins of equally many points"),
         ("largest gap (MCE)", context.bins.mce, "of one bin; noisy where bins are nearly empty"),
         ("Brier: reliability", parts.reliability, "0 is perfectly calibrated"),
         ("Brier: resolution", parts.resolution, "larger is better"),
@@ -59,9 +57,7 @@ def items(context: Context) -> list[Item]:
 
 
 def _coverage(context: Context) -> list[Item]:
-    data = context.tree["predictions"].dataset
-    pit = context.attempt("coverage of the intervals", lambda: pit_values(data))
-    if pit is None:
+    if (pit := context.pit) is None:
         return []
     context.notes["metrics of classes"] = (
         "the targets are numbers: NLL, RMSE and the coverage of intervals are reported, but "
@@ -77,11 +73,8 @@ def _coverage(context: Context) -> list[Item]:
 
 def verdict(context: Context) -> Verdict:
     """Say whether the probabilities can be trusted."""
-    if context.kind == "numbers":
-        data = context.tree["predictions"].dataset
-        pit = context.attempt("coverage of the intervals", lambda: pit_values(data))
-        if pit is not None:
-            return coverage_verdict(pit)
+    if context.pit is not None:
+        return coverage_verdict(context.pit)
     is_dense = context.kind == "pixels" or (context.test is not None and context.test.is_dense)
     return calibration_verdict(context.bins, independent=not is_dense)
 

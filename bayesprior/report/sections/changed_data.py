@@ -26,7 +26,7 @@ def items(context: Context) -> list[Item]:
         "Accuracy falls as the data get worse; the calibration error should not rise with it, "
         "for an honest model becomes less sure."
     )
-    pictures = context.picture("Metrics against severity", caption, lambda: shift_curves(rows))
+    pictures = context.picture("Metrics against severity", caption, shift_curves, rows)
     return [*pictures, Table("Metrics of each set", columns, lines)]
 
 

@@ -1,9 +1,6 @@
 """Comparison: methods side by side, ties called ties."""
 
-import functools
 from collections.abc import Callable, Sequence
-
-from matplotlib.figure import Figure
 
 from bayesprior.diagnostics.compare import (
     Difference,
@@ -32,7 +29,7 @@ def compared(
     methods: Sequence[MethodResult],
     differences: Sequence[Difference],
     baseline: str,
-    picture: Callable[[str, str, Callable[[], Figure]], list[Picture]],
+    picture: Callable[..., list[Picture]],
 ) -> list[Item]:
     """Return the table of all methods, and figures and table of the paired differences."""
     columns = [Column("method", "method"), Column("seeds", "seeds", "d")]
@@ -47,8 +44,8 @@ def compared(
             "or a dot in the gray margin, is a tie: other seeds or other test points could turn "
             "it around, or it is too small to matter."
         )
-        draw = functools.partial(comparison_forest, differences, metric)
-        out += picture(f"Difference in {METRICS[metric].label}", caption, draw)
+        title = f"Difference in {METRICS[metric].label}"
+        out += picture(title, caption, comparison_forest, differences, metric)
     if differences:
         ties = sum(d.verdict == "tie" for d in differences)
         margins = ", ".join(f"{r.label} {r.margin:g}" for r in compared_metrics().values())

@@ -1,7 +1,5 @@
 """The prior: what it said, and where the posterior ended in it."""
 
-import functools
-
 from bayesprior.diagnostics.prior import diagnose, prior_summary
 from bayesprior.report.context import Context, Heading
 from bayesprior.report.document import Column, Item, Picture, Table, Text
@@ -25,11 +23,12 @@ def items(context: Context) -> list[Item]:
         doubt = " The draws are SWAG's: their width is that of an optimizer's noise."
     if context.directions:
         caption = (
-            "Dots: mean of the draws along each direction the prior knows; bars: 95 % of them. "
+            "Dots: mean of the draws along each direction the prior knows; bars: two standard "
+            "deviations. "
             "Gray: where the prior expects them (1 and 2 standard deviations). Far outside, data "
             "and prior disagree; as wide as the gray, the data say nothing." + doubt
         )
-        drawn = prior_coordinate_plot(context.tree)
+        drawn = prior_coordinate_plot(context.directions)
         out.append(Picture("Where the posterior ended in the prior", caption, drawn))
     if context.checks:
         caption = (
@@ -38,12 +37,13 @@ def items(context: Context) -> list[Item]:
             "prior was too narrow or wrong there."
         )
         out.append(Picture("Distance by layer", caption, mahalanobis_plot(context.checks)))
-    make = functools.partial(prior_summary, context.tree)
-    if (summary := context.attempt("how informative the prior is", make)) is not None:
-        share = "not recorded" if summary.jitter_share is None else f"{summary.jitter_share:.0%}"
+    blocks = context.attempt("how informative the prior is", prior_summary, context.tree)
+    if blocks:
+        shape = context.tree["constant_data"].attrs
+        share = f"{shape['jitter_share']:.0%}" if "jitter_share" in shape else "not recorded"
         text = (
-            f"Rank {summary.rank}, of which {summary.effective_rank:.1f} directions are really "
-            f"used; {summary.drift_share:.0%} of the factor's variance is one direction (near "
+            f"Rank {shape['rank']}, of which {shape['effective_rank']:.1f} directions are really "
+            f"used; {shape['drift_share']:.0%} of the factor's variance is one direction (near "
             f"100 % the source run was still travelling); added constant variance: {share}."
         )
         columns = [
@@ -54,7 +54,7 @@ def items(context: Context) -> list[Item]:
             Column("ratio", "squared distance / expected", ".2g"),
         ]
         ratios = {c.name: c.ratio for c in context.checks}
-        rows = [{**vars(b), "ratio": ratios.get(b.name)} for b in summary.blocks]
+        rows = [b | {"ratio": ratios.get(b["name"])} for b in blocks]
         out += [Text(text), Table("The prior by layer", columns, rows)]
     if context.directions:
         out.append(_along(context, doubt))

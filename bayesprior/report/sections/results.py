@@ -1,5 +1,6 @@
 """Results: every metric of the test set, with intervals."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def items(context: Context) -> list[Item]:
     if test is None:
         return []
     found = context.scores
-    intervals = context.attempt("intervals of the metrics", lambda: score_intervals(test)) or {}
+    intervals = context.attempt("intervals of the metrics", score_intervals, test) or {}
     scaled, note = _scaled(context, test)
     rows = [
         {
@@ -58,9 +59,7 @@ def _scaled(context: Context, test: Outcome) -> tuple[Mapping[str, float], str]:
     probs = apply_temperature(_logs(test), temperature)
     targets = np.asarray(test.targets)
     log_score = np.log(np.maximum(probs[np.arange(len(targets)), targets], 1e-300))
-    other = Outcome(
-        test.name, probs, targets, log_score, test.aleatoric, test.epistemic, test.is_dense
-    )
+    other = dataclasses.replace(test, probs=probs, log_score=log_score)
     parts = ("aleatoric", "epistemic")  # of the draws, which are not scaled
     note = (
         f"{NOTE} Temperature scaling (T = {temperature:.2f}, fitted on validation data) is shown "
@@ -71,7 +70,7 @@ def _scaled(context: Context, test: Outcome) -> tuple[Mapping[str, float], str]:
 
 def _numbers(context: Context) -> list[Item]:
     data = context.tree["predictions"].dataset
-    points = context.attempt("metrics of the numbers", lambda: regression_points(data))
+    points = context.attempt("metrics of the numbers", regression_points, data)
     if points is None:
         return []
     rows: list[dict[str, Any]] = [

@@ -10,7 +10,7 @@ __all__ = ["HEADING"]
 def items(context: Context) -> list[Item]:
     """Show the trace, convergence and temperatures."""
     caption = "Chains should look alike and level off; a slope or a gap between them is trouble."
-    out: list[Item] = [*context.picture("Trace", caption, lambda: trace_plot(context.tree))]
+    out: list[Item] = [*context.picture("Trace", caption, trace_plot, context.tree)]
     if context.chains:
         columns = [
             Column("name", "quantity"),
@@ -30,7 +30,7 @@ def items(context: Context) -> list[Item]:
         columns = [
             Column("name", "temperature"),
             Column("claimed", "claimed", ".3g"),
-            Column("measured", "measured [95 %]", ".3f"),
+            Column("measured", "measured [95 %]", ".3g"),
         ]
         note = "Over the later half of the steps at the last temperature."
         rows = [vars(t) for t in context.temperatures]

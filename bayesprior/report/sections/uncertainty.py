@@ -70,10 +70,7 @@ def items(context: Context) -> list[Item]:
 
 
 def _detection(context: Context, test: Outcome, foreign: list[Outcome]) -> Table:
-    rows = [
-        {"set": r.name, "score": r.score.replace("_", " "), **r.detection._asdict()}
-        for r in ood_table(test, foreign)
-    ]
+    rows = [r | {"score": r["score"].replace("_", " ")} for r in ood_table(test, foreign)]
     columns = [Column("set", "set"), Column("score", "score")]
     columns += [Column(key, key.upper(), ".3f") for key in ("auroc", "aupr", "fpr95")]
     if without := [o.name for o in (test, *foreign) if o.energy is None]:

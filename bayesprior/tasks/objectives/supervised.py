@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bayesprior.errors import DataError
+from bayesprior.errors import DataError, checked
 from bayesprior.inference.protocols import LossFn
 from bayesprior.tasks.likelihoods import Likelihood
 from bayesprior.tasks.protocols import Batch, Forward, field_of, pair_forward
@@ -16,6 +16,7 @@ from bayesprior.tasks.protocols import Batch, Forward, field_of, pair_forward
 __all__ = ["supervised"]
 
 
+@checked(likelihood="likelihood", forward="function")
 def supervised(
     likelihood: Likelihood,
     *,

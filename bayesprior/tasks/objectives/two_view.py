@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bayesprior.errors import ConfigError, DataError
+from bayesprior.errors import ConfigError, DataError, checked
 from bayesprior.tasks.objectives.objective import Objective
 from bayesprior.tasks.protocols import Batch
 
@@ -44,6 +44,7 @@ class TwoView(Objective):
         return loss, {"embedding_std": spread}
 
 
+@checked(ssl_loss="function")
 def two_view(ssl_loss: Criterion) -> TwoView:
     """Return a self-supervised loss of two views of each example.
 

@@ -149,7 +149,7 @@ def test_a_bad_group_is_refused_and_not_added():
     assert len(sampler.param_groups) == 1
 
 
-@pytest.mark.parametrize("case", [SAMPLERS[0], hmc_case("baoab", 0.5)], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [SAMPLERS[0], hmc_case(0.5)], ids=lambda c: c.name)
 def test_under_fabric(case):
     """Its wrapper copies neither attributes nor methods; all must reach the sampler."""
     torch.manual_seed(0)

@@ -5,18 +5,24 @@ from inference.optimizers.cases import SAMPLERS
 from torch import nn
 
 from bayesprior.errors import ConfigError
-from bayesprior.inference.optimizers.sgld import SGLD, sgld_update_
+from bayesprior.inference.optimizers.sgld import SGLD
+
+
+class GivenNoise(SGLD):
+    """With numbers that are known in place of its own."""
+
+    def draw_noise(self, group, params):
+        return [self.given]
 
 
 def test_update_is_its_formula():
-    generator = np.random.default_rng(0)
-    w, g, xi = generator.normal(size=(3, 4, 5))
-    weights = [torch.tensor(w)]
-    sgld_update_(
-        weights, [torch.tensor(g)], [torch.tensor(xi)], lr=0.3, temperature=0.6, num_data=7
-    )
-    expected = w - 0.3 * g + np.sqrt(2 * 0.3 * 0.6 / 7) * xi
-    np.testing.assert_allclose(weights[0].numpy(), expected, rtol=1e-14)
+    start, g, xi = torch.randn(3, 4, 5, dtype=torch.float64)
+    w = start.clone().requires_grad_()
+    sampler = GivenNoise([w], lr=0.3, temperature=0.6, num_data=7)
+    w.grad, sampler.given = g, xi
+    sampler.step()
+    expected = start - 0.3 * g + np.sqrt(2 * 0.3 * 0.6 / 7) * xi
+    torch.testing.assert_close(w.detach(), expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
