@@ -42,17 +42,13 @@ from bayesprior.recipes.study_cells import (
     DIVERGED,
     FIRST_SELECTION_SEED,
     Cell,
-    Method,
     averaging,
     data_options,
-    edges,
-    evaluations,
     fit_and_predict,
     model_options,
-    plan,
     prior_folder,
-    select,
 )
+from bayesprior.recipes.study_plan import Method, edges, evaluations, plan, select
 from bayesprior.report.document import Column, Item, Picture, Report, Section, Table, Text
 from bayesprior.report.plots import learning_curves
 from bayesprior.report.sections.comparison import compared
@@ -313,7 +309,6 @@ def _compare(
         remarks.append(f"Nothing is compared: no fit of the baseline {baseline} is there.")
     elif len(results) > 1:
         differences = paired_differences(results, baseline)
-
     verdicts = [
         comparison_verdict(
             differences,
@@ -387,13 +382,13 @@ def _page(call: StudyOptions, comparisons: Sequence[Comparison]) -> Report:
         items.append(Table("Budgets and choices", columns, c.rows, note))
         items += compared(c.results, c.differences, c.baseline, picture)
         sections.append(Section(f"{c.num_data:,} training examples", items))
-    verdicts = [
-        replace(v, question=f"{v.question} ({c.num_data:,} examples)")
-        if len(comparisons) > 1
-        else v
-        for c in comparisons
-        for v in c.verdicts
-    ]
+    verdicts = [v for c in comparisons for v in c.verdicts]
+    if len(comparisons) > 1:
+        verdicts = [
+            replace(v, question=f"{v.question} ({c.num_data:,} examples)")
+            for c in comparisons
+            for v in c.verdicts
+        ]
     title = f"Study of {len(call.methods)} methods on {call.data}"
     subtitle = (
         f"{call.model}, {call.seeds} seed(s), budget {call.budget} gradient evaluations a fit"

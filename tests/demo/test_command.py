@@ -5,7 +5,7 @@ import pytest
 from bayesprior.cli.main import main
 from bayesprior.demo import command
 from bayesprior.recipes.options import StudyOptions
-from bayesprior.recipes.study_cells import evaluations, plan
+from bayesprior.recipes.study_plan import evaluations, plan
 
 
 def test_six_methods_have_the_same_budget_and_tuning():

@@ -14,7 +14,7 @@ from study_cases import METHODS, options
 from bayesprior.errors import ConfigError
 from bayesprior.inference.progress import read_trace
 from bayesprior.recipes import load_run, study
-from bayesprior.recipes.study_cells import evaluations
+from bayesprior.recipes.study_plan import evaluations
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -81,9 +81,9 @@ def test_validation_alone_chooses_and_stops_are_points_of_one_run(whole):
             assert row["selected"] == ",".join(
                 f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in chosen.items()
             )
-            assert len(rows) == 6 * (3 if row["method"] == "fine-tuning" else 1)
+            assert len(rows) == 2 * (3 if row["method"] == "fine-tuning" else 1)
     runs = list((found.folder / "fits" / "fine-tuning" / "n-12").glob("*/seed-1000"))
-    assert len(runs) == 6
+    assert len(runs) == 2
     assert not list(found.folder.glob("fits/*/*/*/seed-1000/predictive-test.nc"))
 
 
@@ -126,6 +126,8 @@ def test_what_diverges_is_a_result(tmp_path, monkeypatch):
         study(**arguments | {"out": str(tmp_path / "other")})
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_killed_worker_costs_its_own_cell(tmp_path, monkeypatch):
     arguments = options(tmp_path, jobs=2)
     monkeypatch.setenv("STUDY_KILL", "1")
@@ -145,6 +147,8 @@ def test_a_killed_worker_costs_its_own_cell(tmp_path, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in times} == times
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_killed_study_goes_on_bit_for_bit(tmp_path):
     expected = study(**options(tmp_path / "whole")).comparisons[0]
     arguments = options(tmp_path / "killed")
@@ -170,6 +174,8 @@ def test_a_killed_study_goes_on_bit_for_bit(tmp_path):
     assert found.sentences == expected.sentences
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_cluster_around_the_call_runs_the_fits(tmp_path):
     distributed = pytest.importorskip("distributed")
     arguments = options(tmp_path, methods={"MAP": {"lr": 0.05}})
