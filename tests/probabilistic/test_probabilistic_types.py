@@ -35,7 +35,7 @@ for call in (
 EXPECTED = [
     "prior must be a GaussianWeights, such as GaussianWeights.load(path), got str",
     "prior must be a GaussianWeights, such as GaussianWeights.load(path), got Normal",
-    "prior must be a GaussianWeights, such as GaussianWeights.load(path), got Linear",
+    "module must be a network (torch.nn.Module), got GaussianWeights",
     "likelihood must be one of bayesprior.tasks.likelihoods, such as Normal(std=0.1), got 'normal'",
     "num_data must be the size of the training set, got None",
     "num_data must be the size of the training set, got 4.5",

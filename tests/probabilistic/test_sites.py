@@ -165,7 +165,7 @@ class TestSites:
         assert "\n" not in str(caught.value)
 
     def test_initial_value_of_another_shape(self):
-        wrong = init_to_value(values={"mu": torch.zeros(3)}, fallback=None)
+        wrong = init_to_value(values={"mu": torch.zeros(3)})
         potential = PyroPotential(schools_model, eight_schools(), init_strategy=wrong)
         with pytest.raises(ConfigError, match=r"'mu' has shape \(\) now and had \(3,\)"):
             potential(eight_schools())
