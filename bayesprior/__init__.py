@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         make_prior,
         report,
         sample,
+        study,
     )
     from bayesprior.recipes.new_data import predict_new
     from bayesprior.report import plots
@@ -120,6 +121,7 @@ __all__ = [
     "predict_new",
     "report",
     "sample",
+    "study",
     "supervised",
     "train",
     "two_view",
@@ -162,6 +164,7 @@ _HOMES = {
         "make_prior",
         "report",
         "sample",
+        "study",
     ),
     "bayesprior.recipes.new_data": ("predict_new",),
     "bayesprior.tasks.likelihoods": (

@@ -2,165 +2,222 @@
 
     python benchmarks/real_transfer.py [--task fashion flowers cifar] [--out FOLDER] [--quick]
 
-Every method gets equally many configurations over the same range of prior widths. They are
-selected by the NLL on validation images, then refitted with fresh training images and scored on
-the test images. Results are kept in ``--out``: a second run continues where the first stopped.
+One study a task (`bayesprior.study`): every method gets equally many configurations over the same
+range of prior widths and the same gradient evaluations, is chosen by the NLL on validation images,
+and fitted again with fresh training images. Results are kept in ``--out``: a second run goes on.
 """
 
-import dataclasses
-import json
 import os
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import _bench
-import numpy as np
-from _transfer import FILES, METHODS, TASKS, Config, Task
-from scipy.stats import t as student
+import torch
 
+from bayesprior.inference.posteriors import PointPosterior
+from bayesprior.prediction.metrics import METRICS
+from bayesprior.recipes import StudyResult, fit_source, study
+from bayesprior.recipes.named import load_data, load_model
+from bayesprior.recipes.options import DataOptions, ModelOptions
 from bayesprior.weights.gaussian import GaussianWeights
 
-FIRST_TEST_SEED = 100
-REFERENCE = "fine-tuning"
+HEAD_STD = 1.0  # prior of every head weight, for every method
+MOMENTUM = 0.9
+BASELINE = "fine-tuning"
 SHOWN = ("accuracy", "nll", "ece")
+QUIET: Mapping[str, Any] = {"progress": False, "device": "cpu"}
 
 
-class Record:
-    """Finished fits, one JSON line each, keyed by what was fitted."""
+class Task(NamedTuple):
+    """A source and a few-shot target, by the names of data and network."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[str, dict[str, float]] = {}
-        if path.exists():
-            for line in path.read_text().splitlines():
-                row = json.loads(line)
-                self.rows[row["key"]] = row["metrics"]
+    text: str
+    model: str
+    source: Mapping[str, Any]  # options of the data
+    source_fit: Mapping[str, Any]
+    target: Mapping[str, Any]
+    study: Mapping[str, Any]
+    lrs: tuple[float, ...]
+    rms_stds: tuple[float, ...]
+    checkpoint: str = ""  # whose weights are the source's mean
 
-    def get(
-        self,
-        task: Task,
-        method: str,
-        config: Config,
-        source: GaussianWeights,
-        seed: int,
-        split: str,
-    ) -> dict[str, float]:
-        """Return the scores of a fit, fitted now unless they are known."""
-        setting = dataclasses.replace(task.setting, selection_seeds=0, test_seeds=0)
-        key = json.dumps([method, config, seed, split, repr(setting)])
-        if key not in self.rows:
-            metrics = task.score(method, config, source, seed, split)
-            self.rows[key] = metrics
-            with self.path.open("a") as file:
-                file.write(json.dumps({"key": key, "metrics": metrics}) + "\n")
-        return self.rows[key]
+    @property
+    def files(self) -> list[str]:
+        """What must lie in the data folder."""
+        return [
+            str(self.source["data"]),
+            str(self.target["data"]),
+            *filter(None, [self.checkpoint]),
+        ]
 
 
-def compare(task: Task, out: Path) -> dict[str, dict[str, object]]:
-    """Select and test every method of a task."""
-    out.mkdir(parents=True, exist_ok=True)
-    s = task.setting
-    made = f"{s.size}-{s.source_steps}-{s.num_snapshots}x{s.collect_every}"
-    source_file = out / f"{task.name}-source-{made}.safetensors"
-    if source_file.exists():
-        source = GaussianWeights.load(source_file)
-    else:
-        _say(f"{task.name}: fitting the source")
-        source = task.make_source()
-        source.save(source_file)
-    record = Record(out / f"{task.name}.jsonl")
-    results: dict[str, dict[str, object]] = {}
-    begin = time.perf_counter()
-    for method in METHODS:
-        grid = task.grid(method)
-        losses = []
-        for config in grid:
-            seeds = range(task.setting.selection_seeds)
-            scores = [record.get(task, method, config, source, s, "validation") for s in seeds]
-            losses.append(float(np.mean([s["nll"] for s in scores])))
-        best = grid[int(np.argmin(losses))]
-        seeds = range(FIRST_TEST_SEED, FIRST_TEST_SEED + task.setting.test_seeds)
-        tests = [record.get(task, method, best, source, seed, "test") for seed in seeds]
-        results[method] = {
-            "config": best,
-            "validation_nll": losses,
-            **{name: [row[name] for row in tests] for name in SHOWN},
-        }
-        nll = np.mean(results[method]["nll"])  # type: ignore[arg-type]
-        _say(
-            f"{task.name}: {method} {best} test NLL {nll:.3f}, {time.perf_counter() - begin:.0f} s"
-        )
-    summary = {"task": task.text, "setting": repr(task.setting), "machine": _bench.machine()}
-    summary |= {"source": source.provenance, "results": results}
-    (out / f"{task.name}.json").write_text(json.dumps(summary, indent=1))
-    return results
+TASKS = {
+    "fashion": Task(
+        "Fashion-MNIST 0-4 -> 5-9 at 16 x 16, 10 images per class (n = 50); SmallConvNet "
+        "(GroupNorm). Source: SWAG of the network trained on the images of classes 0-4.",
+        "small_conv",
+        {
+            "data": "fashion_mnist.npz",
+            "data_options": {"size": 16, "augment": "crop"},
+            "classes": "0,1,2,3,4",
+        },
+        {"num_steps": 400, "collect_every": 10, "lr": 0.05},
+        {
+            "data": "fashion_mnist.npz",
+            "data_options": {"size": 16},
+            "classes": "5,6,7,8,9",
+            "num_validation": 400,
+        },
+        {"num_data": [50], "budget": 200, "batch_size": 50, "seeds": 6, "selection_seeds": 2},
+        (0.01, 0.03),
+        (0.1, 1.0, 10.0),
+    ),
+    "flowers": Task(
+        "SqueezeNet 1.1, ImageNet checkpoint -> flowers12 at 64 x 64, 5 images per class (n = 60). "
+        "Source mean: the ImageNet checkpoint itself. Source covariance: SWAG snapshots while that "
+        "network goes on learning CIFAR-100 (upsampled, new head), moved to the checkpoint: a "
+        "proxy, ImageNet is not here.",
+        "squeezenet1_1",
+        {"data": "cifar100.npz", "data_options": {"size": 64, "normalize": "imagenet"}},
+        {"num_steps": 60, "collect_every": 4, "lr": 0.005, "batch_size": 64},
+        {
+            "data": "flowers12.npz",
+            "data_options": {"size": 64, "normalize": "imagenet"},
+            "num_validation": 180,
+        },
+        {"num_data": [60], "budget": 100, "batch_size": 20, "seeds": 3, "selection_seeds": 1},
+        (0.001, 0.003),
+        (0.03, 0.3, 3.0),
+        "squeezenet1_1_imagenet.safetensors",
+    ),
+    "cifar": Task(
+        "CIFAR-100 -> CIFAR-10, 20 images per class (n = 200); ResNet-8 (GroupNorm). Source: SWAG "
+        "of the network trained on CIFAR-100.",
+        "small_resnet",
+        {"data": "cifar100.npz", "data_options": {"augment": "crop-flip"}},
+        {"num_steps": 1500, "collect_every": 10, "lr": 0.1},
+        {"data": "cifar10.npz", "num_validation": 400},
+        {"num_data": [200], "budget": 100, "batch_size": 50, "seeds": 4, "selection_seeds": 1},
+        (0.01, 0.03),
+        (0.1, 1.0),
+    ),
+}
+# Only shows that the script works.
+QUICK_STUDY = {"budget": 16, "seeds": 2, "selection_seeds": 1}
+QUICK_SOURCE = {"num_steps": 4, "collect_every": 1, "batch_size": 4}
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean difference, its standard error and the half width of the 95 % t interval."""
-    difference = np.asarray(ours) - np.asarray(theirs)
-    error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
-    return float(difference.mean()), error, error * float(student.ppf(0.975, len(difference) - 1))
+def methods(task: Task, budget: int) -> dict[str, Any]:
+    """Return seven methods with the same number of configurations."""
+    grid = {"lr": list(task.lrs), "rms_std": list(task.rms_stds)}
+    # SGLD has no momentum; of the backbone's temperature as many values as of the rate elsewhere
+    temperatures = [0.01, 1.0][: len(task.lrs)]
+    snapshots = min(20, budget // 4)
+    described: dict[str, dict[str, Any]] = {
+        "scratch": {"start": "random", "prior": {"shape": "zero"}},
+        BASELINE: {"start": "source", "prior": {"shape": "zero"}},
+        "L2-SP": {"prior": {"shape": "isotropic"}},
+        "MAP diagonal": {"prior": {"shape": "diagonal"}},
+        "MAP low-rank": {},
+        "SWAG low-rank": {
+            "inference": "swag",
+            "num_snapshots": snapshots,
+            "rank": snapshots - 1,
+            "collect_every": max(budget // 40, 1),
+        },
+        "SGLD low-rank": {
+            "inference": "sgld",
+            "chains": 1,
+            "num_draws": min(15, budget // 4),
+            "thin": max(budget // 30, 1),
+            "lr": min(task.lrs) / (1 - MOMENTUM),
+            "head_temperature": 0.01,
+            "grid": {"temperature": temperatures, "rms_std": list(task.rms_stds)},
+        },
+    }
+    for method in described.values():
+        method["prior"] = {"head_std": HEAD_STD, **method.get("prior", {})}
+        method.setdefault("grid", grid)
+    return described
 
 
-def verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Call a difference in NLL by its name."""
-    mean, _, half = paired(ours, theirs)
-    if abs(mean) <= half:
-        return "tie"
-    return "better" if mean < 0 else "worse"
-
-
-def report(task: Task, results: dict[str, dict[str, object]]) -> str:
-    """Return the task's section."""
-    rows = []
-    for method, found in results.items():
-        cells = [_mean_and_error(found[name]) for name in SHOWN]  # type: ignore[arg-type]
-        if method == REFERENCE:
-            against = ["", ""]
-        else:
-            pair = (found["nll"], results[REFERENCE]["nll"])
-            mean, error, _ = paired(*pair)  # type: ignore[arg-type]
-            against = [f"{mean:+.3f} ± {error:.3f}", verdict(*pair)]  # type: ignore[arg-type]
-        chosen = ", ".join(f"{k} {v:g}" for k, v in found["config"].items())  # type: ignore[attr-defined]
-        rows.append([method, *cells, *against, chosen])
-    s = task.setting
-    header = [
-        "method",
-        "accuracy",
-        "NLL",
-        "ECE",
-        f"NLL - {REFERENCE}",
-        "",
-        "selected",
-    ]
-    notes = (
-        f"Selected by validation NLL ({s.num_validation} images, {s.selection_seeds} seed(s), "
-        f"{len(task.grid(REFERENCE))} configurations for each method: lr {s.lrs} or, for SGLD, "
-        f"backbone temperature {s.temperatures}; rms_std {s.rms_stds}). Then {s.test_seeds} fresh "
-        f"seeds (training images and heads {FIRST_TEST_SEED}...), one source, {s.num_test} test "
-        f"images; ± is the standard error over seeds. {s.num_steps} steps (SWAG and SGLD go on "
-        f"after them), batch {s.batch_size}; SGLD's head temperature {s.head_temperature}. A tie: "
-        "the paired 95 % t interval holds 0."
+def make_source(task: Task, data_dir: Path, out: Path, *, quick: bool = False) -> Path:
+    """Fit the source in a run folder; around the checkpoint's own weights if there is one."""
+    data = load_data(_options(task.source, data_dir))
+    weights = str(data_dir / task.checkpoint) if task.checkpoint else None
+    module, head = load_model(ModelOptions(model=task.model), data, seed=0, weights=weights)
+    checkpoint = PointPosterior.from_module(module)
+    num_snapshots = 4 if quick else 20
+    law = fit_source(
+        module,
+        data,
+        head=head,
+        out=out / "source",
+        num_snapshots=num_snapshots,
+        rank=num_snapshots - 1,
+        **QUIET,
+        **{**task.source_fit, **(QUICK_SOURCE if quick else {})},
     )
-    return f"### {task.name}\n\n{task.text}\n\n{_bench.table(header, rows)}\n\n{notes}\n"
+    path = out / "around.safetensors"
+    if weights is not None:
+        means = checkpoint.layout.unflatten(checkpoint.weights)
+        loc = torch.cat([means[name].flatten() for name in law.layout.names])
+        law = GaussianWeights(
+            law.layout, loc, law.cov_diag, law.cov_factor, provenance=law.provenance
+        )
+    law.save(path)
+    return path
 
 
-def _mean_and_error(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
+def _options(data: Mapping[str, Any], data_dir: Path) -> DataOptions:
+    return DataOptions(**{**data, "data": str(data_dir / data["data"])})
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def compare(
+    task: Task, data_dir: Path, out: Path, *, quick: bool = False, **changes: Any
+) -> StudyResult:
+    """Run a task's study."""
+    if quick:
+        task = task._replace(lrs=task.lrs[:1], rms_stds=task.rms_stds[:2])
+        changes = QUICK_STUDY | changes
+    options = {**task.study, **changes}
+    return study(
+        **{**task.target, "data": str(data_dir / task.target["data"])},
+        model=task.model,
+        source=str(make_source(task, data_dir, out, quick=quick)),
+        out=str(out / "study"),
+        methods=methods(task, options["budget"]),
+        baseline=BASELINE,
+        device="cpu",
+        progress=False,
+        **options,
+    )
+
+
+def section(name: str, task: Task, found: StudyResult) -> str:
+    """Return the table of a task and what it says, in Markdown."""
+    comparison = found.comparisons[0]
+    labels = [METRICS[metric].label for metric in SHOWN]
+    header = ["method", *labels, "gradient evaluations", "selected", "NLL against the baseline"]
+    verdicts = {d.method: d for d in comparison.differences if d.metric == "nll"}
+    rows = []
+    for row in comparison.rows:
+        cells = [f"{row[m]:.3f} ± {row[f'{m}_se']:.3f}" for m in SHOWN]
+        told = ""
+        if row["method"] in verdicts:
+            d = verdicts[row["method"]]
+            told = "{:+.3f} [{:+.3f}, {:+.3f}] ".format(*d.interval) + d.verdict
+        rows.append([row["method"], *cells, str(row["evaluations"]), row["selected"], told])
+    said = "\n".join(f"* {sentence}" for sentence in comparison.sentences)
+    return f"### {name}\n\n{task.text}\n\n{_bench.table(header, rows)}\n\n{said}\n"
 
 
 def find_data(folder: str | None, tasks: Sequence[str]) -> Path:
     """Return the data folder; exit with a clear line if a file is missing."""
     default = Path(__file__).parents[2] / "shared" / "data"
     data_dir = Path(folder or os.environ.get("BAYESPRIOR_DATA", default))
-    for name in [file for task in tasks for file in FILES[task]]:
+    for name in [file for task in tasks for file in TASKS[task].files]:
         if not (data_dir / name).is_file():
             raise SystemExit(
                 f"error: no file {name} in {data_dir}; name the data folder with --data-dir or "
@@ -173,14 +230,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _bench.parser(__doc__)
     options.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     options.add_argument("--data-dir", help="folder of the .npz files and checkpoints")
-    options.add_argument("--out", type=Path, help="folder of finished pieces")
+    options.add_argument("--out", type=Path, help="folder of the studies")
+    options.add_argument("--jobs", type=int, default=1, help="fits at a time")
     arguments = options.parse_args(argv)
     data_dir = find_data(arguments.data_dir, arguments.task)
     out = arguments.out or Path("build") / ("transfer-quick" if arguments.quick else "transfer")
     _bench.start(arguments, "Transfer on real data")
     for name in arguments.task:
-        task = TASKS[name](data_dir, quick=arguments.quick)
-        print(report(task, compare(task, out)), flush=True)
+        task, quick = TASKS[name], arguments.quick
+        found = compare(task, data_dir, out / name, quick=quick, jobs=arguments.jobs)
+        print(section(name, task, found), flush=True)
 
 
 if __name__ == "__main__":

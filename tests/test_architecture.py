@@ -66,6 +66,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "rich": ("inference.progress", "prediction", "recipes", "cli", "demo"),
     "jsonargparse": ("cli",),
     "yaml": ("cli", "recipes"),
+    "joblib": ("recipes.studying",),
     "filelock": ("recipes.sessions",),
 }
 

@@ -187,6 +187,15 @@ class Demo(groups.DemoOptions):
     """
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Study(groups.StudyOptions):
+    """Compare methods over seeds and numbers of examples, with equal budgets, chosen on validation.
+
+    Describe the methods in a YAML file for --config. Writes results.json and report.html, and every
+    fit as a run folder; stopped, the same command goes on.
+    """
+
+
 def values_of(group: type[Options], options: Options) -> dict[str, Any]:
     """Return the fields of one group among a command's options.
 
@@ -249,6 +258,7 @@ COMMANDS = {
     "predict": Command(Predict, "bayesprior.cli.reporting:predict"),
     "report": Command(Report, "bayesprior.cli.reporting:report"),
     "compare": Command(Compare, "bayesprior.cli.reporting:compare"),
+    "study": Command(Study, "bayesprior.cli.studying:study"),
     "inspect": Command(Inspect, "bayesprior.cli.inspection:inspect"),
 }
 """Every command by its words."""

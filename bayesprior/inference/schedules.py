@@ -9,7 +9,7 @@ import math
 from bayesprior.errors import ConfigError
 from bayesprior.inference.protocols import Phase, Schedule
 
-__all__ = ["chain", "constant", "cosine", "cyclical", "scaled"]
+__all__ = ["chain", "constant", "cosine", "cyclical", "scaled", "spread"]
 
 
 def _check(name: str, value: int, least: int) -> None:
@@ -192,3 +192,20 @@ def scaled(schedule: Schedule, factor: float) -> Schedule:
         return phase._replace(lr_factor=phase.lr_factor * factor)
 
     return scaled_schedule
+
+
+def spread(schedule: Schedule, count: int, num_steps: int) -> Schedule:
+    """Collect ``count`` steps at equal intervals, the last of ``num_steps`` among them.
+
+    Examples
+    --------
+    >>> schedule = spread(cosine(num_steps=10), 4, 10)
+    >>> [step for step in range(10) if schedule(step).collect]
+    [2, 4, 7, 9]
+    """
+
+    def with_collected(step: int) -> Phase:
+        collect = (step + 1) * count // num_steps > step * count // num_steps
+        return schedule(step)._replace(collect=collect)
+
+    return with_collected

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from bayesprior.recipes.reporting import report
     from bayesprior.recipes.saved import FitRun, load_posterior, load_run
     from bayesprior.recipes.source import fit_source
+    from bayesprior.recipes.studying import StudyResult, study
     from bayesprior.recipes.target import fit_map, fit_swag, sample
     from bayesprior.recipes.training import initialize_, pick_device
 
 __all__ = [
     "FitRun",
+    "StudyResult",
     "fit_map",
     "fit_source",
     "fit_swag",
@@ -28,6 +30,7 @@ __all__ = [
     "report",
     "sample",
     "shaped",
+    "study",
 ]
 
 # The options beside these are read by ``--help``, which must not wait for torch.
@@ -36,6 +39,7 @@ _HOMES = {
     "reporting": ("report",),
     "saved": ("FitRun", "load_posterior", "load_run"),
     "source": ("fit_source",),
+    "studying": ("StudyResult", "study"),
     "target": ("fit_map", "fit_swag", "sample"),
     "training": ("initialize_", "pick_device"),
 }

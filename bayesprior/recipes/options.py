@@ -6,7 +6,7 @@ its type and checked when it is given. Nothing heavy is imported: ``--help`` ans
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from bayesprior.errors import ConfigError
 from bayesprior.recipes.fields import Options, option
@@ -26,6 +26,7 @@ __all__ = [
     "SamplerOptions",
     "SghmcOptions",
     "SourceOptions",
+    "StudyOptions",
     "SwagOptions",
     "plain_values",
 ]
@@ -184,11 +185,25 @@ class MapOptions(RunOptions):
     """Share of the last step that is repeated."""
     warm_up: int = option(0, least=0)
     """Steps of rising learning rate."""
+    stop: int | None = option(None, least=1, shown="num_steps")
+    """Stop after this step of the same schedule (early stopping)."""
+    snapshots: int = option(0, least=0)
+    """Weights kept along the run in chain-00, at equal intervals up to its end: where it could
+    have stopped."""
     start: Literal["prior", "module"] = "prior"
     """Start the transferred weights at the prior's mean, or all weights where the network has
     them: with a prior around zero that is fine-tuning with weight decay 1 / (N std^2)."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether BatchNorm statistics stay the source's or are updated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("stop", "snapshots"):
+            if (getattr(self, name) or 0) > self.num_steps:
+                raise ConfigError(
+                    f"{name} must be at most num_steps = {self.num_steps}, got "
+                    f"{getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -350,6 +365,44 @@ class PageOptions(AverageOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class StudyOptions(ModelOptions, DataOptions, RunOptions):
+    """Study."""
+
+    hidden: ClassVar[tuple[str, ...]] = ("per_class", "data_seed")
+
+    out: str = option("study", path=True)
+    """Folder to write; a study that was stopped continues, what is finished is not done again."""
+    source: str = dataclasses.field(metadata={"path": True})
+    """File that fit-source wrote: every prior is made of it."""
+    methods: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Name -> what is fitted: inference (map, swag, sgld, sghmc), start (prior, source, random),
+    prior (options of make-prior), grid (option -> values to choose from; prior.NAME where the fit
+    has an option of that name too), and options of the fit."""
+    baseline: str | None = option(None, shown="the first method")
+    """The method that the others are held against."""
+    budget: int = option(500, least=1)
+    """Gradient evaluations of one fit, of batch_size examples each: what all its chains take
+    together, at most. Steps that a method leaves open use it up."""
+    batch_size: int = option(64, least=1)
+    """Examples of one gradient evaluation."""
+    num_data: tuple[int, ...] = option((), shown="all")  # type: ignore[assignment]
+    """Numbers of training examples, as 20 or [20, 50, 100]; each has its own choice and table."""
+    seeds: int = option(5, least=1)
+    """Repetitions with other examples, new weights and noise."""
+    selection_seeds: int = option(1, least=1)
+    """Further seeds, by whose mean validation NLL the grid's values are chosen."""
+    num_draws: int | None = option(None, least=1, shown="all stored, or 30 of SWAG")
+    """Draws averaged."""
+    jobs: int | None = option(None, least=1, shown="a surrounding joblib.parallel_config's, or 1")
+    """Fits at a time, each a process of one thread."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.num_data, int) and not isinstance(self.num_data, bool):
+            object.__setattr__(self, "num_data", (self.num_data,))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DemoOptions(Options):
     """Demo."""
 
@@ -359,8 +412,8 @@ class DemoOptions(Options):
     """Labeled handwritten images in all."""
     seeds: int = option(5, least=1)
     """Repetitions with fresh images, head and noise."""
-    num_steps: int = option(100, least=1)
-    """Steps of each fit; SGLD takes its burn-in from it and more for its draws."""
+    budget: int = option(200, least=30)
+    """Gradient evaluations of each fit."""
     source_steps: int = option(800, least=1)
     """Steps on the source."""
     seed: int = option(0, least=0)

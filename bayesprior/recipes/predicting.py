@@ -11,7 +11,7 @@ from bayesprior.diagnostics.compare import FREE, MethodResult, only_prior_differ
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.inference.protocols import Batch
+from bayesprior.inference.protocols import Batch, Posterior
 from bayesprior.prediction.predict import Prediction, predict
 from bayesprior.recipes.options import AverageOptions
 from bayesprior.recipes.runs import FITS, add_results, is_finished, read_config, read_results
@@ -22,7 +22,15 @@ from bayesprior.tasks.protocols import Forward
 from bayesprior.tree.build import to_datatree, to_prediction
 from bayesprior.tree.files import load_tree, save_tree
 
-__all__ = ["RunComparison", "averaged", "compare_runs", "load_prediction", "predict_run"]
+__all__ = [
+    "RunComparison",
+    "at_most",
+    "averaged",
+    "compare_runs",
+    "load_prediction",
+    "predict_run",
+    "stage_of_split",
+]
 
 # Options that change the numbers; a prediction with others has a file of its own.
 _DECISIVE = ("num_draws", "batch_norm", "seed")
@@ -44,24 +52,43 @@ def averaged(
     forward
         Of other batches than the fit's own.
     """
-    num_draws, posterior = options.num_draws, fit.posterior
-    if num_draws is not None and isinstance(posterior, PointPosterior):
-        num_draws = 1
-    elif num_draws is not None and isinstance(posterior, StoredDraws):
-        num_draws = min(num_draws, posterior.num_chains * posterior.num_draws)
     reestimates = options.batch_norm == "reestimate"
     return predict(
         fit.module.to(pick_device(options.device)),
-        posterior,
+        fit.posterior,
         loader,
         fit.likelihood,
         forward=fit.forward if forward is None else forward,
-        num_draws=num_draws,
+        num_draws=at_most(options.num_draws, fit.posterior),
         batch_norm=options.batch_norm,
         bn_loader=fit.data.loader("train", options.batch_size) if reestimates else None,
         progress=options.progress,
         seed=options.seed,
     )
+
+
+def at_most(num_draws: int | None, posterior: Posterior) -> int | None:
+    """Return how many draws to average: no more than are stored."""
+    if num_draws is not None and isinstance(posterior, PointPosterior):
+        return 1
+    if num_draws is not None and isinstance(posterior, StoredDraws):
+        return min(num_draws, posterior.num_chains * posterior.num_draws)
+    return num_draws
+
+
+def stage_of_split(split: str, options: AverageOptions) -> str:
+    """Return the name of a split's numbers in ``results.json``, as `predict_run` does."""
+    own = _own(options)
+    suffix = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if own else ""
+    return f"predict-{split}{suffix}"
+
+
+def _own(options: AverageOptions) -> dict[str, Any]:
+    """Return what makes the numbers others than those of the defaults."""
+    defaults = AverageOptions()
+    return {
+        k: getattr(options, k) for k in _DECISIVE if getattr(options, k) != getattr(defaults, k)
+    }
 
 
 def predict_run(
@@ -98,11 +125,9 @@ def predict_run(
     ConfigError
         If it is no fit's folder or the fit is not finished.
     """
-    defaults = AverageOptions()
-    options = options or defaults
-    own = {k: getattr(options, k) for k in _DECISIVE if getattr(options, k) != getattr(defaults, k)}
-    suffix = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if own else ""
-    stage, path = f"predict-{split}{suffix}", predictive_path(run, f"{split}{suffix}")
+    options = options or AverageOptions()
+    stage = stage_of_split(split, options)
+    path = predictive_path(run, stage.removeprefix("predict-"))
     _check_finished(run)
     if stage in read_results(run) and path.exists():
         return stage
@@ -112,7 +137,7 @@ def predict_run(
     tree = to_datatree(test=found, class_names=names, mode="summary", attrs={"split": split})
     save_tree(tree, path)
     numbers = {"num_points": found.num_points, "draws": len(found.draw)}
-    add_results(run, stage, {**found.metrics, **numbers, **own})
+    add_results(run, stage, {**found.metrics, **numbers, **_own(options)})
     return stage
 
 

@@ -7,13 +7,14 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from bayesprior.errors import ConfigError
 from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.inference.protocols import Draw, Schedule
-from bayesprior.inference.schedules import chain, constant, cosine, cyclical, scaled
+from bayesprior.inference.protocols import Collector, Draw, Schedule
+from bayesprior.inference.schedules import chain, constant, cosine, cyclical, scaled, spread
 from bayesprior.recipes.arguments import MapCall, SampleCall, SwagCall
 from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.training import Run, chain_seed, parameter_groups
@@ -46,7 +47,14 @@ def fit_map(call: MapCall) -> PointPosterior:
         if not keeps:
             run.start(call.seed)
         schedule = cosine(num_steps=call.num_steps, warm_up=call.warm_up)
-        run.train(_descent(call), schedule, call.num_steps, description="MAP")
+        num_steps = call.num_steps if call.stop is None else call.stop
+        collectors: list[Collector] = []
+        if call.snapshots:
+            if run.out is None:
+                raise ConfigError("snapshots are kept in a folder; give out=")
+            schedule = spread(schedule, call.snapshots, num_steps)
+            collectors.append(DrawWriter(run.out))
+        run.train(_descent(call), schedule, num_steps, collectors=collectors, description="MAP")
         fit = PointPosterior.from_module(call.module, call.prior.layout)
         return run.finish(fit, {"method": "map", "rms_std": call.prior.rms_std})
 

@@ -1,5 +1,6 @@
 """The report's figures; each function returns a matplotlib Figure and touches no global state."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,11 +9,11 @@ from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from scipy.stats import binom
 
 from bayesprior.diagnostics.calibration import CalibrationBins
-from bayesprior.diagnostics.compare import Difference
+from bayesprior.diagnostics.compare import Difference, MethodResult, comparison_table
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.diagnostics.prior import ChiSquareCheck, Direction
 from bayesprior.diagnostics.regression import coverage
@@ -26,6 +27,7 @@ __all__ = [
     "comparison_forest",
     "coverage_plot",
     "image_grid",
+    "learning_curves",
     "mahalanobis_plot",
     "prior_coordinate_plot",
     "reliability_diagram",
@@ -279,6 +281,39 @@ def comparison_forest(differences: Sequence[Difference], metric: str) -> Figure:
     better = "right" if METRICS[metric].larger_is_better else "left"
     label = METRICS[metric].label
     axes.set(xlabel=f"difference in {label}\n({better} of the line is better)")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+@styled
+def learning_curves(
+    results: Mapping[int, Sequence[MethodResult]], metric: str, label: str = "training examples"
+) -> Figure:
+    """Draw a metric of every method against the number of training examples.
+
+    Parameters
+    ----------
+    results
+        For each number of examples, the methods. Bars are standard errors over seeds.
+    metric
+        One of `bayesprior.prediction.metrics.METRICS`.
+    label
+        Of the horizontal axis.
+    """
+    curves: dict[str, list[tuple[float, float, float]]] = {}
+    for num_data, methods in results.items():
+        for row in comparison_table(methods):
+            point = (num_data, row[metric], row[f"{metric}_se"] or 0.0)
+            curves.setdefault(row["method"], []).append(point)
+    figure = Figure(figsize=(4.8, 3.4 + 0.14 * len(curves)))
+    axes = figure.subplots()
+    for (name, points), marker in zip(curves.items(), itertools.cycle("os^Dv<>"), strict=False):
+        at, values, errors = zip(*sorted(points), strict=True)
+        axes.errorbar(at, values, errors, marker=marker, markersize=5, capsize=2, label=name)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(results), [f"{n:,}" for n in sorted(results)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel=label, ylabel=METRICS[metric].label)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 

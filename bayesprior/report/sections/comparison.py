@@ -1,26 +1,43 @@
 """Comparison: methods side by side, ties called ties."""
 
-from bayesprior.diagnostics.compare import compared_metrics, comparison_table
+from collections.abc import Callable, Sequence
+
+from bayesprior.diagnostics.compare import (
+    Difference,
+    MethodResult,
+    compared_metrics,
+    comparison_table,
+)
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.report.context import Context, Heading
-from bayesprior.report.document import Column, Item, Table
+from bayesprior.report.document import Column, Item, Picture, Table
 from bayesprior.report.plots import comparison_forest
 from bayesprior.report.verdicts import HELP, Verdict, comparison_verdict
 
-__all__ = ["HEADING"]
+__all__ = ["HEADING", "compared"]
 
 
 def items(context: Context) -> list[Item]:
     """Show every method's metrics, and the paired differences to the baseline."""
     if len(context.methods) < 2:
         return []
+    baseline = context.attrs.get("baseline", "")
+    return compared(context.methods, context.differences, baseline, context.picture)
+
+
+def compared(
+    methods: Sequence[MethodResult],
+    differences: Sequence[Difference],
+    baseline: str,
+    picture: Callable[..., list[Picture]],
+) -> list[Item]:
+    """Return the table of all methods, and figures and table of the paired differences."""
     columns = [Column("method", "method"), Column("seeds", "seeds", "d")]
     for name, row in compared_metrics().items():
         columns.append(Column(name, row.label, row.format, f"{name}_se"))
     columns.append(Column("seconds", "seconds", ".1f"))
     note = "Means ± standard errors over seeds."
-    out: list[Item] = [Table("All methods", columns, comparison_table(context.methods), note)]
-    differences, baseline = context.differences, context.attrs.get("baseline", "")
+    out: list[Item] = [Table("All methods", columns, comparison_table(methods), note)]
     for metric in ("nll", "accuracy") if differences else ():
         caption = (
             f"Difference to {baseline} in pairs of equal seeds. An interval that touches the line, "
@@ -28,7 +45,7 @@ def items(context: Context) -> list[Item]:
             "it around, or it is too small to matter."
         )
         title = f"Difference in {METRICS[metric].label}"
-        out += context.picture(title, caption, comparison_forest, differences, metric)
+        out += picture(title, caption, comparison_forest, differences, metric)
     if differences:
         ties = sum(d.verdict == "tie" for d in differences)
         margins = ", ".join(f"{r.label} {r.margin:g}" for r in compared_metrics().values())

@@ -1,0 +1,418 @@
+"""What a study fits: methods, their grids, equal budgets, and one cell for each fit."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.inference.generators import seeded
+from bayesprior.inference.posteriors import PointPosterior, StoredDraws, stored_step
+from bayesprior.prediction.predict import predict
+from bayesprior.recipes.fields import Options
+from bayesprior.recipes.named import load_data, load_model
+from bayesprior.recipes.options import (
+    AverageOptions,
+    DataOptions,
+    MadeFrom,
+    MapOptions,
+    ModelOptions,
+    PriorOptions,
+    RunOptions,
+    SampleOptions,
+    SghmcOptions,
+    StudyOptions,
+    SwagOptions,
+)
+from bayesprior.recipes.predicting import at_most, predict_run, stage_of_split
+from bayesprior.recipes.runs import add_results, read_results
+from bayesprior.recipes.target import fit_map, fit_swag, sample
+from bayesprior.recipes.training import initialize_, pick_device
+from bayesprior.storage import PRIOR, chain_dir, draw_path, predictive_path
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.weights.gaussian import GaussianWeights
+
+__all__ = [
+    "DIVERGED",
+    "FIRST_SELECTION_SEED",
+    "Cell",
+    "Configuration",
+    "Method",
+    "averaging",
+    "data_options",
+    "edges",
+    "evaluations",
+    "fit_and_predict",
+    "model_options",
+    "plan",
+    "prior_folder",
+    "select",
+]
+
+DIVERGED = "diverged"
+"""Name in a cell's ``results.json`` of the reason why there is no fit."""
+_VALIDATED = "predict-validation"
+FIRST_SELECTION_SEED = 1000
+"""What lies between the seeds that are reported and those that choose."""
+
+_GROUPS: dict[str, type[Options]] = {
+    "map": MapOptions,
+    "swag": SwagOptions,
+    "sgld": SampleOptions,
+    "sghmc": SghmcOptions,
+}
+# The study's own: equal for all methods.
+_SHARED = {spec.name for spec in dataclasses.fields(RunOptions)} | {"batch_size", "stop", "start"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MethodOptions(Options):
+    """A method as a user describes it, without the options of the fit."""
+
+    inference: Literal["map", "swag", "sgld", "sghmc"] = "map"
+    start: Literal["prior", "source", "random"] = "prior"
+    prior: dict[str, Any] = dataclasses.field(default_factory=dict)
+    grid: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """One point of a method's grid.
+
+    Attributes
+    ----------
+    chosen
+        Its values, by which it is told from the others.
+    options
+        Of the fit, steps included.
+    prior
+        Of `make_prior`, but for the width.
+    rms_std
+        Width that the prior is brought to; None for its own.
+    """
+
+    chosen: Mapping[str, Any]
+    options: Mapping[str, Any]
+    prior: Mapping[str, Any]
+    rms_std: float | None
+
+    @property
+    def name(self) -> str:
+        """What was chosen; names a folder."""
+        return _words(self.chosen) or "fixed"
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """What a study compares: a kind of inference, where it starts, and its grid."""
+
+    name: str
+    inference: str
+    start: str
+    grid: Mapping[str, Sequence[Any]]
+    configurations: tuple[Configuration, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One fit: its method and configuration, its seed of examples, new weights and noise."""
+
+    method: Method
+    configuration: Configuration
+    num_data: int | None
+    seed: int
+    split: str
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What makes it another method than a cell that differs in any of it."""
+        configuration = self.configuration
+        prior = {**configuration.prior, "rms_std": configuration.rms_std}
+        own = {"inference": self.method.inference, "start": self.method.start, "prior": prior}
+        return {**configuration.options, **own}
+
+    def folder(self, out: str | Path) -> Path:
+        """Return the run folder, that of the recipe."""
+        amount, name = self.num_data or "all", self.configuration.name
+        return Path(out, "fits", self.method.name, f"n-{amount}", name, f"seed-{self.seed}")
+
+    def is_done(self, call: StudyOptions) -> bool:
+        """Whether it is predicted, or known to diverge."""
+        folder = self.folder(call.out)
+        found = read_results(folder)
+        if DIVERGED in found or self.split == "validation":
+            return DIVERGED in found or _VALIDATED in found
+        stage = stage_of_split(self.split, averaging(call))
+        path = predictive_path(folder, stage.removeprefix("predict-"))
+        return stage in found and path.exists()
+
+    def scores(self, out: str | Path) -> dict[str, float | None]:
+        """Return the validation NLL at each step where it could stop; nothing if it diverged."""
+        found = read_results(self.folder(out)).get(_VALIDATED, {"nll": {}})
+        return dict(found["nll"])
+
+
+def plan(call: StudyOptions) -> dict[str, Method]:
+    """Return the methods by name, every configuration of each checked and within the budget.
+
+    Raises
+    ------
+    ConfigError
+        If a method's description cannot work; the message has its name.
+    """
+    if not call.methods:
+        raise ConfigError("methods is empty; describe at least one, as name: {inference: map}")
+    found = {}
+    for name, text in call.methods.items():
+        try:
+            found[str(name)] = _method(str(name), text, call)
+        except ConfigError as error:
+            raise ConfigError(f"method {name!r}: {error}") from None
+    if call.baseline is not None and call.baseline not in found:
+        near = nearest_name(call.baseline, found)
+        raise ConfigError(f"baseline {call.baseline!r} is none of the methods{near}")
+    return found
+
+
+def _method(name: str, text: Any, call: StudyOptions) -> Method:
+    if not re.fullmatch(r"\w[\w ,.+-]*", name):
+        raise ConfigError("a name becomes a folder: letters, digits, blanks and . , + - only")
+    if not isinstance(text, Mapping):
+        raise ConfigError(f"it must map names to values, got {text!r}")
+    own = {spec.name for spec in dataclasses.fields(MethodOptions)}
+    described = MethodOptions(**{k: v for k, v in text.items() if k in own})
+    fixed = {k: v for k, v in text.items() if k not in own}
+    if described.start != "prior" and described.inference != "map":
+        raise ConfigError(f"start={described.start!r} is for inference: map")
+    grid = {k: list(v) if isinstance(v, list | tuple) else [v] for k, v in described.grid.items()}
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return Method(
+        name,
+        described.inference,
+        described.start,
+        grid,
+        tuple(_configuration(described, fixed, point, call) for point in points),
+    )
+
+
+def _configuration(
+    described: MethodOptions, fixed: Mapping[str, Any], point: Mapping[str, Any], call: StudyOptions
+) -> Configuration:
+    of_fit = {spec.name for spec in dataclasses.fields(_GROUPS[described.inference])}
+    of_prior = {spec.name for spec in dataclasses.fields(PriorOptions)} - {"out"}
+    options, prior = dict(fixed), dict(described.prior)
+    for key, value in point.items():
+        bare = key.removeprefix("prior.")
+        if bare == key and key in of_fit:
+            options[key] = value
+        else:
+            prior[bare] = value
+    for given, known, whose in ((options, of_fit, "fit"), (prior, of_prior, "prior")):
+        for key in given:
+            if key not in known:
+                near = nearest_name(key, known)
+                raise ConfigError(f"{key!r} is no option of its {whose}{near}")
+    if both := _SHARED & options.keys():
+        raise ConfigError(f"{sorted(both)[0]!r} is the study's own, the same for every method")
+    rms_std = PriorOptions(**prior).rms_std
+    prior.pop("rms_std", None)
+    full = _within_budget(described.inference, options, call.budget)
+    return Configuration(dict(point), full, prior, rms_std)
+
+
+def evaluations(inference: str, options: Mapping[str, Any]) -> int:
+    """Return the gradient evaluations of a fit, all its chains together.
+
+    Examples
+    --------
+    >>> evaluations("map", {"num_steps": 100}), evaluations("map", {"num_steps": 100, "stop": 50})
+    (100, 50)
+    >>> evaluations("swag", {"num_steps": 60, "num_snapshots": 20, "collect_every": 2})
+    100
+    >>> evaluations("sgld", {"chains": 2, "burn_in": 30, "num_draws": 10, "thin": 2})
+    100
+    """
+    full: Any = _GROUPS[inference](**options)
+    if inference == "map":
+        return int(full.stop or full.num_steps)
+    if inference == "swag":
+        return int(full.num_steps + full.num_snapshots * full.collect_every)
+    return int(full.chains * (max(full.cycles, 1) * full.burn_in + full.thin * full.num_draws))
+
+
+def _within_budget(inference: str, options: Mapping[str, Any], budget: int) -> dict[str, Any]:
+    """Return the options with the steps that they leave open: as many as the budget allows."""
+    free = "num_steps" if inference in ("map", "swag") else "burn_in"
+    out = dict(options)
+    if free not in out:
+        without = {k: v for k, v in out.items() if k != "snapshots"}
+        one, two = (evaluations(inference, without | {free: steps}) for steps in (1, 2))
+        out[free] = 1 + (budget - one) // (two - one)
+        if out[free] < 1:
+            raise ConfigError(
+                f"its snapshots or draws leave no step of the budget of {budget} gradient "
+                "evaluations; take fewer, or raise budget"
+            )
+    if (used := evaluations(inference, out)) > budget:
+        raise ConfigError(f"a fit takes {used} gradient evaluations, the budget is {budget}")
+    return out
+
+
+def select(
+    method: Method, scores: Mapping[int, Sequence[Mapping[str, float | None]]]
+) -> tuple[Configuration, list[dict[str, Any]]]:
+    """Choose the configuration, and where to stop, of the least mean validation NLL.
+
+    Parameters
+    ----------
+    method
+        Whose configurations.
+    scores
+        For the index of each configuration, one mapping a seed: the step at which the run could
+        have stopped ("end" where it had no choice) to the NLL there; empty if it diverged.
+
+    Returns
+    -------
+    configuration, tried
+
+    Raises
+    ------
+    ConfigError
+        If no configuration has a finite score.
+    """
+    tried = []
+    for index, by_seed in scores.items():
+        configuration = method.configurations[index]
+        for stop in {step: None for seed in by_seed for step in seed} or ("end",):
+            values = [float("inf") if (v := seed.get(stop)) is None else v for seed in by_seed]
+            options = {k: v for k, v in configuration.options.items() if k != "snapshots"}
+            own = {} if stop == "end" else {"stop": int(stop)}
+            point = dataclasses.replace(
+                configuration, chosen={**configuration.chosen, **own}, options={**options, **own}
+            )
+            tried.append((sum(values) / len(values), values, point))
+    least, _, chosen = min(tried, key=lambda one: one[0])
+    if least == float("inf"):
+        raise ConfigError(
+            f"method {method.name!r}: every configuration diverged; lower its learning rates"
+        )
+    rows = [{**p.chosen, "validation_nll": mean, "by_seed": v} for mean, v, p in tried]
+    return chosen, rows
+
+
+def edges(method: Method, chosen: Configuration) -> Iterator[str]:
+    """Say where the choice lies at the end of what was tried, and what that means."""
+    for key, values in method.grid.items():
+        numbers = sorted(v for v in set(values) if isinstance(v, int | float))
+        value = chosen.chosen[key]
+        if len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
+            continue
+        at = f"{method.name}: selected at the edge of the grid ({key} = {value:g}"
+        if key == "rms_std" and value == numbers[-1]:
+            yield f"{at}, the widest): the prior hardly acts."
+        elif key == "rms_std":
+            yield f"{at}, the narrowest): a narrower prior may do better."
+        elif len(numbers) > 2:
+            yield f"{at}, the {'largest' if value == numbers[-1] else 'least'} of {len(numbers)})."
+
+
+def prior_folder(out: str | Path, configuration: Configuration) -> Path:
+    """Return the run folder of a configuration's prior, before it is brought to its width."""
+    return Path(out, "priors", _words(configuration.prior) or "low-rank")
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ",".join(
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in values.items()
+    )
+
+
+def data_options(call: StudyOptions, num_data: int | None, seed: int) -> DataOptions:
+    """Return the data of one seed and number of examples."""
+    values = {spec.name: getattr(call, spec.name) for spec in dataclasses.fields(DataOptions)}
+    return DataOptions(**values | {"num_data": num_data, "data_seed": seed})
+
+
+def model_options(call: StudyOptions) -> ModelOptions:
+    """Return the network."""
+    names = [spec.name for spec in dataclasses.fields(ModelOptions)]
+    return ModelOptions(**{name: getattr(call, name) for name in names})
+
+
+def averaging(call: StudyOptions) -> AverageOptions:
+    """Return how a fit of the study is predicted. Its own data and network are trusted."""
+    return AverageOptions(num_draws=call.num_draws, device=call.device, progress=False, trust=True)
+
+
+def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
+    """Fit one cell in its folder and predict the split that it is for."""
+    of_data, of_model = data_options(call, cell.num_data, cell.seed), model_options(call)
+    data = load_data(of_data)
+    module, head = load_model(of_model, data, seed=cell.seed)
+    prior_file = prior_folder(call.out, cell.configuration) / PRIOR
+    law, rms_std = GaussianWeights.load(prior_file), cell.configuration.rms_std
+    law = law if rms_std is None else law.rescale(rms_std=rms_std)
+    options = dict(cell.configuration.options)
+    if cell.method.start != "prior":
+        options["start"] = "module"
+        _start(call, cell, module, head, law)
+    if cell.method.inference in ("sgld", "sghmc"):
+        options["sampler"] = cell.method.inference
+        lr = options.setdefault("lr", 1e-3)
+        options.setdefault("head_lr", lr)
+        options["lr"] = min(lr, data.num_data / float(law.max_precision()[: law.shared_dim].max()))
+    fit = _RECIPES[cell.method.inference](
+        module,
+        law,
+        data,
+        out=folder,
+        seed=cell.seed,
+        device=call.device,
+        progress=False,
+        checkpoint_every=call.checkpoint_every,
+        batch_size=call.batch_size,
+        made_from=MadeFrom(data=of_data, model=of_model, prior=str(prior_file), rms_std=rms_std),
+        **options,
+    )
+    # The file that the prior was read from serves every fit; each folder's copy would add up.
+    (folder / PRIOR).unlink(missing_ok=True)
+    if cell.split == "test":
+        predict_run(folder, "test", averaging(call))
+        return
+
+    def nll(posterior: Any) -> float:
+        loader = data.loader("validation", 256)
+        num_draws = at_most(call.num_draws, posterior)
+        found = predict(
+            module, posterior, loader, Categorical(), num_draws=num_draws, progress=False
+        )
+        return found.metrics["nll"]
+
+    found = {}
+    if options.get("snapshots"):  # points of this one run, where it could have stopped
+        for draw in StoredDraws(folder).draws():
+            step = stored_step(draw_path(chain_dir(folder, 0), draw.index))
+            found[str(step)] = nll(PointPosterior(law.layout, draw.weights, draw.buffers))
+    add_results(folder, _VALIDATED, {"nll": found or {"end": nll(fit)}})
+
+
+_RECIPES: Mapping[str, Any] = {"map": fit_map, "swag": fit_swag, "sgld": sample, "sghmc": sample}
+
+
+def _start(
+    call: StudyOptions, cell: Cell, module: nn.Module, head: str, law: GaussianWeights
+) -> None:
+    """Put the network at the source's weights, and its head where every method's starts."""
+    if cell.method.start == "source":
+        shared = [n for n in law.layout.names if law.layout.slice(n).start < law.shared_dim]
+        initialize_(module, GaussianWeights.load(call.source).marginal(shared))
+    reset = getattr(module.get_submodule(head), "reset_parameters", None)
+    if callable(reset):
+        with seeded(cell.seed, [pick_device(call.device)]):
+            reset()
