@@ -124,6 +124,8 @@ def _whole(least: float) -> Callable[[Any], bool]:
 
 
 def _is_number(value: Any) -> bool:
+    if hasattr(value, "requires_grad"):  # a tensor: shape and value are the function's own check
+        return True
     try:
         return not isinstance(value, bool | str | bytes) and float(value) is not None
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -204,7 +206,7 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool], dict[Any, str]]] = {
             object: "; for example Categorical()",
         },
     ),
-    "optimizer": ("a torch optimizer", _has("param_groups", "step"), {}),
+    "optimizer": ("a torch optimizer", _has("step", "zero_grad"), {}),
     "parameters": (
         "parameters or groups of them",
         lambda value: hasattr(value, "__iter__") and value != [] and not isinstance(value, _TEXT),

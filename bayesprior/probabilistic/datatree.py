@@ -55,6 +55,7 @@ def samples_to_datatree(
 
     Examples
     --------
+    >>> import torch
     >>> tree = samples_to_datatree({"mean": torch.zeros(4, 100)})
     >>> dict(tree["posterior"].sizes)
     {'chain': 4, 'draw': 100}

@@ -175,7 +175,13 @@ def trace_model(
 def _initial_trace(model: Callable[..., Any], batch: Batch, init_strategy: InitStrategy) -> Any:
     def strategy(site: Site) -> Tensor:
         _check_latent(site)
-        return init_strategy(site).detach().requires_grad_()  # tells what is computed from it
+        value, shape = init_strategy(site), site["fn"].shape()
+        if value.shape != shape:
+            raise ConfigError(
+                f"the initial value of {site['name']!r} has shape {tuple(value.shape)}, its "
+                f"distribution {tuple(shape)}"
+            )
+        return value.detach().requires_grad_()  # tells what is computed from it
 
     started = InitMessenger(strategy)(model)
     try:

@@ -180,18 +180,23 @@ class Run:
         path = last_checkpoint(folder)
         if path is not None and (folder / CONFIG).is_file():
             began = read_config(folder).digests.get("start")
-            if began not in (None, now) and now == self._digest(*_saved_states(path)):
+            if began not in (None, now) and now == self._digest(*self._left_by(path)):
                 return began
         return now
 
+    def _left_by(self, path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Return what a checkpoint says of the network; frozen weights it leaves to the module."""
+        state, own = _saved_states(path)
+        return {**self.module.state_dict(), **state}, own
+
     def _digest(self, state: Mapping[str, Any], own: Mapping[str, Any] | None) -> str:
-        return state_digest({**state, "objective of the run": own}, self._decided)
+        return state_digest({**state, "objective of the run": own or None}, self._decided)
 
     def result(self) -> Any:
         """Return the finished run's result; leave module, and a loss that is one, as it did."""
         assert self.out is not None
         state, own = _saved_states(last_checkpoint(self.out) or self.out / CHECKPOINT)
-        self.module.load_state_dict(state)
+        self.module.load_state_dict({**self.module.state_dict(), **state})
         if isinstance(self.loss, nn.Module) and own is not None:
             self.loss.load_state_dict(own)
         return self.bound(read_posterior(self.out, self.recipe))

@@ -68,15 +68,7 @@ class Likelihood(Protocol):
         """Predictive law of each example under one draw of the weights."""
 
     def average(self, predictions: Iterable[Any], counts: Sequence[float] | None = None) -> Any:
-        """Average predictive laws over draws.
-
-        Parameters
-        ----------
-        predictions
-            One for each draw (a tensor stacked along a leading axis of draws will do).
-        counts
-            Weight of each one (1 by default), so that averages can be averaged.
-        """
+        """Average predictive laws over draws; ``counts`` are their weights, 1 by default."""
 
     def entropy(self, prediction: Any) -> Tensor:
         """Entropy in nats of each law: (B,), or (B, H, W) for pixels."""
@@ -119,10 +111,7 @@ class ClassProbabilities:
 
 
 def inherits(likelihood: Any, base: type, *methods: str) -> bool:
-    """Whether a likelihood is of a class, and has these methods from it unchanged.
-
-    What a subclass overrides must be asked; only what it inherits may be computed another way.
-    """
+    """Whether a likelihood has these methods of a class unchanged: others must be asked."""
     return isinstance(likelihood, base) and all(
         getattr(type(likelihood), name) is getattr(base, name) for name in methods
     )

@@ -250,19 +250,16 @@ class GaussianWeights(Bindable, BlockNormal):
         Parameters
         ----------
         cov_scale
-            Multiplies the covariance (so the factor by its square root).
+            Multiplies the covariance; may be a 0-dim tensor, with a gradient or under vmap.
         rms_std
-            Sets sqrt(trace / F): priors of any shape become equally wide on average. Either may
-            be a 0-dim tensor that requires a gradient or is mapped by ``torch.vmap``.
+            Sets sqrt(trace / F), likewise: priors of any shape become equally wide on average.
         select
-            Patterns, or a predicate, of the parameters that it acts on, in whatever blocks they
-            are; None for all that are not new (`new_names`).
+            Parameters that it acts on; None for all but `new_names`.
 
         Raises
         ------
         ConfigError
-            Unless exactly one of the two is given, it is positive, and the law's type can hold
-            the variances.
+            Unless exactly one of the two is given, positive, and the type holds the variances.
         """
         return self._with(blocks=algebra.rescaled(self._placed, cov_scale, rms_std, select))
 

@@ -112,6 +112,15 @@ def test_unreadable_checkpoints_are_one_clear_error(tmp_path):
         load_checkpoint(tmp_path / "foreign.pt", expected={})
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as a terminal has it; a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_first_interrupt_is_a_flag_and_the_second_an_exception():
     with finish_step_on_interrupt() as flag:
         os.kill(os.getpid(), signal.SIGINT)

@@ -13,8 +13,8 @@ from bayesprior.prediction.metrics import (
     MeanMetric,
     MetricRow,
     default_metrics,
-    nll,
 )
+from bayesprior.prediction.points import nll
 from bayesprior.tasks.likelihoods import (
     Categorical,
     HeteroscedasticNormal,

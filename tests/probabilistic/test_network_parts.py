@@ -172,9 +172,8 @@ class TestBadInput:
 
     def test_a_pattern_that_is_almost_right(self, data):
         module = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 3)})
-        for pattern in ("haed.*", "head"):
-            with pytest.raises(ConfigError, match=r"matches no parameter; did you mean 'head\.\*'"):
-                BayesianNetwork(module, make_prior(module), Categorical(), 10, random=pattern)
+        with pytest.raises(ConfigError, match=r"matches no parameter; did you mean 'head\.\*'"):
+            BayesianNetwork(module, make_prior(module), Categorical(), 10, random="haed.*")
 
     def test_prior_of_another_layout(self):
         other = nn.Linear(5, 5)

@@ -35,10 +35,10 @@ for call in (
 EXPECTED = [
     "prior must be a GaussianWeights, such as GaussianWeights.load(path), got str",
     "prior must be a GaussianWeights, such as GaussianWeights.load(path), got Normal",
-    "prior must be a GaussianWeights, such as GaussianWeights.load(path), got Linear",
+    "module must be a network (torch.nn.Module), got GaussianWeights",
     "likelihood must be one of bayesprior.tasks.likelihoods, such as Normal(std=0.1), got 'normal'",
-    "num_data must be the size of the training set, got None",
-    "num_data must be the size of the training set, got 4.5",
+    "num_data must be a whole number, got NoneType",
+    "num_data must be a whole number, got 4.5",
     "kernel must make the sampler, such as the class SGLD with lr= beside it, got SGLD",
     "data_loader must yield batches, such as a DataLoader, or [(x, y)] for all data at once, got "
     "NoneType",
