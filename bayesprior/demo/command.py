@@ -1,24 +1,20 @@
 """``bayesprior demo``: a source of typeset glyphs, a study on handwritten digits, a report."""
 
+import dataclasses
 import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bayesprior import recipes
+from bayesprior.cli.commands import Demo
 from bayesprior.cli.console import printable
 from bayesprior.cli.studying import show_comparison
 from bayesprior.data import DataBundle, select_classes
 from bayesprior.demo.glyphs import glyphs
 from bayesprior.diagnostics.compare import paired_differences
 from bayesprior.recipes.named import load_data, load_model
-from bayesprior.recipes.options import (
-    DataOptions,
-    DemoOptions,
-    MadeFrom,
-    ModelOptions,
-    plain_values,
-)
+from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
 from bayesprior.recipes.runs import open_run
 from bayesprior.recipes.studying import Comparison
 from bayesprior.report.verdicts import comparison_verdict
@@ -66,9 +62,9 @@ def methods(budget: int) -> dict[str, Any]:
     return described
 
 
-def demo(options: DemoOptions) -> None:
+def demo(options: Demo) -> None:
     """Run the embedded example, print the study's table and write the report of one fit."""
-    folder = open_run(options.out, "demo", plain_values(options))
+    folder = open_run(options.out, "demo", dataclasses.asdict(options))
     model = ModelOptions(model="small_conv")
     common: dict[str, Any] = {"seed": options.seed, "device": "cpu", "progress": options.progress}
     _fit_source(folder / "source", options, model, common)
@@ -94,9 +90,7 @@ def demo(options: DemoOptions) -> None:
     print(f"The study's own page: {printable(found.folder / REPORT_PAGE)}")
 
 
-def _fit_source(
-    out: Path, options: DemoOptions, model: ModelOptions, common: Mapping[str, Any]
-) -> None:
+def _fit_source(out: Path, options: Demo, model: ModelOptions, common: Mapping[str, Any]) -> None:
     choice = DataOptions(data="glyphs")
     data = load_data(choice)
     module, head = load_model(model, data, seed=options.seed)
@@ -128,7 +122,7 @@ def _letters() -> DataBundle:
     return select_classes(glyphs(), list(string.ascii_letters))
 
 
-def _report(folder: Path, comparison: Comparison, options: DemoOptions) -> None:
+def _report(folder: Path, comparison: Comparison, options: Demo) -> None:
     """Write the report of the first fit of one method, all methods beside it."""
     run = recipes.load_run(comparison.folders[REPORTED][0])
     recipes.report(

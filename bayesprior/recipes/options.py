@@ -14,7 +14,6 @@ from bayesprior.recipes.fields import Options, option
 __all__ = [
     "AverageOptions",
     "DataOptions",
-    "DemoOptions",
     "MadeFrom",
     "MapOptions",
     "ModelOptions",
@@ -336,8 +335,7 @@ class AverageOptions(Options):
     progress: bool = True
     """Show progress bars."""
     trust: bool = False
-    """Import what a run's folder names by an import path (its data, its network). That executes
-    code which whoever wrote the folder chose."""
+    """Import what a run's folder names by an import path; that executes its writer's code."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -400,25 +398,3 @@ class StudyOptions(ModelOptions, DataOptions, RunOptions):
         if isinstance(self.num_data, int) and not isinstance(self.num_data, bool):
             object.__setattr__(self, "num_data", (self.num_data,))
         super().__post_init__()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DemoOptions(Options):
-    """Demo."""
-
-    out: str = option("demo", path=True)
-    """Folder to write; a run that was stopped continues, what is finished is not done again."""
-    num_data: int = option(20, least=1)
-    """Labeled handwritten images in all."""
-    seeds: int = option(5, least=1)
-    """Repetitions with fresh images, head and noise."""
-    budget: int = option(200, least=30)
-    """Gradient evaluations of each fit."""
-    source_steps: int = option(800, least=1)
-    """Steps on the source."""
-    seed: int = option(0, least=0)
-    """First of the seeds."""
-    jobs: int = option(2, least=1)
-    """Fits at a time, each on one core."""
-    progress: bool = True
-    """Show progress bars."""
