@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from bayesprior import prediction
 from bayesprior.recipes import options as groups
+from bayesprior.recipes.demo_options import DemoOptions
 from bayesprior.recipes.fields import Options, option
 from bayesprior.registry import resolve
 
@@ -177,7 +178,7 @@ class Inspect(Options):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Demo(Options):
+class Demo(DemoOptions):
     """Run the embedded example, offline: typeset glyphs to handwritten digits.
 
     Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
@@ -185,23 +186,6 @@ class Demo(Options):
     MAP, SWAG and SGLD with the learned prior. Every method is tuned on validation data with the
     same budget. Prints one table and writes report.html.
     """
-
-    out: str = option("demo", path=True)
-    """Folder to write; a run that was stopped continues, what is finished is not done again."""
-    num_data: int = option(20, least=1)
-    """Labeled handwritten images in all."""
-    seeds: int = option(5, least=1)
-    """Repetitions with fresh images, head and noise."""
-    budget: int = option(200, least=30)
-    """Gradient evaluations of each fit."""
-    source_steps: int = option(800, least=1)
-    """Steps on the source."""
-    seed: int = option(0, least=0)
-    """First of the seeds."""
-    jobs: int = option(2, least=1)
-    """Fits at a time, each on one core."""
-    progress: bool = True
-    """Show progress bars."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

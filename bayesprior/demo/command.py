@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from bayesprior import recipes
-from bayesprior.cli.commands import Demo
 from bayesprior.cli.console import printable
 from bayesprior.cli.studying import show_comparison
 from bayesprior.data import DataBundle, select_classes
 from bayesprior.demo.glyphs import glyphs
 from bayesprior.diagnostics.compare import paired_differences
+from bayesprior.recipes.demo_options import DemoOptions
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
 from bayesprior.recipes.runs import open_run
@@ -62,7 +62,7 @@ def methods(budget: int) -> dict[str, Any]:
     return described
 
 
-def demo(options: Demo) -> None:
+def demo(options: DemoOptions) -> None:
     """Run the embedded example, print the study's table and write the report of one fit."""
     folder = open_run(options.out, "demo", dataclasses.asdict(options))
     model = ModelOptions(model="small_conv")
@@ -90,7 +90,9 @@ def demo(options: Demo) -> None:
     print(f"The study's own page: {printable(found.folder / REPORT_PAGE)}")
 
 
-def _fit_source(out: Path, options: Demo, model: ModelOptions, common: Mapping[str, Any]) -> None:
+def _fit_source(
+    out: Path, options: DemoOptions, model: ModelOptions, common: Mapping[str, Any]
+) -> None:
     choice = DataOptions(data="glyphs")
     data = load_data(choice)
     module, head = load_model(model, data, seed=options.seed)
@@ -122,7 +124,7 @@ def _letters() -> DataBundle:
     return select_classes(glyphs(), list(string.ascii_letters))
 
 
-def _report(folder: Path, comparison: Comparison, options: Demo) -> None:
+def _report(folder: Path, comparison: Comparison, options: DemoOptions) -> None:
     """Write the report of the first fit of one method, all methods beside it."""
     run = recipes.load_run(comparison.folders[REPORTED][0])
     recipes.report(
