@@ -9,6 +9,7 @@ import torch
 from recipes_cases import Net, blobs
 
 from bayesprior.data import split_validation
+from bayesprior.inference.generators import seeded
 from bayesprior.recipes import fit_source
 
 FIXED = {"lr": 0.05}
@@ -39,8 +40,10 @@ def net(num_classes: int) -> Net:
 def options(folder: Path, **changes: Any) -> dict[str, Any]:
     """Return the arguments of a study in the folder; its source is fitted if it is not there."""
     source = folder / "source"
+    with seeded(0, []):  # two folders' studies are to have one and the same source
+        network = Net(4)
     fit_source(
-        Net(4),
+        network,
         blobs(4),
         head="head",
         rank=3,
