@@ -124,8 +124,8 @@ def _whole(least: float) -> Callable[[Any], bool]:
 
 
 def _is_number(value: Any) -> bool:
-    if hasattr(value, "requires_grad"):  # a tensor: shape and value are the function's own check
-        return True
+    if hasattr(value, "requires_grad") and value.dim() == 0:
+        return True  # its value is not read: it may have a gradient, or be mapped by vmap
     try:
         return not isinstance(value, bool | str | bytes) and float(value) is not None
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -237,7 +237,7 @@ def test_results_inherit_nothing_that_torch_cached(case):
         ({"rms_std": math.nan}, "rms_std must be a positive number, got nan"),
         ({"cov_scale": math.inf}, "cov_scale must be a positive number, got inf"),
         ({"cov_scale": torch.tensor(-2.0)}, r"cov_scale must be a positive number, got -2\.0"),
-        ({"cov_scale": torch.ones(2)}, "cov_scale must be a positive number, got None"),
+        ({"cov_scale": torch.ones(2)}, "cov_scale must be a number, got Tensor"),
     ],
 )
 def test_rescale_refuses(width, message):
