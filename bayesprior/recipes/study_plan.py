@@ -236,7 +236,7 @@ def edges(method: Method, chosen: Configuration) -> Iterator[str]:
             continue
         at = f"{method.name}: selected at the edge of the grid ({key} = {value:g}"
         if key == "rms_std" and value == numbers[-1]:
-            yield f"{at}, the widest): the prior hardly acts."
+            yield f"{at}, the widest): the choice was for as little prior as the grid has."
         elif key == "rms_std":
             yield f"{at}, the narrowest): a narrower prior may do better."
         elif len(numbers) > 2:

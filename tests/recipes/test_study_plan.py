@@ -103,7 +103,8 @@ def test_a_choice_at_the_edge_is_told():
         )
 
     assert said(1.0) == [
-        "M: selected at the edge of the grid (rms_std = 1, the widest): the prior hardly acts."
+        "M: selected at the edge of the grid (rms_std = 1, the widest): the choice was for as "
+        "little prior as the grid has."
     ]
     assert "narrower prior may do better" in said(0.01)[0]
     assert said(0.1) == []
