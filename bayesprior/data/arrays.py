@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from bayesprior.data.transforms import AUGMENTATIONS, PixelTransform, Statistics
 from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 
-__all__ = ["digits", "from_arrays", "from_npz", "reason"]
+__all__ = ["digits", "from_arrays", "from_npz", "open_archive", "reason"]
 
 CLASSES = "classification"
 
@@ -31,6 +31,14 @@ SUFFIXES = {"train": "_train", "test": "_test", "validation": "_val"}
 def reason(error: Exception) -> str:
     """Return the first line of another library's message."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def open_archive(file: BinaryIO) -> Any:
+    """Open an .npz archive; NumPy takes anything else for a pickle, and says how to run it."""
+    if not zipfile.is_zipfile(file):
+        raise zipfile.BadZipFile("it is no .npz archive, or it is cut short")
+    file.seek(0)
+    return np.load(file, allow_pickle=False)
 
 
 @checked(name="text")
@@ -292,8 +300,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     reading, arrays = "the archive", {}
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            present = sorted(getattr(archive, "files", ()))
+            archive = open_archive(file)
+            present = sorted(archive.files)
             for reading in known.intersection(present):
                 arrays[reading] = archive[reading]
     except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:

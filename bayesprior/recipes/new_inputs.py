@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesprior.data import ArrayDataset, DataBundle, LazyDataset
-from bayesprior.data.arrays import reason
+from bayesprior.data.arrays import open_archive, reason
 from bayesprior.errors import ConfigError, DataError
 
 __all__ = ["NewInputs"]
@@ -163,7 +163,7 @@ def _arrays(path: Path, task: DataBundle) -> Iterator[Tensor]:
 def _stored(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
+            archive = open_archive(file)
             array = np.asarray(archive["x"])
     except KeyError:
         held = ", ".join(archive.files) or "nothing"

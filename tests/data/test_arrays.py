@@ -172,6 +172,7 @@ def test_unreadable_files(rng, write, content):
         from_npz(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+    assert "pickle" not in str(caught.value)  # nobody is told how to run what is in a file
 
 
 def test_missing_file(tmp_path):
