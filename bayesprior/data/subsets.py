@@ -231,7 +231,9 @@ def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBund
 
 def _class_index(bundle: DataBundle, name: int | str) -> int:
     names, numbers = bundle.class_names, range(bundle.num_classes)
-    if name in names or name in numbers:
-        return (names if name in names else numbers).index(name)
+    if name in names:
+        return names.index(name)
+    if name in numbers:
+        return int(name)
     hint = nearest_name(str(name), names) or f"; its classes are 0..{numbers[-1]}"
     raise ConfigError(f"{bundle.name!r} has no class {name!r}{hint}")
