@@ -16,7 +16,11 @@ _AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
 def torchvision_model(
-    name: str, *, num_classes: int | None = None, weights: str | Path | None = "DEFAULT"
+    name: str,
+    *,
+    num_classes: int | None = None,
+    weights: str | Path | None = "DEFAULT",
+    rename: str | None = None,
 ) -> nn.Module:
     """Return a torchvision classification network, pretrained, with a head for the new classes.
 
@@ -31,6 +35,8 @@ def torchvision_model(
         ``"DEFAULT"`` or another name of torchvision's for this network (downloaded once by
         torchvision), a local file of any layout that `load_weights` reads, or None for a random
         initialization.
+    rename
+        As of `load_weights`, for a file.
 
     Returns
     -------
@@ -65,7 +71,7 @@ def torchvision_model(
     if weights is None:
         module = _untrained(name)
     elif not re.fullmatch(r"\w+", str(weights)) or Path(weights).is_file():
-        module = _from_file(name, weights, keep_head=num_classes is None)
+        module = _from_file(name, weights, rename, keep_head=num_classes is None)
     else:
         module = _without_auxiliary(_pretrained(name, str(weights)))
     if num_classes is not None:
@@ -100,13 +106,13 @@ def _pretrained(name: str, weights: str) -> nn.Module:
     return module
 
 
-def _from_file(name: str, path: str | Path, keep_head: bool) -> nn.Module:
+def _from_file(name: str, path: str | Path, rename: str | None, keep_head: bool) -> nn.Module:
     # The pretrained Inceptions take torchvision's normalization and undo it themselves.
     module = _untrained(name, undo_normalization=True)
     prefix, state = head_prefix(module), read_state_dict(path, module)
     if keep_head and f"{prefix}.weight" in state:
         replace_head(module, len(state[f"{prefix}.weight"]))
-    load_weights(module, state, ignore=() if keep_head else prefix)
+    load_weights(module, state, ignore=() if keep_head else prefix, rename=rename)
     return module
 
 
