@@ -23,7 +23,8 @@ MAX_SIZE = 1.25 * FIRST_EDITION
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
     ("weights.layout", "weights.selection", "weights.checks", "storage", "registry"),
-    ("tasks.protocols", "inference.generators", "inference.wrappers", "weights.state_dicts"),
+    ("tasks.protocols", "inference.generators", "inference.wrappers", "weights.renaming"),
+    ("weights.state_dicts",),
     ("weights.covariance",),
     ("weights.lowrank", "weights.rows"),
     ("inference.protocols", "inference.progress", "inference.batch_norm", "weights.blocks"),

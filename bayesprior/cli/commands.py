@@ -41,8 +41,10 @@ class FitSource(Named, groups.SourceOptions):
     """
 
     weights: str | None = _path(default=None)
-    """Start from these: a .safetensors, .pth or .pt file, or a name of torchvision's such as
-    DEFAULT."""
+    """Start from these: a file of weights of any layout, or a name that the network's library
+    knows, such as DEFAULT."""
+    rename: Literal["auto"] | None = option(None, shown="as the file has them")
+    """auto: give the file's tensors the network's names, by order and shape."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +59,8 @@ class MakePrior(Named, groups.PriorOptions, groups.RunOptions):
     weights: str | None = _path(default=None)
     """Or a checkpoint alone, as in fit-source: the prior is isotropic around it (L2-SP) and needs
     rms_std."""
+    rename: Literal["auto"] | None = option(None, shown="as the file has them")
+    """auto: give that file's tensors the network's names, by order and shape."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,9 +21,14 @@ __all__ = ["fit", "fit_source", "make_prior"]
 
 def fit_source(options: FitSource) -> None:
     """Fit a source posterior and say what it holds."""
-    data = load_data(options)
+    data = load_data(options, options)
     module, head = load_model(
-        options, data, seed=options.seed, weights=options.weights, tell=_tell_weights
+        options,
+        data,
+        seed=options.seed,
+        weights=options.weights,
+        rename=options.rename,
+        tell=_tell_weights,
     )
     recipes.fit_source(
         module,
@@ -44,9 +49,14 @@ def make_prior(options: MakePrior) -> None:
         raise ConfigError("give --source or --weights (only --shape zero needs neither)")
     if options.source is None and options.rms_std is None:
         raise ConfigError("a prior without --source has no width of its own; give --rms_std")
-    data = load_data(options)
+    data = load_data(options, options)
     module, head = load_model(
-        options, data, seed=options.seed, weights=options.weights, tell=_tell_weights
+        options,
+        data,
+        seed=options.seed,
+        weights=options.weights,
+        rename=options.rename,
+        tell=_tell_weights,
     )
     values = values_of(groups.PriorOptions, options)
     if options.source is not None:
@@ -75,7 +85,7 @@ def make_prior(options: MakePrior) -> None:
 
 def fit(options: Fit) -> None:
     """Infer with a prior and print the numbers of the fit."""
-    data = load_data(options)
+    data = load_data(options, options)
     module, head = load_model(options, data, seed=options.seed)
     layout = ParameterLayout.from_module(module)
     head_names(layout.names, head, "network")

@@ -16,7 +16,11 @@ _AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
 def torchvision_model(
-    name: str, *, num_classes: int | None = None, weights: str | Path | None = "DEFAULT"
+    name: str,
+    *,
+    num_classes: int | None = None,
+    weights: str | Path | None = "DEFAULT",
+    rename: str | None = None,
 ) -> nn.Module:
     """Return a torchvision classification network, pretrained, with a head for the new classes.
 
@@ -31,6 +35,8 @@ def torchvision_model(
         ``"DEFAULT"`` or another name of torchvision's for this network (downloaded once by
         torchvision), a local file of any layout that `load_weights` reads, or None for a random
         initialization.
+    rename
+        As of `load_weights`, for a file.
 
     Returns
     -------
@@ -80,7 +86,8 @@ def torchvision_model(
         prefix, state = head_prefix(module), read_state_dict(weights, module)
         if num_classes is None and f"{prefix}.weight" in state:
             replace_head(module, len(state[f"{prefix}.weight"]))
-        load_weights(module, state, ignore=() if num_classes is None else prefix)
+        ignore = () if num_classes is None else prefix
+        load_weights(module, state, ignore=ignore, rename=rename)
     if num_classes is not None:
         replace_head(module, num_classes)
     return module

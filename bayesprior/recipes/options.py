@@ -95,8 +95,8 @@ class ModelOptions(Options):
     """Network."""
 
     model: str
-    """A short name (small_conv, small_resnet, mlp, mobilenet_v1), a torchvision classification
-    network, or an import path pkg.module:callable."""
+    """A short name (small_conv, small_resnet, mlp, mobilenet_v1), a library's image classifier
+    (torchvision/NAME or NAME, timm/NAME, hf/NAME), or an import path pkg.module:callable."""
     model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of the network, as --model_options.NAME VALUE, such as widths. The numbers of
     classes, channels and features come from the data."""

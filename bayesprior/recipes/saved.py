@@ -177,7 +177,7 @@ def _data(
     if given is not None or made_from.data is None:
         data = as_data(given)
     else:
-        data = load_data(made_from.data, trusted=trust)
+        data = load_data(made_from.data, made_from.model, trusted=trust)
     for name, now in data_digests(data).items():
         then = config.digests.get(f"data.{name}")
         if then not in (None, now) and (given is None or name == "train"):

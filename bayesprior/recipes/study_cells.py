@@ -110,7 +110,7 @@ def averaging(call: StudyOptions) -> AverageOptions:
 def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
     """Fit one cell in its folder and predict the split that it is for."""
     of_data, of_model = data_options(call, cell.num_data, cell.seed), model_options(call)
-    data = load_data(of_data)
+    data = load_data(of_data, of_model)
     module, head = load_model(of_model, data, seed=cell.seed)
     prior_file = prior_folder(call.out, cell.configuration) / PRIOR
     law, rms_std = GaussianWeights.load(prior_file), cell.configuration.rms_std

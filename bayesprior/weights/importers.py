@@ -154,7 +154,12 @@ def from_swa_gaussian(
 
 @_prior_file_errors()
 def from_state_dict(
-    source: Source, module: nn.Module, *, std: float, head: Selection = ()
+    source: Source,
+    module: nn.Module,
+    *,
+    std: float,
+    head: Selection = (),
+    rename: str | None = None,
 ) -> GaussianWeights:
     """Make the isotropic prior (L2-SP) around a checkpoint's weights.
 
@@ -169,6 +174,8 @@ def from_state_dict(
         Standard deviation, in weight units.
     head
         Layers to leave out although the file has them.
+    rename
+        As of `load_weights`.
 
     Raises
     ------
@@ -180,7 +187,7 @@ def from_state_dict(
     UserWarning
         If layers other than ``head`` are not in the file.
     """
-    layout, loc, buffers, report = _weights(source, module, head)
+    layout, loc, buffers, report = _weights(source, module, head, rename)
     provenance = {"imported": {"format": "state dict", **report.record()}}
     return GaussianWeights.point(layout, loc, std, buffers=buffers, provenance=provenance)
 
@@ -205,12 +212,12 @@ def from_checkpoints(
 
 @torch.no_grad()
 def _weights(
-    source: Source, module: nn.Module, head: Selection
+    source: Source, module: nn.Module, head: Selection, rename: str | None = None
 ) -> tuple[ParameterLayout, Tensor, dict[str, Tensor], LoadReport]:
     """Return what a checkpoint holds of a network's parameters and buffers, in single precision."""
     before = {n: t.clone() for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     try:
-        report = load_weights(module, source, ignore=head)
+        report = load_weights(module, source, ignore=head, rename=rename)
         whole = ParameterLayout.from_module(module)
         layout = whole.select(n for n in whole.names if n not in report.missing)
         loc = layout.flatten(module)
