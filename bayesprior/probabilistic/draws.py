@@ -10,7 +10,7 @@ from torch import Tensor
 from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws
-from bayesprior.inference.protocols import Posterior, StepEvent
+from bayesprior.inference.protocols import StepEvent
 from bayesprior.probabilistic.potential import PyroPotential
 from bayesprior.probabilistic.sites import LatentSite
 from bayesprior.weights.layout import ParameterLayout
@@ -35,27 +35,28 @@ class SiteDraws:
     """
 
     def __init__(self, potential: PyroPotential, run_dir: str | Path | None = None) -> None:
-        self._potential, self._run_dir = potential, run_dir
+        self.potential, self._run_dir = potential, run_dir
+        self._width = potential.num_chains or 1
         networks = [site for site in potential.sites.values() if site.layout is not None]
         others = [site for site in potential.sites.values() if site.layout is None]
         self._parts = [_Part(s.name if len(networks) > 1 else "", [s]) for s in networks]
         if others:
             self._parts.append(_Part("sites" if networks else "", others))
-        self._chains: list[list[DrawWriter | DrawsInMemory]] = []
+        self._chains: list[list[Any]] = []  # of each a DrawWriter or DrawsInMemory for every part
 
     def begin(self) -> None:
         """Start the next chain, or all of them where they are vectorized."""
         for chain in range(len(self._chains), len(self._chains) + self._width):
-            if self._run_dir is None:
-                self._chains.append([DrawsInMemory(chain=chain) for _ in self._parts])
-            else:
-                folders = [Path(self._run_dir) / part.folder for part in self._parts]
-                self._chains.append([DrawWriter(folder, chain) for folder in folders])
+            self._chains.append(
+                [DrawsInMemory(chain=chain) for _ in self._parts]
+                if self._run_dir is None
+                else [DrawWriter(Path(self._run_dir) / p.folder, chain) for p in self._parts]
+            )
 
     def update(self, event: StepEvent) -> None:
         """Keep one draw of each chain."""
-        values = {name: value.cpu() for name, value in self._potential.values().items()}
-        alone = self._potential.num_chains is None
+        values = {name: value.cpu() for name, value in self.potential.values().items()}
+        alone = self.potential.num_chains is None
         for chain, collectors in enumerate(self._present):
             own = {name: value if alone else value[chain] for name, value in values.items()}
             for part, collector in zip(self._parts, collectors, strict=True):
@@ -74,39 +75,30 @@ class SiteDraws:
     @property
     def lengths(self) -> list[int]:
         """How many draws each chain has so far."""
-        return [
-            min(c.next_index if isinstance(c, DrawWriter) else len(c) for c in chain)
-            for chain in self._chains
-        ]
+        in_memory = self._run_dir is None
+        return [min(len(c) if in_memory else c.next_index for c in own) for own in self._chains]
 
     def read(self, chain: int) -> Iterator[dict[str, Tensor]]:
         """Yield the constrained values by site name, on the CPU, of every draw of a chain."""
-        stored = [self._read([chain], part).draws() for part in range(len(self._parts))]
+        stored = [self._read(part, [chain]).draws() for part in range(len(self._parts))]
         for draws in zip(*stored, strict=False):  # an interruption may fall between two files
             parts = [p.values.unflatten(d.weights) for p, d in zip(self._parts, draws, strict=True)]
             yield {name: value for part in parts for name, value in part.items()}
 
-    def posterior(self, site: LatentSite, chains: Sequence[int]) -> Posterior:
+    def posterior(self, site: LatentSite, chains: Sequence[int]) -> StoredDraws | DrawsInMemory:
         """Return the draws of a network; on disk they stay there."""
-        return self._read(chains, [part.sites for part in self._parts].index([site]))
+        return self._read([part.sites for part in self._parts].index([site]), chains)
 
-    def _read(self, chains: Sequence[int], part: int) -> StoredDraws | DrawsInMemory:
+    def _read(self, part: int, chains: Sequence[int]) -> StoredDraws | DrawsInMemory:
         kept = [self._chains[chain][part] for chain in chains]
         if self._run_dir is not None:
-            return StoredDraws([c.folder for c in kept if isinstance(c, DrawWriter)])
+            return StoredDraws([writer.folder for writer in kept])
         return DrawsInMemory(
-            replace(draw, chain=number)
-            for number, collector in enumerate(kept)
-            if isinstance(collector, DrawsInMemory)
-            for draw in collector.draws()
+            replace(draw, chain=number) for number, own in enumerate(kept) for draw in own.draws()
         )
 
     @property
-    def _width(self) -> int:
-        return self._potential.num_chains or 1
-
-    @property
-    def _present(self) -> list[list[DrawWriter | DrawsInMemory]]:
+    def _present(self) -> list[list[Any]]:
         return self._chains[-self._width :]
 
 
@@ -120,10 +112,9 @@ class _Part:
 
     def event(self, event: StepEvent, values: Mapping[str, Tensor]) -> StepEvent:
         """Return a step as the collector of one chain's part sees it."""
-        layout = self.sites[0].layout or self.values
         flat = self.values.flatten_tensors(values[site.name] for site in self.sites)
-        given = (event.step, event.phase, event.module, layout, event.stats, lambda: flat)
-        return _PartEvent(*given, statistics=self.sites[0].buffers)
+        own = {"layout": self.sites[0].layout or self.values, "read": lambda: flat}
+        return _PartEvent(**{**vars(event), **own}, statistics=self.sites[0].buffers)
 
 
 @dataclass(frozen=True)
