@@ -202,7 +202,6 @@ class StochasticGradientMCMC:
             if chain:
                 potential.initialize(batch, seed=chain_seed)
             folder = None if run_dir is None else chain_dir(run_dir, chain)
-            draws.begin()
             train(
                 potential,
                 potential_loss,
@@ -212,7 +211,7 @@ class StochasticGradientMCMC:
                 num_steps,
                 prior=potential.prior,
                 num_data=potential.num_data,
-                collectors=(draws,),
+                collectors=draws.begin(),
                 hooks=hooks,
                 run_dir=folder,
                 resume=resume and folder is not None and (folder / CHECKPOINT).exists(),

@@ -23,7 +23,7 @@ from bayesprior.probabilistic.sites import (
 from bayesprior.tasks.protocols import Batch
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["PyroPotential", "potential_loss"]
+__all__ = ["PyroPotential", "potential_loss", "put"]
 
 
 def potential_loss(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -124,10 +124,10 @@ class PyroPotential(nn.Module):
         # Scalars beside a network's weights are often made on the CPU.
         device = next((v.device for v in start.values() if v.device.type != "cpu"), None)
         for name, value in start.items():
-            self._put(name, nn.Parameter(value.to(device).clone()))
+            put(self, name, nn.Parameter(value.to(device).clone()))
         for site in self.sites.values():
             for name, buffer in site.buffers.items():
-                self._put(site.prefix + name, buffer)
+                put(self, site.prefix + name, buffer)
         layout = ParameterLayout.from_module(self)
         # Not by attribute assignment: a latent may be called "prior".
         self.__dict__.update(layout=layout, prior=closed_form(layout, self.sites.values()))
@@ -224,11 +224,12 @@ class PyroPotential(nn.Module):
             out |= site.split(values[0] if self.num_chains is None else torch.stack(values))
         return out
 
-    def _put(self, name: str, tensor: Tensor) -> None:
-        # Past register_parameter, which refuses names with dots and names of attributes.
-        *path, last = name.split(".")
-        module: nn.Module = self
-        for part in path:
-            module = module._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
-        target = module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
-        target[last] = tensor  # type: ignore[assignment]
+
+def put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Give a module a parameter or buffer under a dotted name, which may be an attribute's."""
+    # Past register_parameter, which refuses both.
+    *path, last = name.split(".")
+    for part in path:
+        module = module._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+    target = module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
+    target[last] = tensor  # type: ignore[assignment]

@@ -33,14 +33,8 @@ class SitePrior:
     """A `WeightDistribution` over all latents of a potential that knows some sites only.
 
     Elsewhere mean, score and precision are zero and the maps are the identity: those sites' log
-    densities are in the loss.
-
-    Parameters
-    ----------
-    layout
-        The potential's layout. Several chains stack every parameter.
-    sites
-        Those with a constant weight distribution.
+    densities are in the loss. ``layout`` is the potential's, where several chains stack every
+    parameter; ``sites`` have a constant weight distribution.
     """
 
     buffers: dict[str, Tensor] = {}  # the statistics of networks are buffers of the potential
@@ -98,13 +92,7 @@ class SitePrior:
         return SitePrior(self.layout, [replace(site, distribution=law) for site, law in moved])
 
     def save(self, path: str | Path) -> None:
-        """Refuse: this is an inside of one potential.
-
-        Raises
-        ------
-        ConfigError
-            Always; says what to save.
-        """
+        """Refuse, with `ConfigError`: this is an inside of one potential."""
         raise ConfigError("a potential's prior has no file; save the distributions of its sites")
 
     @torch.no_grad()

@@ -35,12 +35,13 @@ def test_it_speaks_of_its_sites_only():
 
 
 def test_one_site_of_one_chain_is_the_distribution_itself():
-    law, other = make_prior(nn.Linear(2, 1)), make_prior(nn.Linear(3, 2))
+    law = make_prior(nn.Linear(2, 1))
     rest = LatentSite("mu", identity_transform, torch.zeros(()))
     assert closed_form(law.layout, [site(law)]) is law
     assert closed_form(ParameterLayout(("mu",), ((),)), [rest]) is None
     beside = ParameterLayout(("mu", *law.layout.names), ((), *law.layout.shapes))
-    for layout, sites in ((beside, [rest, site(law)]), (other.layout, [site(law)])):
+    stacked = ParameterLayout(law.layout.names, ((5, 1, 2), (5, 1)))
+    for layout, sites in ((beside, [rest, site(law)]), (stacked, [site(law)])):
         assert isinstance(closed_form(layout, sites), SitePrior)
 
 
