@@ -31,7 +31,8 @@ def broken(name, value):
         pass
 
     setattr(Broken, name, value)
-    law = low_rank()
+    layout, diag = ParameterLayout(("a",), ((3,),)), 0.1 + torch.rand(3).double()
+    law = GaussianWeights(layout, diag - 1, diag, torch.randn(3, 1).double())
     law.__class__ = Broken
     return law
 
@@ -76,7 +77,7 @@ def narrow_vmap(self, value):
         ),
         ("whiten", lambda self, value: 1.01 * Ours.whiten(self, value), "does not undo whiten"),
         ("color", narrow_vmap, "color under vmap differs"),
-        ("event_shape", property(lambda self: torch.Size([3])), "the event shape must be"),
+        ("event_shape", property(lambda self: torch.Size([5])), "the event shape must be"),
         ("to", lambda self, device=None, dtype=None: None, r"to\(\) must return a law"),
         ("save", lambda self, path: None, r"save\(\) writes no file"),
         ("expand", lambda self, shape: self._with(_batch_shape=torch.Size(shape)), "must not exp"),
