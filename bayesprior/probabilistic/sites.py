@@ -1,5 +1,6 @@
 """What one run of a Pyro model tells: its latent sites, their starts and supports, and N."""
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -121,8 +122,10 @@ class ModelStructure:
                 )
         for node in filter(is_observed, trace.nodes.values()):
             name, now = node["name"], _count_of(node)
-            before = self.counts.get(name, now)
-            if now is not None and not math.isclose(now, before, rel_tol=1e-6):
+            before = self.counts.get(name)
+            if now is None or before is None:
+                continue
+            if not math.isclose(now, before, rel_tol=1e-6):
                 plate = next(f.name for f in node["cond_indep_stack"] if f.size > 0)
                 raise ConfigError(
                     f"the plate {plate!r} of site {name!r} stands for {now:g} data now and for "
@@ -145,24 +148,26 @@ def trace_at(
 
     With values the points (``pyro.param``) are constants.
     """
+    start = values if callable(values) else functools.partial(_known, values)
     # The trace as a context: as a handler it would append a table of all shapes to our errors.
-    with poutine.block(), poutine.trace() as tracer, _At(values):
+    with poutine.block(), poutine.trace() as tracer, _At(start, detach=not callable(values)):
         call_model(model, batch)
     return tracer.trace
 
 
-class _At(InitMessenger):
-    def __init__(self, values: Mapping[str, Tensor] | InitStrategy) -> None:
-        self.values = values
-        super().__init__(values if callable(values) else self.known)
+def _known(values: Mapping[str, Tensor], site: Site) -> Tensor:
+    if (name := site["name"]) not in values:
+        raise ConfigError(
+            f"the model's latent site {name!r} has no value{nearest_name(name, values)}; every "
+            "call must have the same latent sites, and samples all of them"
+        )
+    return values[name]
 
-    def known(self, site: Site) -> Tensor:
-        if (name := site["name"]) not in self.values:
-            raise ConfigError(
-                f"the model's latent site {name!r} has no value{nearest_name(name, self.values)}; "
-                "every call must have the same latent sites, and samples all of them"
-            )
-        return self.values[name]
+
+class _At(InitMessenger):
+    def __init__(self, start: InitStrategy, *, detach: bool) -> None:
+        super().__init__(start)
+        self.detach = detach
 
     def _pyro_sample(self, msg: Site) -> None:
         if site_is_subsample(msg):
@@ -182,7 +187,7 @@ class _At(InitMessenger):
             )
 
     def _pyro_post_param(self, msg: Site) -> None:
-        if not callable(self.values):
+        if self.detach:
             msg["value"] = msg["value"].detach()
 
 
