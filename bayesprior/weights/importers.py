@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprior.errors import CheckpointError, ConfigError, PriorFileError
+from bayesprior.errors import CheckpointError, ConfigError, LayoutMismatchError, PriorFileError
 from bayesprior.inference.collectors import SWAG
 from bayesprior.weights.checks import check_positive
 from bayesprior.weights.gaussian import GaussianWeights
@@ -197,15 +197,17 @@ def from_checkpoints(
     sources: Iterable[Source], module: nn.Module, *, rank: int = 20, **options: object
 ) -> GaussianWeights:
     """Fit `SWAG` (whose options these are) to checkpoints of one trajectory, read one at a time."""
-    swag, names, layouts = SWAG(rank=rank, **options), [], set()  # type: ignore[arg-type]
+    swag, names = SWAG(rank=rank, **options), []  # type: ignore[arg-type]
     buffers: dict[str, Tensor] = {}
     for source in sources:
         layout, loc, buffers, report = _weights(source, module, ())
-        swag.update_weights(loc, layout)
+        try:
+            swag.update_weights(loc, layout)
+        except LayoutMismatchError as error:
+            raise PriorFileError(
+                f"{report.source} holds other layers than the files before it: {error}"
+            ) from None
         names.append(report.source)
-        layouts.add(layout.digest())
-        if len(layouts) > 1:
-            raise PriorFileError(f"{report.source} holds other layers than the files before it")
     record = {"format": "checkpoints", "source": names}
     return swag.posterior(buffers=buffers, provenance={"imported": record})
 
