@@ -14,22 +14,23 @@ from bayesprior.report.sections import (
     sampler,
     uncertainty,
 )
+from bayesprior.report.verdicts import CHANGED, FIT, HELP, SAMPLER, TRUST
 
 __all__ = ["SECTIONS", "build_report"]
 
 SECTIONS: list[Heading] = [
-    results.HEADING,
-    comparison.HEADING,
-    calibration.HEADING,
-    uncertainty.HEADING,
-    changed_data.HEADING,
-    sampler.HEADING,
-    prior.HEADING,
-    closing.NOT_REPORTED,
-    closing.DECISIONS,
-    closing.CONFIGURATION,
+    Heading("Results", results.items),
+    Heading("Comparison", comparison.items, comparison.verdict, HELP),
+    Heading("Calibration", calibration.items, calibration.verdict, TRUST),
+    Heading("Uncertainty", uncertainty.items),
+    Heading("Changed data", changed_data.items, changed_data.verdict, CHANGED),
+    Heading("The sampler", sampler.items, sampler.verdict, SAMPLER),
+    Heading("The prior", prior.items, prior.verdict, FIT),
+    Heading("Not reported", closing.missing),
+    Heading("How the answers are decided", closing.decisions),
+    Heading("Configuration", closing.configuration),
 ]
-"""Headings in the order of the page."""
+"""Headings in the order of the page; one added at run time is on it, and in the command's help."""
 
 
 def build_report(tree: xr.DataTree) -> Report:

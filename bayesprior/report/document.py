@@ -143,19 +143,23 @@ class Report:
             label = Markup('<svg role="img" aria-label="{}"').format(item.title)
             return Markup(drawings[id(item)].replace("<svg", label, 1))
 
-        return self._render("page.html.j2", _html_environment(), drawing=drawing)
+        return self._render("page.html.j2", {"drawing": drawing}, autoescape=True)
 
     def to_markdown(self, figures: str = "figures") -> str:
         """Return the same content as Markdown, figures as files of the folder ``figures``."""
         names = {id(p): f"{figures}/{name}.svg" for name, p in self.pictures()}
-        text = self._render(
-            "report.md.j2", _markdown_environment(), file=lambda item: Markup(names[id(item)])
-        )
+        filters = {
+            "file": lambda item: Markup(names[id(item)]),
+            "verbatim": lambda text: Markup(text.replace("```", "'''")),
+        }
+        text = self._render("report.md.j2", filters, finalize=_escaped)
         return re.sub(r"\n{3,}", "\n\n", text).strip()
 
-    def _render(self, template: str, environment: Environment, **filters: Any) -> str:
-        environment.filters |= filters
-        return environment.get_template(template).render(report=self, marks=MARKS)
+    def _render(self, template: str, filters: Mapping[str, Any], **options: Any) -> str:
+        loader = PackageLoader("bayesprior.report")
+        made = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, **options)
+        made.filters |= {"slug": _slug, "cell": _text, "key": _key, "kind": _kind, **filters}
+        return made.get_template(template).render(report=self, marks=MARKS)
 
     def to_json(self) -> str:
         """Return the same content for machines; numbers unrounded, NaN and infinity as null."""
@@ -210,23 +214,6 @@ class Report:
             with atomic_path(folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")
         return folder / "report.html"
-
-
-def _environment(**options: Any) -> Environment:
-    loader = PackageLoader("bayesprior.report")
-    made = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, **options)
-    made.filters |= {"slug": _slug, "cell": _text, "key": _key, "kind": _kind}
-    return made
-
-
-def _html_environment() -> Environment:
-    return _environment(autoescape=True)
-
-
-def _markdown_environment() -> Environment:
-    made = _environment(finalize=_escaped)
-    made.filters["verbatim"] = lambda text: Markup(text.replace("```", "'''"))
-    return made
 
 
 def _escaped(value: Any) -> Any:

@@ -18,7 +18,12 @@ from bayesprior.diagnostics.regression import coverage, rank_distance
 from bayesprior.diagnostics.shift import ShiftRow
 
 __all__ = [
+    "CHANGED",
+    "FIT",
+    "HELP",
+    "SAMPLER",
     "THRESHOLDS",
+    "TRUST",
     "Threshold",
     "Verdict",
     "calibration_verdict",

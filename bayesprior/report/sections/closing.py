@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from bayesprior.report.context import Context, Heading
+from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Table, Text
 from bayesprior.report.verdicts import THRESHOLDS
 
-__all__ = ["CONFIGURATION", "DECISIONS", "NOT_REPORTED", "configured"]
+__all__ = ["configuration", "configured", "decisions", "missing"]
 
 
 def missing(context: Context) -> list[Item]:
@@ -45,8 +45,3 @@ def configuration(context: Context) -> list[Item]:
 def _plain(value: Any) -> Any:
     """Return Python's number for NumPy's, which a tree out of a file has; text of the rest."""
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-NOT_REPORTED = Heading("Not reported", missing)
-DECISIONS = Heading("How the answers are decided", decisions)
-CONFIGURATION = Heading("Configuration", configuration)
