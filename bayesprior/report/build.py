@@ -64,7 +64,10 @@ def build_report(tree: xr.DataTree) -> Report:
     Did the sampler work? There was no sampler
     Does the prior fit the data? Yes, no sign of conflict
     """
-    context = Context(tree, dict(_missing(tree)))
+    context = Context(tree)
+    context.notes.update(context.attrs.get("missing", {}))
+    if dropped := int(context.attrs.get("dropped_draws", 0)):
+        context.notes[f"{dropped} draw(s)"] = "left out so that all chains are equally long"
     verdicts, sections = [], []
     for heading in SECTIONS:
         verdict = heading.verdict(context) if heading.verdict else None
@@ -74,10 +77,3 @@ def build_report(tree: xr.DataTree) -> Report:
     title, subtitle = (str(context.attrs.get(k, "")) for k in ("title", "subtitle"))
     data = {"configuration": closing.configured(context)}
     return Report(title or "bayesprior report", subtitle, verdicts, sections, data)
-
-
-def _missing(tree: xr.DataTree) -> dict[str, str]:
-    found: dict[str, str] = Context(tree).attrs.get("missing", {})
-    if dropped := int(tree.attrs.get("dropped_draws", 0)):
-        found = {**found, f"{dropped} draw(s)": "left out so that all chains are equally long"}
-    return found

@@ -20,7 +20,7 @@ from bayesprior.report.style import themed_svg
 from bayesprior.report.verdicts import Verdict
 from bayesprior.storage import atomic_path
 
-__all__ = ["Column", "Item", "Picture", "Report", "Section", "Table", "Text"]
+__all__ = ["Column", "Item", "Picture", "Report", "Section", "Table", "Text", "plain"]
 
 MARKS = {"ok": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
 
@@ -188,7 +188,7 @@ class Report:
             ],
             "data": self.data,
         }
-        return json.dumps(_plain(content), indent=1, allow_nan=False)
+        return json.dumps(plain(content), indent=1, allow_nan=False)
 
     def write(self, folder: str | Path) -> Path:
         """Write ``report.html``, ``report.md``, ``report.json`` and ``figures/*.svg``.
@@ -266,16 +266,16 @@ def _kind(table: Table, column: Column) -> Markup:
     return Markup(' class="text long"' if is_long else ' class="text"')
 
 
-def _plain(value: Any) -> Any:
-    """Reduce to what JSON knows."""
+def plain(value: Any) -> Any:
+    """Reduce a value to what JSON knows; NaN and infinity to None, and the rest to text."""
     if isinstance(value, Interval):
-        return _plain(value._asdict())
+        return plain(value._asdict())
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)

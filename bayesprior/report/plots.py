@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -37,6 +38,9 @@ __all__ = [
     "uncertainty_histograms",
 ]
 
+_PERFECT: dict[str, Any] = {"color": GRAY, "linestyle": "--", "label": "perfect"}
+_BAND: dict[str, Any] = {"color": GRAY, "alpha": 0.35, "label": "95% band if perfect"}
+
 
 @styled
 def reliability_diagram(bins: CalibrationBins) -> Figure:
@@ -51,16 +55,8 @@ def reliability_diagram(bins: CalibrationBins) -> Figure:
     top, bottom = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     curve = bins.curve()
     width = np.diff(bins.edges)[bins.count > 0]
-    top.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="perfect")
-    top.bar(
-        curve.confidence,
-        curve.high - curve.low,
-        width * 0.9,
-        curve.low,
-        color=GRAY,
-        alpha=0.35,
-        label="95% band if perfect",
-    )
+    top.plot([0, 1], [0, 1], **_PERFECT)
+    top.bar(curve.confidence, curve.high - curve.low, 0.9 * width, curve.low, **_BAND)
     top.plot(curve.confidence, curve.accuracy, "o-", color=BLUE, markersize=4, label="model")
     top.set(ylabel="accuracy", ylim=(-0.02, 1.02), xlim=(0, 1))
     top.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
@@ -317,8 +313,8 @@ def coverage_plot(pit: Float[np.ndarray, " N"]) -> Figure:
     figure, axes = _axes(4.0)
     levels = np.linspace(0, 1, 51)
     low, high = (binom.ppf(q, len(pit), levels) / len(pit) for q in (0.025, 0.975))
-    axes.fill_between(levels, low, high, color=GRAY, alpha=0.35, label="95% band if perfect")
-    axes.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="perfect")
+    axes.fill_between(levels, low, high, **_BAND)
+    axes.plot([0, 1], [0, 1], **_PERFECT)
     axes.plot(levels, [coverage(pit, level) for level in levels], color=BLUE, label="model")
     axes.set(xlabel="level of the interval", ylabel="share of targets inside")
     axes.legend(loc="upper left")

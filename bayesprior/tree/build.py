@@ -206,11 +206,10 @@ def _weights(prior: GaussianWeights, found: WeightStatistics, grid: ChainGrid) -
 
 
 def _constants(prior: GaussianWeights) -> xr.Dataset:
-    widths = prior.block_rms_std()
-    sizes = [prior.layout.slice(name) for name in prior.layout.names]
+    sizes = [where.stop - where.start for where in prior.layout.slices.values()]
     variables: Variables = {
-        "prior_rms_std": (("block",), list(widths.values())),
-        "block_size": (("block",), [where.stop - where.start for where in sizes]),
+        "prior_rms_std": (("block",), list(prior.block_rms_std().values())),
+        "block_size": (("block",), sizes),
     }
     shape = {
         "rank": prior.rank,
