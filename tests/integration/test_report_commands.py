@@ -1,10 +1,14 @@
-"""Rows added at run time: a metric, a heading and a verdict, each written in one place."""
+"""From fits to pages by the commands: what is added at run time, and how often work is done."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+import bayesprior.cli.reporting
+import bayesprior.recipes.predicting
+import bayesprior.recipes.reporting
 from bayesprior.cli.main import main
 from bayesprior.prediction.metrics import METRICS, MetricRow
 from bayesprior.recipes.runs import read_results
@@ -83,3 +87,27 @@ def test_every_command_and_its_help_have_them(runs, tmp_path, capsys):
     assert tables["All methods"]["rows"][0]["hesitation"] == pytest.approx(value)
     compared = tables["Paired differences to fast"]["rows"]
     assert "hesitation" in {row["metric"] for row in compared}
+
+
+def test_a_report_loads_its_run_once_and_predicts_each_split_once(runs, tmp_path, monkeypatch):
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    for path in run.glob("predictive-*"):
+        path.unlink()
+    loaded, predicted = [], []
+
+    def watch(module, name, seen):
+        function = getattr(module, name)
+
+        def watched(*args, **options):
+            seen.append(function(*args, **options))
+            return seen[-1]
+
+        monkeypatch.setattr(module, name, watched)
+
+    for module in (bayesprior.cli.reporting, bayesprior.recipes.predicting):
+        watch(module, "load_run", loaded)
+    for module in (bayesprior.recipes.reporting, bayesprior.recipes.predicting):
+        watch(module, "predict", predicted)
+    assert main(["report", str(run), *QUIET, "--out", str(tmp_path / "page")]) == 0
+    assert len(loaded) == 1
+    assert sorted(found.num_points for found in predicted) == [24, 30]
