@@ -4,20 +4,17 @@ A command's options are the recipe's own (`bayesprior.recipes.options`) and what
 objects: files and names.
 """
 
-import ast
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from bayesprior import prediction
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.demo_options import DemoOptions
 from bayesprior.recipes.fields import Options, option
 from bayesprior.registry import resolve
 
-__all__ = ["COMMANDS", "Command", "metric_lines", "values_of"]
+__all__ = ["COMMANDS", "Command", "values_of"]
 
 
 def _path(places: str = "", **default: Any) -> Any:
@@ -123,7 +120,7 @@ class Predict(groups.NewDataOptions):
     DataTree). With NEW: one row each, with class, probabilities, entropy, and whether to abstain.
     """
 
-    metrics: ClassVar[str] = "directed"
+    listed: ClassVar[str] = "metrics"
 
     run: str = _path("?")
     """Folder of a fit."""
@@ -153,6 +150,8 @@ class Report(SideBySide, groups.PageOptions):
     that differ in their seeds only are one method.
     """
 
+    listed: ClassVar[str] = "headings"
+
     out: str | None = option(None, path=True, shown="the first run's")
     """Folder of the report."""
     rebuild: bool = False
@@ -167,7 +166,7 @@ class Compare(SideBySide, groups.AverageOptions):
     their test split first where that is not done.
     """
 
-    metrics: ClassVar[str] = "compared"
+    listed: ClassVar[str] = "compared metrics"
 
     out: str | None = option(None, path=True, shown="nothing is written")
     """Also write the numbers to this .json file."""
@@ -210,34 +209,6 @@ def values_of(group: type[Options], options: Options) -> dict[str, Any]:
     {'model': 'mlp', 'model_options': {}, 'head': None}
     """
     return {spec.name: getattr(options, spec.name) for spec in dataclasses.fields(group)}
-
-
-def metric_lines(which: str) -> list[str]:
-    """Return ``name: meaning`` of the metrics that have a direction, or are compared by.
-
-    Read from the source of `bayesprior.prediction.metrics`: importing it would import torch.
-
-    Parameters
-    ----------
-    which
-        "directed" or "compared" (those of classes that have a margin, too).
-
-    Examples
-    --------
-    >>> metric_lines("compared")[0]
-    'accuracy: share of right answers'
-    """
-    source = Path(prediction.__file__).with_name("metrics.py").read_text(encoding="utf-8")
-    [table] = (
-        node.value
-        for node in ast.parse(source).body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "METRICS"
-    )
-    return [
-        f"{ast.literal_eval(name)}: {ast.literal_eval(row.args[1])}"
-        for name, row in zip(table.keys, table.values, strict=True)  # type: ignore[union-attr]
-        if len(row.args) > (4 if which == "compared" else 3)
-    ]
 
 
 class Command(NamedTuple):

@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayesprior.cli.commands import COMMANDS, metric_lines
+from bayesprior.cli.commands import COMMANDS
+from bayesprior.cli.tables import listing
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.recipes.calls import field_docs
 from bayesprior.recipes.fields import Options
@@ -136,12 +137,11 @@ def _parser(name: str) -> Any:
         if places := _places(spec):
             shown = f"{key.upper()} ..." if places == "*" else key.upper()
             usage.append(shown if _is_required(spec) else f"[{shown}]")
-    metrics = getattr(options, "metrics", None)
     parser = jsonargparse.ArgumentParser(
         prog=f"bayesprior {name}",
         usage=" ".join([*usage, "[options]"]),
         description=" ".join(f"{title} {more}".split()),
-        epilog=f"Metrics. {'; '.join(metric_lines(metrics))}" if metrics else None,
+        epilog=listing(options.listed) if hasattr(options, "listed") else None,
         formatter_class=argparse.HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,
