@@ -7,17 +7,15 @@ objects: files and names.
 import ast
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from bayesprior import prediction
 from bayesprior.recipes import options as groups
-from bayesprior.recipes.demo_options import DemoOptions
 from bayesprior.recipes.fields import Options, option
 from bayesprior.registry import resolve
 
-__all__ = ["COMMANDS", "Command", "metric_lines", "values_of"]
+__all__ = ["COMMANDS", "Command", "metric_lines"]
 
 
 def _path(places: str = "", **default: Any) -> Any:
@@ -25,7 +23,6 @@ def _path(places: str = "", **default: Any) -> Any:
     return dataclasses.field(metadata={"path": True, "places": places}, **default)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Named(groups.ModelOptions, groups.DataOptions):
     """Folder."""
 
@@ -33,7 +30,6 @@ class Named(groups.ModelOptions, groups.DataOptions):
     """Folder to write; an unfinished run of the same options in it is resumed."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSource(Named, groups.SourceOptions):
     """Train on the source task and fit the source posterior (SWAG).
 
@@ -45,7 +41,6 @@ class FitSource(Named, groups.SourceOptions):
     DEFAULT."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class MakePrior(Named, groups.PriorOptions, groups.RunOptions):
     """Turn a source posterior into a prior for the target's network.
 
@@ -59,7 +54,6 @@ class MakePrior(Named, groups.PriorOptions, groups.RunOptions):
     rms_std."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Fit(Named, groups.RunOptions):
     """Prior."""
 
@@ -71,7 +65,6 @@ class Fit(Named, groups.RunOptions):
     """Bring the prior to this width first."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitMap(Fit, groups.MapOptions):
     """Infer the target's weights by maximizing the posterior (MAP).
 
@@ -81,7 +74,6 @@ class FitMap(Fit, groups.MapOptions):
     method: ClassVar[str] = "map"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSwag(Fit, groups.SwagOptions):
     """Infer by a Gaussian fitted to what SGD does around the posterior's mode (SWAG).
 
@@ -91,7 +83,6 @@ class FitSwag(Fit, groups.SwagOptions):
     method: ClassVar[str] = "swag"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSgld(Fit, groups.SampleOptions):
     """Infer by sampling with stochastic-gradient Langevin dynamics (SGLD).
 
@@ -101,7 +92,6 @@ class FitSgld(Fit, groups.SampleOptions):
     method: ClassVar[str] = "sgld"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSghmc(Fit, groups.SghmcOptions):
     """Infer by sampling with stochastic-gradient Hamiltonian Monte Carlo (SGHMC).
 
@@ -111,7 +101,6 @@ class FitSghmc(Fit, groups.SghmcOptions):
     method: ClassVar[str] = "sghmc"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Predict(groups.NewDataOptions):
     """Predict a split with a run's model average, or new data.
 
@@ -131,7 +120,6 @@ class Predict(groups.NewDataOptions):
     """The .csv file of the predictions for NEW."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class SideBySide(Options):
     """Runs."""
 
@@ -141,7 +129,6 @@ class SideBySide(Options):
     """The run whose method the others are held against."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Report(SideBySide, groups.PageOptions):
     """Report on a fit, set beside other fits: report.html, .md, .json and report.nc for ArviZ.
 
@@ -155,7 +142,6 @@ class Report(SideBySide, groups.PageOptions):
     """Only write the page anew from the report.nc in the folder; nothing is predicted."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Compare(SideBySide, groups.AverageOptions):
     """Set fits side by side: one table, and each one's paired differences to the baseline.
 
@@ -169,7 +155,6 @@ class Compare(SideBySide, groups.AverageOptions):
     """Also write the numbers to this .json file."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Inspect(Options):
     """Say what a file or a run folder holds: prior, posterior, estimate, draw, checkpoint, run."""
 
@@ -177,8 +162,7 @@ class Inspect(Options):
     """Files or folders that bayesprior wrote; told by their content."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Demo(DemoOptions):
+class Demo(groups.DemoOptions):
     """Run the embedded example, offline: typeset glyphs to handwritten digits.
 
     Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
@@ -188,24 +172,12 @@ class Demo(DemoOptions):
     """
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Study(groups.StudyOptions):
     """Compare methods over seeds and numbers of examples, with equal budgets, chosen on validation.
 
     Describe the methods in a YAML file for --config. Writes results.json and report.html, and every
     fit as a run folder; stopped, the same command goes on.
     """
-
-
-def values_of(group: type[Options], options: Options) -> dict[str, Any]:
-    """Return the fields of one group among a command's options.
-
-    Examples
-    --------
-    >>> values_of(groups.ModelOptions, FitMap(data="digits", model="mlp", prior="p", out="o"))
-    {'model': 'mlp', 'model_options': {}, 'head': None}
-    """
-    return {spec.name: getattr(options, spec.name) for spec in dataclasses.fields(group)}
 
 
 def metric_lines(which: str) -> list[str]:
@@ -259,7 +231,7 @@ COMMANDS = {
     "predict": Command(Predict, "bayesprior.cli.reporting:predict"),
     "report": Command(Report, "bayesprior.cli.reporting:report"),
     "compare": Command(Compare, "bayesprior.cli.reporting:compare"),
-    "study": Command(Study, "bayesprior.cli.studying:study"),
+    "study": Command(Study, "bayesprior.cli.reporting:study"),
     "inspect": Command(Inspect, "bayesprior.cli.inspection:inspect"),
 }
 """Every command by its words."""

@@ -1,6 +1,7 @@
 """What the names of data, networks and weights stand for."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -40,10 +41,7 @@ def load_data(choice: DataOptions, *, trusted: bool = True) -> DataBundle:
     ConfigError, DataError
         If a name or option is unknown, or the data cannot be had.
     """
-    name, more = choice.data, {}
-    if name.endswith(".npz"):
-        name, more = "npz", {"path": name}
-    bundle = get_data(name, trusted=trusted, **{**choice.data_options, **more})
+    bundle = get_data(choice.data, trusted=trusted, **choice.data_options)
     if choice.classes is not None:
         tokens = [token.strip() for token in str(choice.classes).split(",")]
         known = bundle.class_names
@@ -137,7 +135,7 @@ def foreign_set(source: str, task: DataBundle) -> tuple[LabeledDataset, int]:
     ConfigError, DataError
         If there is no such set, or it cannot be read.
     """
-    own = getattr(task.test, "transform", None)
+    own, source = getattr(task.test, "transform", None), os.path.expanduser(source)
     if not source.endswith(".npz"):
         bundle = load_data(DataOptions(data=source))
         return bundle.test, bundle.num_classes
