@@ -185,8 +185,8 @@ def _differing(old: RunConfig, new: RunConfig) -> str | None:
     pairs = [(old.options, new.options)]
     if old.digests != new.digests:  # an option of the data says more than that they changed
         files = ("prior", "source", "weights")
-        one, other = ({k: c.chosen[k] for k in c.chosen if k not in files} for c in (old, new))
-        pairs += [(one, other), (old.digests, new.digests)]
+        then, now = ({k: c.chosen[k] for k in c.chosen if k not in files} for c in (old, new))
+        pairs += [(then, now), (old.digests, new.digests)]
     for one, other in pairs:
         for key in {**other, **one}:
             if key not in _FREE and one.get(key) != other.get(key):
