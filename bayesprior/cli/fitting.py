@@ -95,7 +95,9 @@ def fit(options: Fit) -> None:
     print(f"written to {printable(Path(options.out) / RESULTS)}")
 
 
-def _task(options: Named, weights: str | None = None) -> tuple[DataBundle, nn.Module, str]:
+def _task(
+    options: FitSource | MakePrior | Fit, weights: str | None = None
+) -> tuple[DataBundle, nn.Module, str]:
     """Return the data, the network and its head's name; say what was taken from weights."""
     data = load_data(options)
     module, head = load_model(
