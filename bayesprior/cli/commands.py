@@ -6,15 +6,13 @@ objects: files and names.
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from bayesprior.recipes import options as groups
-from bayesprior.recipes.demo_options import DemoOptions
 from bayesprior.recipes.fields import Options, option
 from bayesprior.registry import resolve
 
-__all__ = ["COMMANDS", "Command", "values_of"]
+__all__ = ["COMMANDS", "Command"]
 
 
 def _path(places: str = "", **default: Any) -> Any:
@@ -22,7 +20,6 @@ def _path(places: str = "", **default: Any) -> Any:
     return dataclasses.field(metadata={"path": True, "places": places}, **default)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Named(groups.ModelOptions, groups.DataOptions):
     """Folder."""
 
@@ -30,7 +27,6 @@ class Named(groups.ModelOptions, groups.DataOptions):
     """Folder to write; an unfinished run of the same options in it is resumed."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSource(Named, groups.SourceOptions):
     """Train on the source task and fit the source posterior (SWAG).
 
@@ -44,7 +40,6 @@ class FitSource(Named, groups.SourceOptions):
     """auto: give the file's tensors the network's names, by order and shape."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class MakePrior(Named, groups.PriorOptions, groups.RunOptions):
     """Turn a source posterior into a prior for the target's network.
 
@@ -60,7 +55,6 @@ class MakePrior(Named, groups.PriorOptions, groups.RunOptions):
     """auto: give that file's tensors the network's names, by order and shape."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Fit(Named, groups.RunOptions):
     """Prior."""
 
@@ -72,7 +66,6 @@ class Fit(Named, groups.RunOptions):
     """Bring the prior to this width first."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitMap(Fit, groups.MapOptions):
     """Infer the target's weights by maximizing the posterior (MAP).
 
@@ -82,7 +75,6 @@ class FitMap(Fit, groups.MapOptions):
     method: ClassVar[str] = "map"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSwag(Fit, groups.SwagOptions):
     """Infer by a Gaussian fitted to what SGD does around the posterior's mode (SWAG).
 
@@ -92,7 +84,6 @@ class FitSwag(Fit, groups.SwagOptions):
     method: ClassVar[str] = "swag"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSgld(Fit, groups.SampleOptions):
     """Infer by sampling with stochastic-gradient Langevin dynamics (SGLD).
 
@@ -102,7 +93,6 @@ class FitSgld(Fit, groups.SampleOptions):
     method: ClassVar[str] = "sgld"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSghmc(Fit, groups.SghmcOptions):
     """Infer by sampling with stochastic-gradient Hamiltonian Monte Carlo (SGHMC).
 
@@ -112,7 +102,6 @@ class FitSghmc(Fit, groups.SghmcOptions):
     method: ClassVar[str] = "sghmc"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Predict(groups.NewDataOptions):
     """Predict a split with a run's model average, or new data.
 
@@ -132,7 +121,6 @@ class Predict(groups.NewDataOptions):
     """The .csv file of the predictions for NEW."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class SideBySide(Options):
     """Runs."""
 
@@ -142,7 +130,6 @@ class SideBySide(Options):
     """The run whose method the others are held against."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Report(SideBySide, groups.PageOptions):
     """Report on a fit, set beside other fits: report.html, .md, .json and report.nc for ArviZ.
 
@@ -158,7 +145,6 @@ class Report(SideBySide, groups.PageOptions):
     """Only write the page anew from the report.nc in the folder; nothing is predicted."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Compare(SideBySide, groups.AverageOptions):
     """Set fits side by side: one table, and each one's paired differences to the baseline.
 
@@ -172,7 +158,6 @@ class Compare(SideBySide, groups.AverageOptions):
     """Also write the numbers to this .json file."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Inspect(Options):
     """Say what a file or a run folder holds: prior, posterior, estimate, draw, checkpoint, run."""
 
@@ -180,8 +165,7 @@ class Inspect(Options):
     """Files or folders that bayesprior wrote; told by their content."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Demo(DemoOptions):
+class Demo(groups.DemoOptions):
     """Run the embedded example, offline: typeset glyphs to handwritten digits.
 
     Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
@@ -191,24 +175,12 @@ class Demo(DemoOptions):
     """
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Study(groups.StudyOptions):
     """Compare methods over seeds and numbers of examples, with equal budgets, chosen on validation.
 
     Describe the methods in a YAML file for --config. Writes results.json and report.html, and every
     fit as a run folder; stopped, the same command goes on.
     """
-
-
-def values_of(group: type[Options], options: Options) -> dict[str, Any]:
-    """Return the fields of one group among a command's options.
-
-    Examples
-    --------
-    >>> values_of(groups.ModelOptions, FitMap(data="digits", model="mlp", prior="p", out="o"))
-    {'model': 'mlp', 'model_options': {}, 'head': None}
-    """
-    return {spec.name: getattr(options, spec.name) for spec in dataclasses.fields(group)}
 
 
 class Command(NamedTuple):
@@ -234,7 +206,7 @@ COMMANDS = {
     "predict": Command(Predict, "bayesprior.cli.reporting:predict"),
     "report": Command(Report, "bayesprior.cli.reporting:report"),
     "compare": Command(Compare, "bayesprior.cli.reporting:compare"),
-    "study": Command(Study, "bayesprior.cli.studying:study"),
+    "study": Command(Study, "bayesprior.cli.reporting:study"),
     "inspect": Command(Inspect, "bayesprior.cli.inspection:inspect"),
 }
 """Every command by its words."""

@@ -1,6 +1,7 @@
 """What the names of data, networks and weights stand for."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -48,16 +49,12 @@ def load_data(
     ConfigError, DataError
         If a name or option is unknown, or the data cannot be had.
     """
-    name, more = choice.data, {}
-    if name.endswith(".npz"):
-        name, more = "npz", {"path": name}
+    name, options = choice.data, choice.data_options
     if model is not None and (name == "image_folder" or Path(name).expanduser().is_dir()):
         expected = expected_images(model.model)
-        known: dict[str, Any] = {}
         if expected is not None:
-            known = {"size": expected.size, "normalize": expected[1:]}
-        more = {key: value for key, value in known.items() if key not in choice.data_options}
-    bundle = get_data(name, trusted=trusted, **{**choice.data_options, **more})
+            options = {"size": expected.size, "normalize": expected[1:], **options}
+    bundle = get_data(name, trusted=trusted, **options)
     if choice.classes is not None:
         tokens = [token.strip() for token in str(choice.classes).split(",")]
         known = bundle.class_names
@@ -175,7 +172,7 @@ def foreign_set(source: str, task: DataBundle) -> tuple[LabeledDataset, int]:
     ConfigError, DataError
         If there is no such set, or it cannot be read.
     """
-    own = getattr(task.test, "transform", None)
+    own, source = getattr(task.test, "transform", None), os.path.expanduser(source)
     if not source.endswith(".npz"):
         bundle = load_data(DataOptions(data=source))
         return bundle.test, bundle.num_classes

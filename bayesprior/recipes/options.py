@@ -5,15 +5,17 @@ its type and checked when it is given. Nothing heavy is imported: ``--help`` ans
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+import os
+from typing import Any, Literal
 
 from bayesprior.errors import ConfigError
-from bayesprior.recipes.fields import Options, option
+from bayesprior.recipes.fields import Options, option, values_of
 
 __all__ = [
+    "METHODS",
     "AverageOptions",
     "DataOptions",
+    "DemoOptions",
     "MadeFrom",
     "MapOptions",
     "ModelOptions",
@@ -39,36 +41,30 @@ def plain_values(options: Options) -> dict[str, Any]:
     >>> plain_values(RunOptions(out="runs/map", progress=False))["seed"]
     0
     """
-    own = {
-        spec.name
-        for kind in type(options).__mro__
-        if kind.__module__ == __name__ and dataclasses.is_dataclass(kind)
-        for spec in dataclasses.fields(kind)
-    }
-    return {
-        spec.name: getattr(options, spec.name)
-        for spec in dataclasses.fields(options)
-        if spec.name in own
-    }
+    groups = [kind for kind in type(options).__mro__ if kind.__module__ == __name__]
+    return {k: v for group in reversed(groups) for k, v in values_of(group, options).items()}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunOptions(Options):
-    """Folder, seed, device."""
+class DeviceOptions(Options):
+    """Device."""
 
-    out: str | None = option(None, path=True, shown="nothing is written")
-    """Folder to write; an unfinished run of the same options in it is resumed."""
-    seed: int = option(0, least=0)
-    """Decides initialization, order of the data, and noise."""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1."""
     progress: bool = True
     """Show progress bars."""
+
+
+class RunOptions(DeviceOptions):
+    """Folder, seed."""
+
+    out: str | os.PathLike[str] | None = option(None, path=True, shown="nothing is written")
+    """Folder to write; an unfinished run of the same options in it is resumed."""
+    seed: int = option(0, least=0)
+    """Decides initialization, order of the data, and noise."""
     checkpoint_every: int = option(1000, least=1)
     """Steps between checkpoints."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class DataOptions(Options):
     """Data."""
 
@@ -90,7 +86,6 @@ class DataOptions(Options):
     """Decides which examples; --seed decides everything else."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelOptions(Options):
     """Network."""
 
@@ -104,7 +99,6 @@ class ModelOptions(Options):
     """Name of the layer that does not transfer."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class SourceOptions(RunOptions):
     """Source fit: SGD, then SWAG."""
 
@@ -138,7 +132,6 @@ class SourceOptions(RunOptions):
             _check_rank(self.rank, self.num_snapshots)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class PriorOptions(Options):
     """Width and shape of a prior."""
 
@@ -157,7 +150,7 @@ class PriorOptions(Options):
     L2-SP. zero is isotropic around zero: the run without the source."""
     rank: int | None = option(None, least=0, shown="all")
     """Keep fewer directions."""
-    out: str | None = option(None, path=True, shown="nothing is written")
+    out: str | os.PathLike[str] | None = option(None, path=True, shown="nothing is written")
     """Folder to write."""
 
     def __post_init__(self) -> None:
@@ -168,20 +161,31 @@ class PriorOptions(Options):
             raise ConfigError(f"rank belongs to shape='low-rank'; {self.shape!r} has no directions")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MapOptions(RunOptions):
+class FitOptions(RunOptions):
+    """Every fit."""
+
+    batch_size: int = option(64, least=1)
+    """Examples a step."""
+    head_lr: float | None = option(None, above=0, shown="lr")
+    """Learning rate of the new weights."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """Whether BatchNorm statistics stay the source's or are updated."""
+
+
+class DescentOptions(FitOptions):
+    """Descent."""
+
+    lr: float = option(0.03, above=0)
+    """Learning rate on the mean loss."""
+    momentum: float = option(0.9, least=0, most=1)
+    """Share of the last step that is repeated."""
+
+
+class MapOptions(DescentOptions):
     """MAP."""
 
     num_steps: int = option(500, least=1)
     """Steps, with a cosine to zero."""
-    batch_size: int = option(64, least=1)
-    """Examples a step."""
-    lr: float = option(0.03, above=0)
-    """Learning rate on the mean loss."""
-    head_lr: float | None = option(None, above=0, shown="lr")
-    """Learning rate of the new weights."""
-    momentum: float = option(0.9, least=0, most=1)
-    """Share of the last step that is repeated."""
     warm_up: int = option(0, least=0)
     """Steps of rising learning rate."""
     stop: int | None = option(None, least=1, shown="num_steps")
@@ -192,8 +196,6 @@ class MapOptions(RunOptions):
     start: Literal["prior", "module"] = "prior"
     """Start the transferred weights at the prior's mean, or all weights where the network has
     them: with a prior around zero that is fine-tuning with weight decay 1 / (N std^2)."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether BatchNorm statistics stay the source's or are updated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,8 +207,7 @@ class MapOptions(RunOptions):
                 )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SwagOptions(RunOptions):
+class SwagOptions(DescentOptions):
     """MAP, then SWAG."""
 
     rank: int = option(20, least=1)
@@ -217,26 +218,15 @@ class SwagOptions(RunOptions):
     """Snapshots of the weights."""
     collect_every: int = option(5, least=1)
     """Steps between two snapshots."""
-    batch_size: int = option(64, least=1)
-    """Examples a step."""
-    lr: float = option(0.03, above=0)
-    """Learning rate on the mean loss."""
-    head_lr: float | None = option(None, above=0, shown="lr")
-    """Learning rate of the new weights."""
     swag_lr_factor: float = option(0.5, above=0)
     """Factor on lr while snapshots are taken."""
-    momentum: float = option(0.9, least=0, most=1)
-    """Share of the last step that is repeated."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether BatchNorm statistics stay the source's or are updated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_rank(self.rank, self.num_snapshots)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SampleOptions(RunOptions):
+class SampleOptions(FitOptions):
     """Chains of a sampler."""
 
     num_draws: int = option(30, least=1)
@@ -249,18 +239,12 @@ class SampleOptions(RunOptions):
     """Steps between two draws."""
     cycles: int = option(0, least=0)
     """Cosine cycles of exploration and sampling; 0 keeps lr. num_draws must be a multiple."""
-    batch_size: int = option(64, least=1)
-    """Examples a step."""
     lr: float = option(1e-3, above=0)
     """Step size on grad U / N."""
-    head_lr: float | None = option(None, above=0, shown="lr")
-    """Step size of the new weights."""
     temperature: float = option(1.0, least=0)
     """1 samples the posterior; every other value is another law."""
     head_temperature: float | None = option(None, least=0, shown="temperature")
     """Temperature of the new weights."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether BatchNorm statistics stay the source's or are updated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -269,7 +253,6 @@ class SampleOptions(RunOptions):
             raise ConfigError(f"num_draws = {draws} is no multiple of cycles = {cycles}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class SghmcOptions(SampleOptions):
     """Chains of SGHMC."""
 
@@ -277,7 +260,15 @@ class SghmcOptions(SampleOptions):
     """Share of the velocity that SGHMC loses a step."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+METHODS: dict[str, tuple[str, type[FitOptions]]] = {
+    "map": ("fit_map", MapOptions),
+    "swag": ("fit_swag", SwagOptions),
+    "sgld": ("sample", SampleOptions),
+    "sghmc": ("sample", SghmcOptions),
+}
+"""Kinds of inference: the recipe, and its options."""
+
+
 class SamplerOptions(SampleOptions):
     """Chains of either sampler."""
 
@@ -294,7 +285,6 @@ class SamplerOptions(SampleOptions):
             object.__setattr__(self, "friction", SghmcOptions.friction)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class MadeFrom(Options):
     """The names and files that a run's objects were made from, so that its folder finds them."""
 
@@ -317,8 +307,7 @@ def _check_rank(rank: int, num_snapshots: int) -> None:
         raise ConfigError(f"rank must be between 1 and num_snapshots = {num_snapshots}, got {rank}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AverageOptions(Options):
+class AverageOptions(DeviceOptions):
     """Model average of a run."""
 
     num_draws: int | None = option(None, least=1, shown="all stored, or 30 of a SWAG posterior")
@@ -326,19 +315,13 @@ class AverageOptions(Options):
     batch_size: int = option(256, least=1)
     """Examples at a time."""
     batch_norm: Literal["draw", "module", "reestimate"] = "draw"
-    """BatchNorm statistics: those stored with each draw, the network's own, or averages over the
-    training split."""
+    """BatchNorm statistics: each draw's own, the network's, or averages over the training split."""
     seed: int = option(0, least=0)
     """Of what is drawn."""
-    device: str = "auto"
-    """Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1."""
-    progress: bool = True
-    """Show progress bars."""
     trust: bool = False
     """Import what a run's folder names by an import path; that executes its writer's code."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class NewDataOptions(AverageOptions):
     """New data."""
 
@@ -347,7 +330,6 @@ class NewDataOptions(AverageOptions):
     largest probability that keeps it is fitted on the validation split."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class PageOptions(AverageOptions):
     """Report."""
 
@@ -362,11 +344,8 @@ class PageOptions(AverageOptions):
     """summary keeps moments instead of sampled labels, for large sets."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class StudyOptions(ModelOptions, DataOptions, RunOptions):
     """Study."""
-
-    hidden: ClassVar[tuple[str, ...]] = ("per_class", "data_seed")
 
     out: str = option("study", path=True)
     """Folder to write; a study that was stopped continues, what is finished is not done again."""
@@ -398,3 +377,24 @@ class StudyOptions(ModelOptions, DataOptions, RunOptions):
         if isinstance(self.num_data, int) and not isinstance(self.num_data, bool):
             object.__setattr__(self, "num_data", (self.num_data,))
         super().__post_init__()
+
+
+class DemoOptions(Options):
+    """Demo."""
+
+    out: str = option("demo", path=True)
+    """Folder to write; a run that was stopped continues, what is finished is not done again."""
+    num_data: int = option(20, least=1)
+    """Labeled handwritten images in all."""
+    seeds: int = option(5, least=1)
+    """Repetitions with fresh images, head and noise."""
+    budget: int = option(200, least=30)
+    """Gradient evaluations of each fit."""
+    source_steps: int = option(800, least=1)
+    """Steps on the source."""
+    seed: int = option(0, least=0)
+    """First of the seeds."""
+    jobs: int = option(2, least=1)
+    """Fits at a time, each on one core."""
+    progress: bool = True
+    """Show progress bars."""
