@@ -246,7 +246,7 @@ def test_tests_mirror_the_package():
     of_no_module = []
     for path in sorted(tests.rglob("test_*.py")):
         folder = path.relative_to(tests).parent
-        if folder.parts[:1] in {("integration",), ("statistical",)}:
+        if folder.parts[:1] in {("devices",), ("integration",), ("statistical",)}:
             continue
         stem = path.stem.removeprefix("test_")
         beside = [p.stem.lstrip("_") for p in (PACKAGE / folder).glob("*.py")]
