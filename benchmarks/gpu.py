@@ -28,7 +28,7 @@ from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGLD, ImplicitPriorSGD
 from bayesprior.inference.protocols import Phase, StepEvent
 from bayesprior.inference.schedules import constant
-from bayesprior.models import SmallResNet
+from bayesprior.models import SmallConvNet
 from bayesprior.prediction.predict import predict
 from bayesprior.recipes import fit_map, fit_source, fit_swag, make_prior, sample
 from bayesprior.tasks.likelihoods import Categorical
@@ -48,14 +48,14 @@ def blobs(num_classes: int, num_data: int = 192) -> DataBundle:
     labels = torch.arange(num_data) % num_classes
     centers = torch.rand(num_classes, 1, 16, 16, generator=generator)
     images = (centers[labels] + torch.rand(num_data, 1, 16, 16, generator=generator)) / 2
-    x, y, half = images.numpy(), labels.numpy(), num_data // 2
+    x, y, half = images[:, 0].numpy(), labels.numpy(), num_data // 2
     names = [str(label) for label in range(num_classes)]
     return from_arrays("blobs", (x[:half], y[:half]), (x[half:], y[half:]), class_names=names)
 
 
 def network(num_classes: int) -> nn.Module:
     torch.manual_seed(0)
-    return SmallResNet(1, num_classes, norm="batch")
+    return SmallConvNet(1, num_classes, widths=(8, 16), norm="batch")
 
 
 def stages(
@@ -183,7 +183,7 @@ def seconds(call: Callable[[], object], device: torch.device, rounds: int) -> fl
 def speed(device: torch.device, tiny: bool) -> dict[str, float]:
     """Return seconds by what was done."""
     torch.manual_seed(0)
-    module = (SmallResNet(3, 10, norm="batch") if tiny else resnet50(num_classes=1000)).to(device)
+    module = (SmallConvNet(3, 10, norm="batch") if tiny else resnet50(num_classes=1000)).to(device)
     size, side, classes = (8, 16, 10) if tiny else (128, 224, 1000)
     batch = torch.randn(size, 3, side, side), torch.randint(classes, (size,))
     rank, count, rounds = (2, 5, 2) if tiny else (10, 30, 10)

@@ -56,8 +56,7 @@ def rescaled(
         if held:
             part = factor
             if len(held) < len(block.names):
-                mask = torch.tensor([n in held for n in block.names])
-                mask = mask.to(factor.device, non_blocking=True)
+                mask = torch.tensor([n in held for n in block.names], device=factor.device)
                 part = torch.where(mask, factor, torch.ones_like(factor))
             here = block.scale.device if factor.device.type == "cpu" else factor.device
             scale, part = (t.to(here, non_blocking=True) for t in (block.scale, part))

@@ -14,9 +14,11 @@ from bayesprior.inference.collectors import SWAG, DrawsInMemory, DrawWriter, Wat
 from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
+from bayesprior.inference.prior_term import attach_prior
 from bayesprior.inference.schedules import constant
 from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.tasks.objectives import supervised, two_view
+from bayesprior.tasks.protocols import to_device
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
@@ -208,7 +210,7 @@ def test_one_look_at_the_labels_of_a_run_but_every_bad_loss_is_found(device):
     with pytest.raises(DataError, match="batch 2 of epoch 0 of the inputs holds NaN"):
         run(device, OPTIMIZERS["SGD"], loader=nan, num_steps=3)
     with pytest.raises(DivergenceError, match="a weight is NaN|the loss is"):
-        run(device, lambda p: torch.optim.SGD(p, lr=1e39), prior=False)
+        run(device, lambda p: torch.optim.SGD(p, lr=1e38), prior=False)
 
 
 def test_the_generators_of_a_sampler_are_the_devices(device):
@@ -218,6 +220,29 @@ def test_the_generators_of_a_sampler_are_the_devices(device):
         state["head.weight"].cpu(), run(CPU, OPTIMIZERS["SGD"])[0]["head.weight"]
     )
     assert torch.equal(state["head.weight"].cpu(), other["head.weight"])
+
+
+@pytest.mark.parametrize("name", ["Adam", "ImplicitPriorSGD"])
+def test_a_prior_in_a_loop_of_ones_own(both, device, name):
+    def work(place, num_steps=3):
+        torch.manual_seed(0)
+        module = Net(3)
+        law = prior_at(module)
+        optimizer = OPTIMIZERS[name](module.to(place).parameters())
+        attach_prior(optimizer, module, law, num_data=N)
+        inputs, labels = to_device(batches()[0], place)
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(inputs), labels).backward()
+            optimizer.step()
+        return module.state_dict()
+
+    both(work)
+    with waits() as few:
+        work(device, 1)
+    with waits() as many:
+        work(device, 4)
+    assert many == few
 
 
 def test_point_posteriors(both, tmp_path):
