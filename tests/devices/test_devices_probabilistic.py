@@ -71,9 +71,6 @@ def test_predictive_and_a_guide(both):
 @pytest.mark.parametrize("num_chains", [None, 2])
 @pytest.mark.parametrize("name", HYPERPRIORS)
 def test_potentials(both, name, num_chains):
-    if num_chains and "std" in name:
-        pytest.skip("a chain a noise level cannot be run by vmap")
-
     def work(device):
         model, batch = problem(device, name)
         potential = PyroPotential(model, batch, num_chains=num_chains)
