@@ -253,7 +253,7 @@ def test_every_test_file_names_a_module():
     of_no_module = []
     for path in sorted(tests.rglob("test_*.py")):
         folder = path.relative_to(tests).parent
-        if folder.parts[:1] in {("integration",), ("statistical",)}:
+        if folder.parts[:1] in {("devices",), ("integration",), ("statistical",)}:
             continue
         beside = [p.stem for p in (PACKAGE / folder).glob("*")]
         whole = ["architecture", "packaging", "tutorials"] if folder == Path() else [folder.name]

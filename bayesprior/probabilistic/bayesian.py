@@ -92,6 +92,7 @@ class BayesianNetwork(RandomNetwork):
         self.hyperpriors: dict[str, Distribution] = hyperpriors
         self._forward = forward
         self._likelihood = _template(likelihood, hyperpriors)
+        self._checked_once = False
 
     @property
     def likelihood(self) -> Likelihood:
@@ -142,7 +143,9 @@ class BayesianNetwork(RandomNetwork):
                     "of the whole training set"
                 )
             one = outputs.flatten(0, len(leading_axes(weights)))[:count]
-            likelihood.validate(one, targets)
+            if not self._checked_once or targets.device.type == "cpu":  # a GPU is waited for
+                likelihood.validate(one, targets)
+                self._checked_once = True
         law = likelihood.distribution(outputs)
         if law.batch_shape[-1:] != (count,):
             raise DataError(
