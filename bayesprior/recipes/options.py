@@ -239,10 +239,14 @@ class SwagOptions(RunOptions):
 class SampleOptions(RunOptions):
     """Chains of a sampler."""
 
-    num_draws: int = option(30, least=1)
+    num_draws: int = option(50, least=1)
     """Draws kept of each chain."""
-    chains: int = option(2, least=1)
-    """Number of chains; each has its own noise and its own fresh new weights."""
+    chains: int = option(4, least=1)
+    """Number of chains; each has its own start, noise and fresh new weights."""
+    start_spread: float = option(1.0, least=0)
+    """How far apart chains start: at the prior's mean plus this many times a draw's deviation from
+    it (its root of temperature included), wider than any posterior. 0 starts all at the mean,
+    where their agreement says less."""
     burn_in: int = option(500, least=0)
     """Steps before the draws; of every cycle, if there are cycles."""
     thin: int = option(20, least=1)

@@ -61,7 +61,7 @@ def build_report(tree: xr.DataTree) -> Report:
     Did the prior help? Not compared
     Can the probabilities be trusted? No points
     Did the sampler work? There was no sampler
-    Does the prior fit the data? Yes, no sign of conflict
+    Does the prior fit the data? No conflict seen
     """
     context = Context(tree, dict(_missing(tree)))
     verdicts, sections = [], []

@@ -27,6 +27,9 @@ QUESTIONS = [
 ]
 
 
+GROUPS = {"backbone": 1.0, "head": 1e-4}
+
+
 def tables(report):
     return {i.title: i for s in report.sections for i in s.items if isinstance(i, Table)}
 
@@ -65,7 +68,8 @@ def full(run, tmp_path):
 def test_a_complete_run_reports_everything(full):
     changed = "Do the probabilities stay honest when the data change?"
     assert [v.question for v in full.verdicts] == [*QUESTIONS[:2], changed, *QUESTIONS[2:]]
-    assert full.verdicts[0].headline == "No measurable difference"
+    assert full.verdicts[0].headline == "No difference that matters"
+    assert all(v.advice and any(c.isdigit() for c in v.reason) for v in full.verdicts)
     assert [s.title for s in full.sections] == [
         "Results",
         "Comparison",
@@ -139,6 +143,26 @@ def test_failed_chains_keep_other_verdicts_from_being_believed(run):
     assert report.verdicts[3].level == "fail"
     assert report.verdicts[4].level != "ok"
     assert "mislead" in missing(report)["sensitivity to the prior"]
+
+
+def test_a_head_of_another_temperature_stands_on_the_first_line(run):
+    rows = [
+        {"step": float(i), "temperature.backbone": 1.0, "temperature.head": 1e-4}
+        | {f"kinetic_temperature.{g}": t * (1 + 0.001 * i) for g, t in GROUPS.items()}
+        for i in range(6)
+    ]
+    run.draw(2, 30, width=0.05)
+    report = build_report(run.tree(draws=30, traces=[rows] * 2))
+    first = report.verdicts[0]
+    assert first.question == "Are these draws of the posterior?"
+    assert first.headline == "Not the posterior: head at T = 1e-4"
+    assert "not those of the posterior" in missing(report)["sensitivity to the prior"]
+    text = report.to_markdown().splitlines()
+    assert "**Are these draws of the posterior? Not the posterior: head at T = 1e-4.**" in text[4]
+    assert "*Next:* Set temperature" in text[4]
+    options = {"temperature": 0.5, "configuration": {"head_temperature": 0.1}}
+    report = build_report(run.tree(draws=30, traces=(), attrs=options))
+    assert report.verdicts[0].headline.endswith("backbone at T = 0.5, head at T = 0.1")
 
 
 def test_dropped_draws_are_named(run):

@@ -7,7 +7,7 @@ import numpy as np
 
 from bayesprior.report.context import Context, Heading
 from bayesprior.report.document import Column, Item, Table, Text
-from bayesprior.report.verdicts import THRESHOLDS
+from bayesprior.report.thresholds import THRESHOLDS
 
 __all__ = ["CONFIGURATION", "DECISIONS", "NOT_REPORTED", "configured"]
 

@@ -12,6 +12,7 @@ from bayesprior.diagnostics.predictions import Outcome, metric_rows, score_inter
 from bayesprior.diagnostics.regression import regression_points
 from bayesprior.report.context import Context, Heading
 from bayesprior.report.document import Column, Item, Table
+from bayesprior.report.verdicts import Verdict, posterior_verdict
 
 __all__ = ["HEADING"]
 
@@ -108,4 +109,12 @@ def _logs(outcome: Outcome) -> np.ndarray:
         return np.log(outcome.probs)
 
 
-HEADING = Heading("Results", items)
+def verdict(context: Context) -> Verdict | None:
+    """Say first of all where the draws are not the posterior's."""
+    chains, draws = context.num_draws
+    if chains * draws == 1 or context.attrs.get("independent_draws", 0):
+        return None
+    return posterior_verdict(context.claims)
+
+
+HEADING = Heading("Results", items, verdict)
