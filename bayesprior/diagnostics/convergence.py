@@ -161,7 +161,7 @@ def summarize_chains(
     return out
 
 
-def _parts(values: Float[np.ndarray, "chain draw *v"]) -> Float[np.ndarray, "part draw *v"]:
+def _parts(values: Float[np.ndarray, "chain draw *v"]) -> Float[np.ndarray, "part length *v"]:
     """Cut chains in halves, but one chain in quarters: what R-hat compares."""
     each = 2 if len(values) > 1 else 4
     length = values.shape[1] // each
