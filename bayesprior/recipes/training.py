@@ -206,10 +206,7 @@ class Run:
         return bound(posterior, self.module, self.call.likelihood, self.call.forward)
 
     def start(self, seed: int, *, spread: float = 0.0) -> None:
-        """Go to the prior's mean, or ``spread`` times a draw's deviation away from it.
-
-        New weights are drawn under the seed as their layers do.
-        """
+        """Go ``spread`` times a draw's way from the prior's mean; new weights are drawn anew."""
         law = self.prior
         assert law is not None
         new = set(_new_names(law))
@@ -225,11 +222,8 @@ class Run:
                     kept = {n: value.clone() for n, value in state.items() if n not in new}
                     reset()
                     self.module.load_state_dict(kept, strict=False)
-        away = 0.0
-        if spread:
-            noise = generator(law.loc.device, "start", seed)
-            away = spread * (law.rsample(generator=noise) - law.loc)
-        initialize_(self.module, law, law.loc + away)
+        drawn = law.rsample(generator=generator(self.device, "start", seed)) if spread else law.loc
+        initialize_(self.module, law, torch.lerp(law.loc, drawn, spread))
 
     def train(
         self,
