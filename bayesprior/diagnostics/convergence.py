@@ -154,10 +154,12 @@ def summarize_chains(
         bulk, tail = azs.ess(flat, method="bulk"), azs.ess(flat, method="tail", prob=(0.05, 0.95))
         error = azs.mcse(flat, method="mean") / flat.std(axis=(0, 1))
         rhat, mcse = (float(np.quantile(v, 0.95, method="higher")) for v in (_rhat(flat), error))
-        lows = (bulk, tail, _effective_length(_parts(flat)))
-        *ess, length = (float(np.quantile(v, 0.05, method="lower")) for v in lows)
-        laws = _chance_and_bound(*_parts(flat).shape[:2], length, rhat)
-        out.append(ChainSummary(name, flat.shape[-1], len(flat), rhat, *laws, *ess, mcse))
+        parts = _parts(flat)
+        lows = (bulk, tail, _effective_length(parts))
+        center, tails, length = (float(np.quantile(v, 0.05, method="lower")) for v in lows)
+        chance, bound = _chance_and_bound(len(parts), parts.shape[1], length, rhat)
+        numbers = (rhat, chance, bound, center, tails, mcse)
+        out.append(ChainSummary(name, flat.shape[-1], len(flat), *numbers))
     return out
 
 

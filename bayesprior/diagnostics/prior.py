@@ -242,8 +242,8 @@ def _chi_square(
     error = temperature * float(np.sqrt(2 * dim * (shares**2).sum()))
     if values.shape[1] >= DRAWS_OF_A_CHAIN and np.isfinite(values).all() and np.ptp(values) > 0:
         error = max(error, float(azs.mcse(values, method="mean")))
-    ends = temperature * chi2.ppf([0.025, 0.975], dim)
-    return ChiSquareCheck(name, dim, float((distance * shares).sum()), *map(float, ends), error)
+    low, high = (temperature * float(chi2.ppf(q, dim)) for q in (0.025, 0.975))
+    return ChiSquareCheck(name, dim, float((distance * shares).sum()), low, high, error)
 
 
 def sensitivities(tree: xr.DataTree, *, num_permutations: int = 19) -> list[Sensitivity]:
