@@ -133,6 +133,7 @@ def methods(task: Task, budget: int) -> dict[str, Any]:
             "thin": max(budget // 30, 1),
             "lr": min(task.lrs) / (1 - MOMENTUM),
             "head_temperature": 0.01,
+            "start_spread": 0.0,  # so few steps do not lead back from a draw of a wide prior
             "grid": {"temperature": temperatures, "rms_std": list(task.rms_stds)},
         },
     }

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
+from bayesprior.diagnostics.intervals import LEVEL
 from bayesprior.errors import DataError
 from bayesprior.prediction.points import NUM_BINS, bin_sums, calibration_error
 
@@ -134,6 +135,19 @@ class CalibrationBins:
         right = np.random.default_rng(0).binomial(count, mean, (1000, len(mean)))
         ece = np.abs(right - self.sums[1]).sum(axis=1) / max(count.sum(), 1)
         return float(np.quantile(ece, 0.95))
+
+    @property
+    def bound(self) -> float:
+        """Upper end of the 95 % interval of the ECE that ever more points would show.
+
+        The ECE of true gaps g is seen as sum w |g + e| >= ECE + sum w sign(g) e, whatever the
+        signs, and the last sum varies no more than the accuracy: its exact bounds are taken.
+        """
+        total, right = (round(float(v.sum())) for v in (self.count, self.sums[2]))
+        if not total:
+            return 1.0
+        low, high = binomtest(right, total).proportion_ci(LEVEL, method="exact")
+        return min(1.0, self.ece + max(high - right / total, right / total - low))
 
 
 class BrierParts(NamedTuple):

@@ -13,16 +13,19 @@ import arviz_stats as azs
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
+from scipy.optimize import brentq
 from scipy.stats import f as f_law
-from scipy.stats import norm
+from scipy.stats import ncf, sem
+from scipy.stats import t as student
 
-from bayesprior.diagnostics.intervals import Interval
+from bayesprior.diagnostics.intervals import LEVEL, Interval
 
 __all__ = [
     "ChainSummary",
     "TemperatureCheck",
     "chain_summaries",
     "check_temperature",
+    "claimed_temperatures",
     "summarize_chains",
     "temperature_checks",
 ]
@@ -50,7 +53,9 @@ class ChainSummary:
     rhat
         Rank-normalized split R-hat; of one chain, between its parts.
     rhat_chance
-        Value that independent draws, as few as these, exceed one time in a thousand.
+        Value that chains which agree, of as few effective draws, exceed one time in a thousand.
+    rhat_bound
+        Upper end of the 95 % interval of the R-hat that ever longer chains would show.
     ess_bulk, ess_tail
         Effective sample size of the center and of the 5 % tails.
     mcse
@@ -62,6 +67,7 @@ class ChainSummary:
     num_chains: int
     rhat: float
     rhat_chance: float
+    rhat_bound: float
     ess_bulk: float
     ess_tail: float
     mcse: float
@@ -76,7 +82,7 @@ class TemperatureCheck:
     name
         Kinetic or configurational, and of which parameter group.
     measured
-        Mean with its interval, from the autocorrelation-aware standard error.
+        Mean with its 95 % interval.
     claimed
         What the sampler was set to.
     """
@@ -92,10 +98,18 @@ class TemperatureCheck:
             return self.measured.estimate / self.claimed
         return np.inf if self.measured.estimate else 1.0
 
-    def agrees(self, tolerance: float) -> bool:
-        """Whether the claim lies in the interval or within a relative ``tolerance``."""
-        inside = self.measured.low <= self.claimed <= self.measured.high
-        return bool(inside or abs(self.ratio - 1) <= tolerance)
+    def agrees(self, tolerance: float) -> bool | None:
+        """Whether the temperature is the claimed one, up to a relative ``tolerance``.
+
+        True if the whole interval lies within the tolerance; False if it leaves out the claim and
+        the estimate lies beyond the tolerance; None where so few steps cannot tell.
+        """
+        margin = tolerance * self.claimed
+        _, low, high = self.measured
+        if self.claimed - margin <= low and high <= self.claimed + margin:
+            return True
+        inside = low <= self.claimed <= high or abs(self.ratio - 1) <= tolerance
+        return None if inside else False
 
 
 def summarize_chains(
@@ -139,12 +153,31 @@ def summarize_chains(
         flat = flat[..., picks]
         bulk, tail = azs.ess(flat, method="bulk"), azs.ess(flat, method="tail", prob=(0.05, 0.95))
         error = azs.mcse(flat, method="mean") / flat.std(axis=(0, 1))
-        high = [float(np.quantile(v, 0.95, method="higher")) for v in (_rhat(flat), error)]
-        low = [float(np.quantile(v, 0.05, method="lower")) for v in (bulk, tail)]
-        chance = _chance_rhat(*flat.shape[:2])
-        size = flat.shape[-1], flat.shape[0]
-        out.append(ChainSummary(name, *size, high[0], chance, low[0], low[1], high[1]))
+        rhat, mcse = (float(np.quantile(v, 0.95, method="higher")) for v in (_rhat(flat), error))
+        parts = _parts(flat)
+        lows = (bulk, tail, _effective_length(parts))
+        center, tails, length = (float(np.quantile(v, 0.05, method="lower")) for v in lows)
+        chance, bound = _chance_and_bound(len(parts), parts.shape[1], length, rhat)
+        numbers = (rhat, chance, bound, center, tails, mcse)
+        out.append(ChainSummary(name, flat.shape[-1], len(flat), *numbers))
     return out
+
+
+def _parts(values: Float[np.ndarray, "chain draw *v"]) -> Float[np.ndarray, "part length *v"]:
+    """Cut chains in halves, but one chain in quarters: what R-hat compares."""
+    each = 2 if len(values) > 1 else 4
+    length = values.shape[1] // each
+    cut = values[:, : each * length].reshape(-1, length, *values.shape[2:])
+    return np.asarray(cut)
+
+
+def _effective_length(parts: Float[np.ndarray, "part draw V"]) -> Float[np.ndarray, " V"]:
+    """Effective draws of a part by itself, whether or not the parts agree."""
+    length = parts.shape[1]
+    if length < MIN_DRAWS:
+        return np.full(parts.shape[-1], float(length))
+    found = azs.ess(parts - parts.mean(axis=1, keepdims=True), method="mean") / len(parts)
+    return np.clip(np.nan_to_num(found, nan=length), 1.0, length)
 
 
 def _rhat(values: Float[np.ndarray, "chain draw V"]) -> Float[np.ndarray, " V"]:
@@ -161,22 +194,34 @@ def _rhat(values: Float[np.ndarray, "chain draw V"]) -> Float[np.ndarray, " V"]:
     return np.where(stuck, np.inf, rhat)
 
 
-def _chance_rhat(num_chains: int, num_draws: int) -> float:
-    """Return the split R-hat that independent normal draws exceed one time in a thousand.
+def _chance_and_bound(
+    num_parts: int, length: int, effective: float, rhat: float
+) -> tuple[float, float]:
+    """Return the R-hat that agreement exceeds one time in a thousand, and a bound of the true one.
 
-    Of m half-chains of n draws, R-hat^2 = (n - 1 + F) / n with F of m - 1 and m (n - 1) degrees
-    of freedom.
+    Of m parts of n draws worth k, R-hat^2 = 1 - 1 / n + F / (k - 1 + k / n), with F of m - 1 and
+    m (k - 1) degrees of freedom and of noncentrality (m - 1) k (R^2 - 1) where ever more draws
+    would give R: exact for independent normal draws, k = n.
     """
-    parts = max(2 * num_chains, 4)
-    length = num_chains * num_draws // parts
-    if length < 2:
-        return np.inf
-    ratio = f_law.ppf(0.999, parts - 1, parts * (length - 1))
-    return float(np.sqrt((length - 1 + ratio) / length))
+    if effective <= 1 or not np.isfinite(rhat):
+        return np.inf, np.inf
+    freedom = num_parts - 1, num_parts * (effective - 1)
+    scale = effective - 1 + effective / length
+    chance = np.sqrt(1 - 1 / length + f_law.ppf(0.999, *freedom) / scale)
+    seen = (rhat**2 - 1 + 1 / length) * scale
+
+    def excess(power: float) -> float:
+        return float(ncf.cdf(seen, *freedom, power)) - (1 - LEVEL) / 2
+
+    most = freedom[0] * (4 * seen + 40)
+    if excess(0) <= 0 or not excess(most) < 0:
+        return float(chance), 1.0 if excess(0) <= 0 else np.inf
+    power = brentq(excess, 0, most)
+    return float(chance), float(np.sqrt(1 + power / (freedom[0] * effective)))
 
 
 def check_temperature(
-    name: str, values: Float[np.ndarray, "chain draw"], claimed: float, *, level: float = 0.95
+    name: str, values: Float[np.ndarray, "chain draw"], claimed: float, *, level: float = LEVEL
 ) -> TemperatureCheck | None:
     """Measure a sampler's temperature; None if there are fewer than 4 finite values a chain.
 
@@ -195,13 +240,14 @@ def check_temperature(
     -----
     At stationarity the expectation of ``w . grad U(w) / D`` is T (configurational, by parts),
     and that of the squared momentum per degree of freedom too (kinetic). The first sees a
-    sampler whose step is too large or whose gradient noise heats it; the second need not.
+    sampler whose step is too large or whose gradient noise heats it; the second need not. The
+    interval is Student's of the means of half-chains (quarters of one chain): where the records
+    are few, estimates of their autocorrelation are too low.
     """
     if values.shape[1] < MIN_DRAWS or not np.isfinite(values).all():
         return None
-    mean = float(values.mean())
-    error = float(azs.mcse(values, method="mean")) if np.ptp(values) > 0 else 0.0
-    half = norm.ppf((1 + level) / 2) * error
+    mean, means = float(values.mean()), _parts(values).mean(axis=1)
+    half = float(student.ppf((1 + level) / 2, len(means) - 1) * sem(means))
     return TemperatureCheck(name, Interval(mean, mean - half, mean + half), float(claimed))
 
 
@@ -221,6 +267,16 @@ def chain_summaries(tree: xr.DataTree) -> list[ChainSummary]:
     return summarize_chains({name: np.asarray(v, float) for name, v in quantities.items()})
 
 
+def claimed_temperatures(tree: xr.DataTree) -> dict[str, float]:
+    """Return the last temperature of each parameter group in the trace; ``""`` is all weights."""
+    if "trace" not in tree.children:
+        return {}
+    trace = tree["trace"].dataset
+    ends = [str(n).removeprefix("temperature") for n in trace if str(n).startswith("temperature")]
+    by_group = [end for end in ends if end] or ends
+    return {end[1:]: float(trace[f"temperature{end}"][0, -1]) for end in by_group}
+
+
 def temperature_checks(tree: xr.DataTree) -> list[TemperatureCheck]:
     """Compare the recorded temperatures with those claimed, by parameter group if so recorded.
 
@@ -229,22 +285,14 @@ def temperature_checks(tree: xr.DataTree) -> list[TemperatureCheck]:
     the group of that name or number, ``kinetic_temperature.<label>`` and
     ``configurational_temperature.<label>`` are measured in it.
     """
-    if "trace" not in tree.children:
-        return []
-    trace = tree["trace"].dataset
-    names = map(str, trace)
-    ends = [n.removeprefix("temperature") for n in names if n.startswith("temperature.")]
     out = []
-    for end in ends or [""]:
-        if f"temperature{end}" not in trace:
-            continue
-        claims = trace[f"temperature{end}"]
-        claimed = float(claims[0, -1])
-        at_claim = np.flatnonzero((claims == claimed).all("chain").values)
+    for group, claimed in claimed_temperatures(tree).items():
+        trace, end = tree["trace"].dataset, f".{group}" if group else ""
+        at_claim = np.flatnonzero((trace[f"temperature{end}"] == claimed).all("chain").values)
         later = at_claim[len(at_claim) // 2 :]
         for kind in ("kinetic", "configurational"):
             if f"{kind}_temperature{end}" in trace and later.size:
-                name = f"{kind} temperature" + (f" of group {end[1:]}" if end else "")
+                name = f"{kind} temperature" + (f" of group {group}" if group else "")
                 values = trace[f"{kind}_temperature{end}"].values[:, later]
                 check = check_temperature(name, values, claimed)
                 out += [check] if check is not None else []

@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, norm
 
 from bayesprior.prediction.metrics import MetricRow
 
-__all__ = ["LEVEL", "Interval", "error_over_points", "metric_interval"]
+__all__ = ["LEVEL", "HALF_WIDTH", "Interval", "error_over_points", "metric_interval"]
 
 LEVEL = 0.95
+HALF_WIDTH = float(norm.ppf((1 + LEVEL) / 2))
+"""Standard errors from an estimate to an end of its interval."""
 RESAMPLES = 500
 MOST_JACKKNIFED = 2000
 """Points up to which an interval is corrected for skewness, which costs N^2; the correction falls

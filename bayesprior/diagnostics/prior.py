@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import arviz_stats as azs
 import numpy as np
 import xarray as xr
 from arviz_stats.base import array_stats
 from jaxtyping import Float
 from scipy.stats import chi2
 
+from bayesprior.diagnostics.convergence import MIN_DRAWS as DRAWS_OF_A_CHAIN
+from bayesprior.diagnostics.intervals import HALF_WIDTH
 from bayesprior.errors import DataError
 
 __all__ = [
+    "MIN_DRAWS",
     "ChiSquareCheck",
     "Direction",
     "Sensitivity",
@@ -23,6 +27,10 @@ __all__ = [
     "prior_summary",
     "sensitivities",
 ]
+
+
+MIN_DRAWS = 50
+"""From which on a spread along a direction, or its sensitivity, is taken for known."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class ChiSquareCheck:
     low, high
         Central 95 % range of a single draw from the prior at the run's temperature; an average
         over draws varies less.
+    error
+        Standard error of that average: the chains' own, but at least that of independent draws.
     """
 
     name: str
@@ -47,11 +57,7 @@ class ChiSquareCheck:
     mean: float
     low: float
     high: float
-
-    @classmethod
-    def of(cls, name: str, dim: int, mean: float, temperature: float) -> "ChiSquareCheck":
-        """Set an average beside the law's central range."""
-        return cls(name, dim, mean, *(temperature * chi2.ppf([0.025, 0.975], dim)))
+    error: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -70,10 +76,13 @@ class Direction:
     mean, std
         Of the draws; 0 and 1 if the data say nothing.
     contraction
-        1 - std**2: 0 if the draws are as wide as the prior, near 1 if far narrower.
+        1 - std**2 / T: 0 if the draws are as wide as the prior, near 1 if far narrower.
     surprise
-        mean / sqrt(1 - std**2), how far in standard deviations the mean lies from where data that
+        mean / sqrt(contraction), how far in standard deviations the mean lies from where data that
         the prior expects would put it; NaN where the draws are not narrower than the prior.
+    reach
+        How far from the prior's mean the data alone would put this direction at most: upper end of
+        the 95 % interval; NaN likewise.
     """
 
     index: int
@@ -81,6 +90,7 @@ class Direction:
     std: float
     contraction: float
     surprise: float
+    reach: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -94,8 +104,8 @@ class Sensitivity:
     prior, likelihood
         Power-scaling sensitivities.
     prior_floor, likelihood_floor
-        What weights that have nothing to do with the direction would show in 95 of 100 cases: the
-        Monte Carlo noise of so few draws.
+        What weights that have nothing to do with the direction exceed in 5 of 100 cases: the Monte
+        Carlo noise of so few draws.
     """
 
     index: int
@@ -159,31 +169,49 @@ def mahalanobis_checks(tree: xr.DataTree, *, temperature: float = 1.0) -> list[C
     """
     posterior = _need(tree, "posterior", "mahalanobis")
     sizes = tree["constant_data"].block_size
-    over = ("chain", "draw")
-    distances = (posterior.block_mahalanobis * _shares(tree)).sum(over)
-    total = float((posterior.mahalanobis * _shares(tree)).sum())
-    by_block = zip(sizes.block.values, sizes.values, distances.values, strict=True)
-    return [
-        ChiSquareCheck.of(str(name), int(dim), float(mean), temperature)
-        for name, dim, mean in [("all weights", sizes.sum(), total), *by_block]
-    ]
+    named = {"all weights": (int(sizes.sum()), posterior.mahalanobis)}
+    for name, size in zip(sizes.block.values, sizes.values, strict=True):
+        named[str(name)] = int(size), posterior.block_mahalanobis.sel(block=name)
+    return [_chi_square(tree, name, *row, temperature) for name, row in named.items()]
 
 
-def directions(tree: xr.DataTree) -> list[Direction]:
+def directions(tree: xr.DataTree, *, temperature: float = 1.0) -> list[Direction]:
     """Return mean, spread and contraction of the posterior along each direction of the prior.
+
+    Parameters
+    ----------
+    tree
+        From `bayesprior.tree.build.to_datatree`, with prior and draws.
+    temperature
+        Of the posterior, whose variance it scales.
 
     Raises
     ------
     DataError
         If the tree holds no prior coordinates, or the prior has none (rank 0).
+
+    Notes
+    -----
+    Draws of mean m and variance v, under a prior N(0, 1), are those of data that by themselves
+    would give m / c with variance v / c, where c = 1 - v is the contraction. The bound ``reach``
+    adds to that variance what the draws, by their effective number, leave unknown of m and v.
     """
     z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
     flat, shares = z.values.reshape(-1, z.shape[-1]), _shares(tree).values.ravel()
     mean = shares @ flat
+    number = np.full(len(mean), 1 / (shares @ shares))
+    if z.shape[1] >= DRAWS_OF_A_CHAIN and np.isfinite(flat).all():
+        number = np.fmin(number, azs.ess(z.values, method="mean"))
     with np.errstate(invalid="ignore", divide="ignore"):
-        variance = shares @ (flat - mean) ** 2 / (1 - shares @ shares)
-        surprise = np.where(variance < 1, mean / np.sqrt(1 - variance), np.nan)
-    columns = (z.prior_direction.values, mean, np.sqrt(variance), 1 - variance, surprise)
+        std = np.sqrt(shares @ (flat - mean) ** 2 / (1 - shares @ shares))
+        variance = std**2 / temperature
+        contraction = np.where(variance < 1, 1 - variance, np.nan)
+        alone = mean / contraction
+        error = variance / contraction * (1 + 1 / (contraction * number))
+        error += (alone * variance / contraction) ** 2 * 2 / number
+        reach = np.abs(alone) + HALF_WIDTH * np.sqrt(error)
+    surprise = mean / np.sqrt(contraction)
+    columns = (z.prior_direction.values, mean, std, 1 - variance, surprise, reach)
     return [
         Direction(int(index), *map(float, numbers))
         for index, *numbers in zip(*columns, strict=True)
@@ -202,11 +230,23 @@ def direction_check(tree: xr.DataTree, *, temperature: float = 1.0) -> ChiSquare
         If the tree holds no prior coordinates.
     """
     z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
-    mean, rank = float((z**2 * _shares(tree)).sum()), z.sizes["prior_direction"]
-    return ChiSquareCheck.of("the prior's own directions", rank, mean, temperature)
+    distance, rank = (z**2).sum("prior_direction"), z.sizes["prior_direction"]
+    return _chi_square(tree, "the prior's own directions", rank, distance, temperature)
 
 
-def sensitivities(tree: xr.DataTree, *, num_permutations: int = 39) -> list[Sensitivity]:
+def _chi_square(
+    tree: xr.DataTree, name: str, dim: int, distance: xr.DataArray, temperature: float
+) -> ChiSquareCheck:
+    """Check the draws' distances against the law of one draw from the prior."""
+    shares, values = _shares(tree), distance.transpose("chain", "draw").values
+    error = temperature * float(np.sqrt(2 * dim * (shares**2).sum()))
+    if values.shape[1] >= DRAWS_OF_A_CHAIN and np.isfinite(values).all() and np.ptp(values) > 0:
+        error = max(error, float(azs.mcse(values, method="mean")))
+    low, high = (temperature * float(chi2.ppf(q, dim)) for q in (0.025, 0.975))
+    return ChiSquareCheck(name, dim, float((distance * shares).sum()), low, high, error)
+
+
+def sensitivities(tree: xr.DataTree, *, num_permutations: int = 19) -> list[Sensitivity]:
     """Measure how the posterior reacts to a stronger or weaker prior, direction by direction.
 
     Power scaling with ArviZ's measure: the distance between the draws of one prior coordinate z
@@ -220,7 +260,8 @@ def sensitivities(tree: xr.DataTree, *, num_permutations: int = 39) -> list[Sens
     tree
         With ``posterior/prior_coordinate`` and ``log_likelihood``, of draws of the posterior.
     num_permutations
-        Times that the weights are shuffled among the draws for the floor of each number.
+        Times that the weights are shuffled among the draws for the floor of each number, which is
+        the largest of theirs: chance exceeds it once in ``num_permutations`` + 1 times.
 
     Raises
     ------
@@ -239,8 +280,8 @@ def sensitivities(tree: xr.DataTree, *, num_permutations: int = 39) -> list[Sens
         raise DataError("draws of a fitted Gaussian are not weighted by a likelihood")
     if (temperature := float(tree.attrs.get("temperature", 1.0))) != 1.0:
         raise DataError(f"the draws are those of temperature {temperature:g}, not of the posterior")
-    if z.sizes["chain"] * z.sizes["draw"] < 50:
-        raise DataError("power scaling needs at least 50 draws; ask for more")
+    if z.sizes["chain"] * z.sizes["draw"] < MIN_DRAWS:
+        raise DataError(f"power scaling needs at least {MIN_DRAWS} draws; ask for more")
     total = likelihood.sum([d for d in likelihood.dims if d not in ("chain", "draw")])
     total = total.transpose("chain", "draw").values.astype(float)
     rng = np.random.default_rng(0)
@@ -308,7 +349,7 @@ def _power_scaling(
         return float(array_stats.power_scale_sense(values, lower, upper, *alphas))
 
     shuffled = [moved(rng.permutation(values.size)) for _ in range(num_permutations)]
-    return moved(np.arange(values.size)), float(np.quantile(shuffled, 0.95))
+    return moved(np.arange(values.size)), max(shuffled)
 
 
 def _shares(tree: xr.DataTree) -> xr.DataArray:

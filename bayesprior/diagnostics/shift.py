@@ -25,12 +25,15 @@ class ShiftRow:
         From `bayesprior.diagnostics.predictions.scores`.
     chance
         ECE that a perfectly calibrated model exceeds by chance on one such set in twenty.
+    bound
+        Upper end of the 95 % interval of the ECE.
     """
 
     shift: str
     severity: int | None
     scores: dict[str, float]
     chance: float
+    bound: float
 
 
 def shift_table(test: Outcome, shifted: Sequence[Outcome]) -> list[ShiftRow]:
@@ -53,7 +56,8 @@ def shift_table(test: Outcome, shifted: Sequence[Outcome]) -> list[ShiftRow]:
         match = re.fullmatch(r"(.+)-(\d+)", outcome.name)
         kind, severity = (match[1], int(match[2])) if match else (outcome.name, None)
         severity = 0 if outcome is test else severity
-        rows.append(ShiftRow(kind, severity, scores(outcome), outcome.bins().chance))
+        bins = outcome.bins()
+        rows.append(ShiftRow(kind, severity, scores(outcome), bins.chance, bins.bound))
     return rows
 
 

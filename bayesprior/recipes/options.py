@@ -1,7 +1,6 @@
 """Every option of the recipes, written once: keywords in Python, flags on the command line.
 
-Each class is a group; recipes and commands combine groups by inheritance. A value is brought to
-its type and checked when it is given. Nothing heavy is imported: ``--help`` answers at once.
+Groups are combined by inheritance. A value is brought to its type and checked when it is given.
 """
 
 import dataclasses
@@ -229,10 +228,12 @@ class SwagOptions(DescentOptions):
 class SampleOptions(FitOptions):
     """Chains of a sampler."""
 
-    num_draws: int = option(30, least=1)
+    num_draws: int = option(50, least=1)
     """Draws kept of each chain."""
-    chains: int = option(2, least=1)
-    """Number of chains; each has its own noise and its own fresh new weights."""
+    chains: int = option(4, least=1)
+    """Number of chains; each has its own start, noise and fresh new weights."""
+    start_spread: float = option(1.0, least=0)
+    """How far from the prior's mean chains start, in draws of the prior at their temperature."""
     burn_in: int = option(500, least=0)
     """Steps before the draws; of every cycle, if there are cycles."""
     thin: int = option(20, least=1)
@@ -248,8 +249,7 @@ class SampleOptions(FitOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        draws, cycles = self.num_draws, self.cycles
-        if cycles and draws % cycles:
+        if (cycles := self.cycles) and (draws := self.num_draws) % cycles:
             raise ConfigError(f"num_draws = {draws} is no multiple of cycles = {cycles}")
 
 

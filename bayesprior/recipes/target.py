@@ -1,6 +1,7 @@
 """Infer with a prior: MAP, SWAG and sampling."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -98,7 +99,8 @@ def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
     """Sample the posterior with SGLD or SGHMC, one folder a chain.
 
     The network is left at the last chain's last draw. Chain c has the seed that (seed, c) is
-    hashed to, so that runs of different seeds share no chain.
+    hashed to, so that runs of different seeds share no chain. Chains start as far apart as draws of
+    the prior (``start_spread``).
 
     Returns
     -------
@@ -121,7 +123,7 @@ def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
         for index in range(call.chains):
             seed = chain_seed(call.seed, index)
             call.module.load_state_dict(initial)
-            run.start(seed)
+            run.start(seed, spread=call.start_spread * math.sqrt(call.temperature))
             memory = DrawsInMemory(chain=index)
             run.train(
                 _sampler(call, seed),

@@ -14,7 +14,7 @@ from bayesprior.errors import BayesPriorError, CheckpointError, ConfigError
 from bayesprior.inference.batch_norm import reestimate_
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.engine import train
-from bayesprior.inference.generators import fold_seed, seeded
+from bayesprior.inference.generators import fold_seed, generator, seeded
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.protocols import Collector, Schedule
 from bayesprior.prediction.new_data import NewData
@@ -205,8 +205,8 @@ class Run:
         """Return the posterior, able to predict for new inputs with this run's network."""
         return bound(posterior, self.module, self.call.likelihood, self.call.forward)
 
-    def start(self, seed: int) -> None:
-        """Go to the prior's mean; new weights are drawn under the seed as their layers do."""
+    def start(self, seed: int, *, spread: float = 0.0) -> None:
+        """Go ``spread`` times a draw's way from the prior's mean; new weights are drawn anew."""
         law = self.prior
         assert law is not None
         new = set(_new_names(law))
@@ -222,7 +222,8 @@ class Run:
                     kept = {n: value.clone() for n, value in state.items() if n not in new}
                     reset()
                     self.module.load_state_dict(kept, strict=False)
-        initialize_(self.module, law)
+        drawn = law.rsample(generator=generator(self.device, "start", seed)) if spread else law.loc
+        initialize_(self.module, law, torch.lerp(law.loc, drawn, spread))
 
     def train(
         self,
@@ -361,12 +362,14 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 @torch.no_grad()
-def initialize_(module: nn.Module, prior: GaussianWeights) -> None:
+def initialize_(module: nn.Module, prior: GaussianWeights, weights: Tensor | None = None) -> None:
     """Put a network at its prior's mean: the shared weights and BatchNorm buffers, in place.
 
-    New weights (the head) keep the module's own initialization.
+    New weights (the head) keep the module's own initialization. Given ``weights`` of the prior's
+    layout take the mean's place.
     """
-    means, new = prior.layout.unflatten(prior.loc), set(_new_names(prior))
+    means = prior.layout.unflatten(prior.loc if weights is None else weights)
+    new = set(_new_names(prior))
     shared = prior.layout.select(name for name in prior.layout.names if name not in new)
     for name, parameter in zip(shared.names, shared.parameters(module), strict=True):
         parameter.copy_(means[name])

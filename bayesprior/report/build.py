@@ -14,12 +14,12 @@ from bayesprior.report.sections import (
     sampler,
     uncertainty,
 )
-from bayesprior.report.verdicts import CHANGED, FIT, HELP, SAMPLER, TRUST
+from bayesprior.report.verdicts import CHANGED, FIT, HELP, LAW, SAMPLER, TRUST
 
 __all__ = ["SECTIONS", "build_report"]
 
 SECTIONS: list[Heading] = [
-    Heading("Results", results.items),
+    Heading("Results", results.items, results.verdict, LAW),
     Heading("Comparison", comparison.items, comparison.verdict, HELP),
     Heading("Calibration", calibration.items, calibration.verdict, TRUST),
     Heading("Uncertainty", uncertainty.items),
@@ -62,7 +62,7 @@ def build_report(tree: xr.DataTree) -> Report:
     Did the prior help? Not compared
     Can the probabilities be trusted? No points
     Did the sampler work? There was no sampler
-    Does the prior fit the data? Yes, no sign of conflict
+    Does the prior fit the data? No conflict seen
     """
     context = Context(tree)
     context.notes.update(context.attrs.get("missing", {}))

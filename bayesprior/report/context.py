@@ -16,6 +16,7 @@ from bayesprior.diagnostics.convergence import (
     ChainSummary,
     TemperatureCheck,
     chain_summaries,
+    claimed_temperatures,
     temperature_checks,
 )
 from bayesprior.diagnostics.predictions import Outcome, scores
@@ -185,15 +186,20 @@ class Context:
     def directions(self) -> list[Direction]:
         """The posterior along each direction of the prior."""
         what = "posterior along the prior's directions"
-        return self.attempt(what, directions, self.tree) or []
+        options = {"temperature": self.temperature}
+        return self.attempt(what, directions, self.tree, **options) or []
 
     @functools.cached_property
     def sensitivities(self) -> list[Sensitivity]:
         """Reactions to a stronger or weaker prior, of chains that converged."""
+        what = "sensitivity to the prior"
         if not self.converged:
-            self.notes["sensitivity to the prior"] = "the sampler failed; its weights would mislead"
-            return []
-        return self.attempt("sensitivity to the prior", sensitivities, self.tree) or []
+            self.notes[what] = "the sampler failed; its weights would mislead"
+        elif any(t != 1 for t in self.claims.values()):
+            self.notes[what] = "the draws are not those of the posterior, at temperature 1"
+        else:
+            return self.attempt(what, sensitivities, self.tree) or []
+        return []
 
     @functools.cached_property
     def chains(self) -> list[ChainSummary]:
@@ -204,6 +210,16 @@ class Context:
     def temperatures(self) -> list[TemperatureCheck]:
         """Measured temperatures against the claimed ones."""
         return temperature_checks(self.tree)
+
+    @property
+    def claims(self) -> dict[str, float]:
+        """Temperature of each parameter group, as the trace or else the options say."""
+        if found := claimed_temperatures(self.tree):
+            return {name or "all weights": claimed for name, claimed in found.items()}
+        head = self.attrs.get("configuration", {}).get("head_temperature")
+        if head is None:
+            return {"all weights": self.temperature}
+        return {"backbone": self.temperature, "head": float(head)}
 
     @property
     def num_draws(self) -> tuple[int, int]:
@@ -229,8 +245,8 @@ class Context:
                 found.append(temperature_verdict(self.temperatures))
             else:
                 self.notes["temperature of the sampler"] = "the trace records none"
-        claims = {check.claimed for check in self.temperatures}
-        if self.checks and self.num_outputs and chains * draws > 1 and len(claims) < 2:
+        one_law = len(set(self.claims.values())) == 1
+        if self.checks and self.num_outputs and chains * draws > 1 and one_law:
             width = width_verdict(self.checks[0], self.num_outputs, temperature=self.temperature)
             found.append(width)
         return worst(found[0].question, found)

@@ -1,31 +1,34 @@
-"""Every question that a report answers, every threshold with its source, and every sentence.
+"""Every question that a report answers, and every sentence.
 
 The only file to change for other words. The numbers come from `bayesprior.diagnostics`, which
-judges nothing.
+judges nothing; what decides stands in `bayesprior.report.thresholds`. One rule for all answers:
+*yes* is said only where the whole 95 % interval lies within what it claims.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from bayesprior.diagnostics.calibration import CalibrationBins
 from bayesprior.diagnostics.compare import Difference
 from bayesprior.diagnostics.convergence import ChainSummary, TemperatureCheck
-from bayesprior.diagnostics.prior import ChiSquareCheck
+from bayesprior.diagnostics.intervals import HALF_WIDTH
+from bayesprior.diagnostics.prior import ChiSquareCheck, Direction
 from bayesprior.diagnostics.regression import coverage, rank_distance
 from bayesprior.diagnostics.shift import ShiftRow
+from bayesprior.prediction.metrics import METRICS
+from bayesprior.report.thresholds import limit
 
 __all__ = [
-    "THRESHOLDS",
-    "Threshold",
     "Verdict",
     "calibration_verdict",
     "comparison_verdict",
     "conflict_verdict",
     "convergence_verdict",
     "coverage_verdict",
+    "posterior_verdict",
     "shift_verdict",
     "temperature_verdict",
     "width_verdict",
@@ -36,56 +39,12 @@ Level = Literal["ok", "unknown", "warn", "fail"]
 """``unknown`` says that the run lacks what the question needs; the reason names it."""
 SEVERITY: tuple[Level, ...] = ("ok", "unknown", "warn", "fail")
 
+LAW = "Are these draws of the posterior?"
 HELP = "Did the prior help?"
 SAMPLER = "Did the sampler work?"
 TRUST = "Can the probabilities be trusted?"
 CHANGED = "Do the probabilities stay honest when the data change?"
 FIT = "Does the prior fit the data?"
-
-
-class Threshold(NamedTuple):
-    """A number that decides, what it decides, and where it comes from."""
-
-    value: float
-    what: str
-    source: str
-
-
-_OURS = "our convention"
-THRESHOLDS = {
-    "rhat_fail": Threshold(1.1, "R-hat beyond it and beyond chance: not converged", _OURS),
-    "rhat_warn": Threshold(
-        1.01, "R-hat beyond it and beyond chance: nearly converged", "arXiv:1903.08008"
-    ),
-    "ess_per_chain": Threshold(
-        10, "effective draws wanted of each chain", f"{_OURS}; arXiv:1903.08008 asks for 100"
-    ),
-    "temperature": Threshold(0.1, "relative error of a temperature that is no matter", _OURS),
-    "temperature_fail": Threshold(2.0, "times too hot or too cold that fails", _OURS),
-    "ece_ok": Threshold(0.02, "ECE up to it is no practical matter", _OURS),
-    "ece_fail": Threshold(
-        0.1, "ECE beyond it is not to be trusted; where chance shows as much, unknown", _OURS
-    ),
-    "ece_changed_fail": Threshold(0.25, "ECE on changed data that fails, not only warns", _OURS),
-    "ranks_ok": Threshold(0.05, "distance of ranks from uniform that is no matter", _OURS),
-    "ranks_fail": Threshold(0.2, "distance of ranks beyond which intervals mislead", _OURS),
-    "bias": Threshold(0.15, "distance of the ranks' mean from a half that is bias", _OURS),
-    "sensitivity": Threshold(
-        0.05,
-        "power-scaling sensitivity that counts, if beyond its Monte Carlo noise",
-        "ArviZ's default, doi:10.1007/s11222-023-10366-5",
-    ),
-    "surprise": Threshold(
-        3.0, "standard deviations of a direction from where the prior expects it", _OURS
-    ),
-    "far": Threshold(2.0, "times the prior's 97.5 % quantile: far outside the prior", _OURS),
-    "narrow": Threshold(0.8, "share of the least possible width that draws must reach", _OURS),
-}
-"""The numbers that decide, by name; the page lists them."""
-
-
-def _limit(name: str) -> float:
-    return THRESHOLDS[name].value
 
 
 @dataclass(frozen=True)
@@ -101,7 +60,9 @@ class Verdict:
     headline
         The answer in a few words.
     reason
-        The numbers it rests on, in one or two sentences.
+        What was measured, in one or two sentences.
+    advice
+        What to do next.
 
     Examples
     --------
@@ -113,20 +74,47 @@ class Verdict:
     level: Level
     headline: str
     reason: str
+    advice: str = ""
 
     def __str__(self) -> str:
-        return f"[{self.level}] {self.question} {self.headline}. {self.reason}"
+        text = f"[{self.level}] {self.question} {self.headline}. {self.reason}"
+        return f"{text} Next: {self.advice}" if self.advice else text
 
     def to_dict(self) -> dict[str, str]:
-        """Return the four fields as a dictionary."""
+        """Return the fields as a dictionary."""
         return asdict(self)
 
 
 def worst(question: str, verdicts: Sequence[Verdict]) -> Verdict:
     """Merge verdicts on one question: the worst headline leads, every reason is kept."""
     lead = max(verdicts, key=lambda v: SEVERITY.index(v.level))
-    others = [v.reason for v in verdicts if v is not lead]
-    return Verdict(question, lead.level, lead.headline, " ".join([lead.reason, *others]))
+    others = [v for v in verdicts if v is not lead]
+    advice = [lead.advice, *(v.advice for v in others if v.level != "ok")]
+    return replace(
+        lead,
+        question=question,
+        reason=" ".join([lead.reason, *(v.reason for v in others)]),
+        advice=" ".join(dict.fromkeys(filter(None, advice))),
+    )
+
+
+def posterior_verdict(temperatures: Mapping[str, float]) -> Verdict | None:
+    """Say so where the draws are not the posterior's; None where all temperatures are 1.
+
+    The temperatures are those that the sampler was set to, by parameter group.
+    """
+    off = [f"{name} at T = {_short(t)}" for name, t in temperatures.items() if t != 1]
+    if not off:
+        return None
+    known = "each group has its own T" if len(set(temperatures.values())) > 1 else "T is not 1"
+    reason = f"The draws follow exp(-U / T), and {known}; the posterior is T = 1 everywhere."
+    advice = "Set temperature and head_temperature to 1, or read spreads as those of this law."
+    return Verdict(LAW, "warn", f"Not the posterior: {', '.join(off)}", reason, advice)
+
+
+def _short(number: float) -> str:
+    small = np.format_float_scientific(number, precision=2, trim="-", exp_digits=1)
+    return small if 0 < number < 0.001 else f"{number:g}"
 
 
 def comparison_verdict(
@@ -149,16 +137,26 @@ def comparison_verdict(
     reason = f"{method} against {baseline}, {over}: {', '.join(parts)}."
     words = {d.verdict for d in found}
     if not words or "unknown" in words:
-        reason += " One seed cannot tell; fit both with two or more, at best five."
-        return Verdict(question, "unknown", "Cannot tell yet", reason)
+        alone = not found or found[0].num_pairs < 2
+        reason += " One seed cannot tell." if alone else " Seeds that do not vary cannot tell."
+        advice = "Fit both with two seeds or more, at best five."
+        return Verdict(question, "unknown", "Cannot tell yet", reason, advice)
     if words == {"tie"}:
-        return Verdict(question, "warn", "No measurable difference", reason)
+        if all(max(np.abs(d.interval)) <= (METRICS[d.metric].margin or 0) for d in found):
+            advice = "Take the simpler of the two."
+            return Verdict(question, "warn", "No difference that matters", reason, advice)
+        advice = "More seeds or more test points narrow the intervals; until then call it a tie."
+        return Verdict(question, "warn", "No clear difference", reason, advice)
     if "worse" not in words:
-        return Verdict(question, "ok", "Yes", reason)
+        return Verdict(question, "ok", "Yes", reason, f"Prefer {method} for such data.")
     if "better" not in words:
         harm = "No, it did harm" if only_prior else "No, it is worse"
-        return Verdict(question, "fail", harm, reason)
-    return Verdict(question, "warn", "Mixed", reason)
+        return Verdict(question, "fail", harm, reason, f"Prefer {baseline} for such data.")
+    advice = "Choose by the metric that your use depends on."
+    return Verdict(question, "warn", "Mixed", reason, advice)
+
+
+LONGER = "Raise burn_in, num_draws or thin"
 
 
 def convergence_verdict(
@@ -169,26 +167,27 @@ def convergence_verdict(
     Independent draws are made directly from a fitted law (SWAG) and have nothing to converge.
     """
     if num_chains * num_draws == 1:
-        return Verdict(SAMPLER, "unknown", "There was no sampler", "The posterior is one point.")
+        said = "The posterior is 1 point.", "For a sample of it: bp.sample, or fit sgld."
+        return Verdict(SAMPLER, "unknown", "There was no sampler", *said)
     if independent:
         reason = f"{num_chains * num_draws} draws come straight from a fitted Gaussian."
-        return Verdict(SAMPLER, "ok", "Nothing to converge", reason)
+        advice = "Their width is the fit's; see whether the probabilities can be trusted."
+        return Verdict(SAMPLER, "ok", "Nothing to converge", reason, advice)
     if not summaries:
         reason = (
             f"{num_chains} chain(s) of {num_draws} draw(s): R-hat and effective sample size need "
             "4 draws a chain and finite values."
         )
-        return Verdict(SAMPLER, "warn", "Too few draws", reason)
+        return Verdict(SAMPLER, "warn", "Too few draws", reason, f"{LONGER}.")
     split = "chains" if num_chains > 1 else "parts of the one chain"
-    excess = {s.name: s.rhat / max(_limit("rhat_fail"), s.rhat_chance) for s in summaries}
+    excess = {s.name: s.rhat / max(limit("rhat_fail"), s.rhat_chance) for s in summaries}
     bad = max(summaries, key=lambda s: excess[s.name])
     if excess[bad.name] > 1:
-        reason = (
-            f"The {split} disagree on {bad.name}: R-hat is {bad.rhat:.2f} and should be near 1."
-        )
-        return Verdict(SAMPLER, "fail", "Not converged, run longer", reason)
+        reason = f"The {split} disagree on {bad.name}: R-hat is {bad.rhat:.2f}, 1 is wanted."
+        advice = f"{LONGER}; if the new layer is at fault, lower its head_std or head_temperature."
+        return Verdict(SAMPLER, "fail", "Not converged, run longer", reason, advice)
     least = min(summaries, key=lambda s: min(s.ess_bulk, s.ess_tail))
-    ess, wanted = min(least.ess_bulk, least.ess_tail), _limit("ess_per_chain") * num_chains
+    ess, wanted = min(least.ess_bulk, least.ess_tail), limit("ess_per_chain") * num_chains
     error = max(s.mcse for s in summaries)
     numbers = (
         f"The {num_chains * num_draws} draws are worth {ess:.0f} independent ones for "
@@ -196,42 +195,45 @@ def convergence_verdict(
     )
     if ess < wanted:
         reason = f"{numbers}. {wanted:.0f} are wanted, {wanted / num_chains:.0f} a chain."
-        return Verdict(SAMPLER, "warn", "Too few draws", reason)
-    top = max(summaries, key=lambda s: s.rhat / max(_limit("rhat_warn"), s.rhat_chance))
-    if top.rhat > max(_limit("rhat_warn"), top.rhat_chance):
+        return Verdict(SAMPLER, "warn", "Too few draws", reason, f"{LONGER}.")
+    top = max(summaries, key=lambda s: s.rhat / max(limit("rhat_warn"), s.rhat_chance))
+    if top.rhat > max(limit("rhat_warn"), top.rhat_chance):
         reason = f"The {split} still drift in {top.name}: R-hat is {top.rhat:.2f}."
-        return Verdict(SAMPLER, "warn", "Nearly converged", reason)
-    start = " Chains that start alike cannot show a mode that none of them visits."
-    return Verdict(SAMPLER, "ok", "Yes, the chains agree", f"{numbers}.{start}")
+        return Verdict(SAMPLER, "warn", "Nearly converged", reason, f"{LONGER}.")
+    top = max(summaries, key=lambda s: s.rhat_bound)
+    numbers += f"; R-hat is {top.rhat:.2f} (95 % interval up to {top.rhat_bound:.2f})"
+    if not top.rhat_bound <= limit("rhat_fail"):
+        return Verdict(SAMPLER, "warn", "Too few draws", f"{numbers}.", f"{LONGER}.")
+    reason = f"{numbers}. A mode that no chain visits stays unseen."
+    advice = "Use the draws; chains that started apart (start_spread) agree on more."
+    return Verdict(SAMPLER, "ok", "Yes, the chains agree", reason, advice)
 
 
 def temperature_verdict(checks: Sequence[TemperatureCheck]) -> Verdict:
     """Say whether the sampler ran at the temperature it claims."""
     if not checks:
         reason = "No temperature was recorded over at least 4 steps."
-        return Verdict(SAMPLER, "unknown", "Temperature unknown", reason)
+        return Verdict(SAMPLER, "unknown", "Temperature unknown", reason, f"{LONGER}.")
     verdicts = []
     for check in checks:
-        m = check.measured
+        m, tolerance = check.measured, limit("temperature")
         reason = (
             f"Its {check.name} is {m.estimate:.4g} (95 % interval {m.low:.4g} to "
             f"{m.high:.4g}), it claims {check.claimed:.4g}."
         )
-        if check.agrees(_limit("temperature")):
-            headline = f"Yes, at temperature {check.claimed:.3g}"
-            verdicts.append(Verdict(SAMPLER, "ok", headline, reason))
-            continue
-        way = "Too hot, lower the learning rate" if check.ratio > 1 else "Too cold, run longer"
-        most = _limit("temperature_fail")
-        level: Level = "warn" if 1 / most <= check.ratio <= most else "fail"
-        verdicts.append(Verdict(SAMPLER, level, way, reason))
-    claims = {f"{check.claimed:.3g}" for check in checks}
-    if len(claims) > 1:
-        reason = (
-            f"Parameter groups run at temperatures {' and '.join(sorted(claims))}: the draws "
-            "follow exp(-U / T) for no one T."
-        )
-        verdicts.append(Verdict(SAMPLER, "warn", "Not the posterior", reason))
+        agrees = check.agrees(tolerance)
+        level: Level
+        if agrees:
+            headline, level, advice = f"Yes, at temperature {check.claimed:.3g}", "ok", ""
+        elif agrees is None:
+            headline, level = f"Temperature not known to {tolerance:.0%}", "unknown"
+            advice = "Sample for more steps."
+        else:
+            hot, most = check.ratio > 1, limit("temperature_fail")
+            headline = "Too hot, lower the learning rate" if hot else "Too cold, run longer"
+            level = "warn" if 1 / most <= check.ratio <= most else "fail"
+            advice = "Lower lr or raise batch_size." if hot else "Raise burn_in, or lr."
+        verdicts.append(Verdict(SAMPLER, level, headline, reason, advice))
     return worst(SAMPLER, verdicts)
 
 
@@ -249,9 +251,14 @@ def width_verdict(total: ChiSquareCheck, num_constraints: int, *, temperature: f
         f"{num_constraints:,} observed outputs leave at least {max(least, 0):,.0f} of "
         f"{total.dim:,} free."
     )
-    if total.mean >= _limit("narrow") * least:
+    wanted = limit("narrow") * least
+    if total.mean - HALF_WIDTH * total.error >= wanted or least <= 0:
         return Verdict(SAMPLER, "ok", "The draws are wide enough", numbers)
-    return Verdict(SAMPLER, "warn", "The draws are narrower than the posterior", numbers)
+    advice = f"{LONGER}; SWAG's width is that of an optimizer's noise, so sample instead."
+    if total.mean >= wanted:
+        return Verdict(SAMPLER, "unknown", "Width not known well enough", numbers, advice)
+    headline = "The draws are narrower than the posterior"
+    return Verdict(SAMPLER, "warn", headline, numbers, advice)
 
 
 def calibration_verdict(bins: CalibrationBins, *, independent: bool = True) -> Verdict:
@@ -261,102 +268,132 @@ def calibration_verdict(bins: CalibrationBins, *, independent: bool = True) -> V
     """
     total = int(bins.count.sum())
     if not total:
-        return Verdict(TRUST, "unknown", "No points", "No prediction was scored.")
-    chance = bins.chance if independent else 0.0
-    numbers = f"On average confidence and accuracy differ by {bins.ece:.1%} (ECE)"
+        said = "0 predictions were scored.", "Predict labeled test points."
+        return Verdict(TRUST, "unknown", "No points", *said)
+    chance, bound = (bins.chance, bins.bound) if independent else (0.0, 0.0)
+    numbers = f"On average confidence and accuracy differ by {bins.ece:.1%} (ECE"
     numbers += (
-        f"; a perfectly calibrated model would show up to {chance:.1%} on {total} points by chance."
+        f", 95 % interval up to {bound:.1%}); a perfectly calibrated model would show up to "
+        f"{chance:.1%} on {total} points by chance."
         if independent
-        else f" over {total} pixels, which depend on their neighbors."
+        else f") over {total} pixels, which depend on their neighbors."
     )
     way = f"the model is {'over' if bins.overconfidence > 0 else 'under'}confident"
-    return _graded("ece", bins.ece, chance, way, numbers)
+    advice = "Scale the temperature of the probabilities on validation data (see Results)."
+    return _graded("ece", bins.ece, chance, bound, way, numbers, advice)
 
 
-def _graded(limits: str, error: float, chance: float, way: str, reason: str) -> Verdict:
-    """Trust an error within its limit, or within chance if that shows less than a failure."""
-    if error <= max(_limit(f"{limits}_ok"), chance):
-        if chance > _limit(f"{limits}_fail"):
-            return Verdict(TRUST, "unknown", "Too few points to tell", reason)
-        return Verdict(TRUST, "ok", "Yes", reason)
-    if error > _limit(f"{limits}_fail"):
-        return Verdict(TRUST, "fail", f"No, {way}", reason)
-    return Verdict(TRUST, "warn", f"Roughly, {way}", reason)
+def _graded(
+    limits: str, error: float, chance: float, bound: float, way: str, reason: str, advice: str
+) -> Verdict:
+    """Trust an error within its limit, or within chance, if what is too large is excluded."""
+    if error <= max(limit(f"{limits}_ok"), chance):
+        if bound > limit(f"{limits}_fail"):
+            advice = "Score more test points."
+            return Verdict(TRUST, "unknown", "Too few points to tell", reason, advice)
+        return Verdict(TRUST, "ok", "Yes", reason, "Use them as they are, for data like these.")
+    if error > limit(f"{limits}_fail"):
+        return Verdict(TRUST, "fail", f"No, {way}", reason, advice)
+    return Verdict(TRUST, "warn", f"Roughly, {way}", reason, advice)
 
 
 def coverage_verdict(pit: np.ndarray) -> Verdict:
     """Say whether predictive intervals can be trusted, from the targets' ranks in them."""
-    distance, chance = rank_distance(pit)
+    distance, chance, bound = rank_distance(pit)
     inside = coverage(pit, 0.9)
     reason = (
         f"Of {len(pit)} targets {inside:.1%} lie in their 90 % predictive interval; their ranks "
-        f"are {distance:.2f} from uniform, by chance up to {chance:.2f} (Kolmogorov-Smirnov)."
+        f"are {distance:.2f} from uniform (Kolmogorov-Smirnov; 95 % interval up to {bound:.2f}; "
+        f"by chance up to {chance:.2f})."
     )
-    off = abs(float(np.mean(pit)) - 0.5) > _limit("bias")
+    off = abs(float(np.mean(pit)) - 0.5) > limit("bias")
     width = "narrow" if inside < 0.9 else "wide"
     way = "the predictions are biased" if off else f"the intervals are too {width}"
-    return _graded("ranks", distance, chance, way, reason)
+    advice = "Look at the likelihood's noise (std), and for a bias at the inputs' scale."
+    return _graded("ranks", distance, chance, bound, way, reason, advice)
 
 
 def shift_verdict(rows: Sequence[ShiftRow]) -> Verdict:
     """Say whether the probabilities stay honest on shifted data; the test set is first."""
     if len(rows) < 2:
-        return Verdict(CHANGED, "unknown", "Not measured", "No shifted set was given.")
+        said = "0 shifted sets were given.", "Give some (shift), or ask for corruptions."
+        return Verdict(CHANGED, "unknown", "Not measured", *said)
     bad = max(rows[1:], key=lambda row: row.scores["ece"] - row.chance)
+    if bad.scores["ece"] <= max(limit("ece_fail"), bad.chance):  # no alarm: which is least known?
+        bad = max(rows[1:], key=lambda row: row.bound)
     name = bad.shift.replace("_", " ")
     name += "" if bad.severity is None else f" of severity {bad.severity}"
     ece = bad.scores["ece"]
     reason = (
         f"The worst is {name}: accuracy {bad.scores['accuracy']:.0%} at a mean confidence of "
-        f"{bad.scores['confidence']:.0%} (ECE {ece:.1%}, up to {bad.chance:.1%} by chance; on the "
-        f"test set {rows[0].scores['ece']:.1%})."
+        f"{bad.scores['confidence']:.0%} (ECE {ece:.1%}, 95 % interval up to "
+        f"{bad.bound:.1%}; up to {bad.chance:.1%} by chance; on the test set "
+        f"{rows[0].scores['ece']:.1%})."
     )
-    if ece <= max(_limit("ece_fail"), bad.chance):
-        if bad.chance > _limit("ece_fail"):
-            return Verdict(CHANGED, "unknown", "Too few points to tell", reason)
-        return Verdict(CHANGED, "ok", "Yes", reason)
+    if ece <= max(limit("ece_fail"), bad.chance):
+        if bad.bound > limit("ece_fail"):
+            few = "Too few points to tell"
+            return Verdict(CHANGED, "unknown", few, reason, "Score more points of it.")
+        return Verdict(CHANGED, "ok", "Yes", reason, "Use them under such changes, too.")
     sure = bad.scores["confidence"] > bad.scores["accuracy"]
     headline = f"No, it stays {'too sure' if sure else 'too unsure'}"
-    level: Level = "warn" if ece < _limit("ece_changed_fail") else "fail"
-    return Verdict(CHANGED, level, headline, reason)
+    level: Level = "warn" if ece < limit("ece_changed_fail") else "fail"
+    advice = "Do not rely on them there; train on such data, or abstain where they are recognized."
+    return Verdict(CHANGED, level, headline, reason, advice)
 
 
 def conflict_verdict(
     checks: Sequence[ChiSquareCheck],
     own: ChiSquareCheck | None,
     diagnoses: Mapping[int, str],
-    *,
-    num_draws: int,
+    directions: Sequence[Direction],
 ) -> Verdict:
     """Say whether prior and data clash.
 
-    By the distances of all weights and of each layer, that along the prior's own directions, and
-    the diagnoses of these directions (`bayesprior.diagnostics.prior.diagnose`). A point estimate
-    (one draw in all) lies closer to the mean than any draw would.
+    By the distances of all weights and of each layer, that along the prior's own directions, the
+    diagnoses of these directions (`bayesprior.diagnostics.prior.diagnose`), and how far out the
+    data alone may put them. Without the spread of posterior draws (``directions`` empty: a point
+    estimate, SWAG, or a prior of rank 0) a conflict can be seen, but not a fit.
     """
     if not checks:
-        return Verdict(FIT, "unknown", "Not measured", "The run holds no prior or no draws.")
+        said = "The run holds 0 priors or draws.", "Report with the prior of the fit."
+        return Verdict(FIT, "unknown", "Not measured", *said)
     total = checks[0]
     numbers = (
         f"The weights lie {total.ratio**0.5:.2f} times as far from the prior mean as a draw from "
         "the prior would"
     )
     numbers += f", along its own directions {own.ratio**0.5:.2f} times." if own else "."
+    widen = "Widen the prior (rms_std), or take another source."
     clashes = [index for index, word in diagnoses.items() if word == "conflict"]
-    far = [c for c in checks[1:] if c.mean > _limit("far") * c.high]
-    if total.mean > _limit("far") * total.high:
-        return Verdict(FIT, "fail", "No, the data pull far outside it", numbers)
-    if own is not None and own.mean > _limit("far") * own.high:
-        return Verdict(FIT, "fail", "No, the data pull far along its own directions", numbers)
+    far = [c for c in checks[1:] if c.mean > limit("far") * c.high]
+    if total.mean > limit("far") * total.high:
+        return Verdict(FIT, "fail", "No, the data pull far outside it", numbers, widen)
+    if own is not None and own.mean > limit("far") * own.high:
+        headline = "No, the data pull far along its own directions"
+        return Verdict(FIT, "fail", headline, numbers, widen)
     if own is not None and own.mean > own.high:
-        return Verdict(FIT, "warn", "Not along its own directions", numbers)
+        return Verdict(FIT, "warn", "Not along its own directions", numbers, widen)
     if clashes:
         share = f"{len(clashes)} of {len(diagnoses)} directions"
         reason = f"{numbers} Prior and data pull against each other in {share} looked at."
-        return Verdict(FIT, "warn", "They partly conflict", reason)
+        return Verdict(FIT, "warn", "They partly conflict", reason, widen)
     if far:
         reason = f"{numbers} Outside its range: {', '.join(c.name for c in far[:3])}."
-        return Verdict(FIT, "warn", "Not in every layer", reason)
-    if num_draws == 1:
-        numbers += " A point estimate is expected to lie closer than a draw."
-    return Verdict(FIT, "ok", "Yes, no sign of conflict", numbers)
+        return Verdict(FIT, "warn", "Not in every layer", reason, widen)
+    if not directions:
+        reason = f"{numbers} Without the spread of posterior draws along them no fit can be shown."
+        advice = "To tell a fit, sample the posterior (fit sgld) with a prior that has directions."
+        return Verdict(FIT, "unknown", "No conflict seen", reason, advice)
+    informed = [d for d in directions if d.contraction >= limit("informed")]
+    numbers += f" The data speak of {len(informed)} of {len(directions)} directions"
+    if not informed:
+        advice = "More training points, or a wider prior, would tell."
+        return Verdict(FIT, "unknown", "The data say too little", f"{numbers}.", advice)
+    top = max(informed, key=lambda d: d.reach)
+    reason = f"{numbers}; none lies farther out than {top.reach:.1f} prior std (95 % interval)."
+    if top.reach > limit("surprise"):
+        advice = "More training points or draws would tell."
+        return Verdict(FIT, "unknown", "Cannot tell yet", reason, advice)
+    advice = "Keep the prior; whether it helps is another question."
+    return Verdict(FIT, "ok", "Yes, no sign of conflict", reason, advice)

@@ -59,7 +59,7 @@ def work(tmp_path_factory):
     )
     run(
         *("fit", "sgld", *fit, "--lr", "1e-4", "--head_lr", "0.01", "--num_draws", "6"),
-        *("--burn_in", "5", "--thin", "1", "--out", str(folder / "sgld")),
+        *("--chains", "2", "--burn_in", "5", "--thin", "1", "--out", str(folder / "sgld")),
     )
     return folder
 

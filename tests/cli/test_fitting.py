@@ -112,7 +112,7 @@ def test_another_prior_is_another_run(work, tmp_path, refused):
         ("map", ["--checkpoint_every", "0"], "--checkpoint_every must be at least 1"),
         ("sghmc", ["--temperature", "-1"], "--temperature must be at least 0"),
         ("sgld", ["--lr", "10"], "unstable under this prior"),
-        ("sgld", ["--cycles", "7"], "--num_draws = 30 is no multiple of cycles = 7"),
+        ("sgld", ["--cycles", "7"], "--num_draws = 50 is no multiple of cycles = 7"),
         ("map", ["--num_steps", "0"], "--num_steps must be at least 1"),
         ("map", ["--num_data", "400"], "--num_data = 400 is more than the 24 training examples"),
         ("map", ["--device", "cuda"], "torch sees no CUDA device"),

@@ -106,7 +106,7 @@ def test_options_come_with_their_types():
     found = parse("fit sgld", [*NEEDED, *more])
     assert found.data_options == {"num_test": 100}
     assert found.model_options == {"norm": "batch", "widths": [8, 16]}
-    assert (found.lr, found.head_lr, found.num_draws, found.progress) == (0.01, 0.5, 30, False)
+    assert (found.lr, found.head_lr, found.num_draws, found.progress) == (0.01, 0.5, 50, False)
     assert type(found) is COMMANDS["fit sgld"].options
 
 

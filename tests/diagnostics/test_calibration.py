@@ -139,3 +139,16 @@ def test_one_calibrated_model_in_twenty_exceeds_chance(rng):
     # the within-bin spread of confidences makes the law a little wider than the truth
     assert binomtest(beyond, 300, 0.05, "greater").pvalue > 1e-6
     assert binomtest(beyond, 300, 0.02, "less").pvalue > 1e-6
+
+
+@pytest.mark.parametrize("num_points", [50, 400])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_end_of_the_errors_interval_holds_in_39_of_40_cases(rng, num_points, mixed):
+    """Whether the gaps of the bins have one sign or two."""
+    below = 0
+    for _ in range(400):
+        confidence = rng.uniform(0.5, 0.9, num_points)
+        sign = np.where(np.ceil(15 * confidence) % 2 == 0, 1, -1) if mixed else -1
+        right = rng.random(num_points) < confidence + 0.1 * sign
+        below += CalibrationBins.of(confidence, right).bound < 0.1
+    assert binomtest(below, 400, 0.025, "greater").pvalue > 1e-5

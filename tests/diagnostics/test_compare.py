@@ -47,6 +47,8 @@ def result(rng, targets, name, skill, seeds=4, **options):
         ("nll", (-0.1, -0.2, -0.05), 5, "better"),
         ("accuracy", (-0.1, -0.2, -0.05), 5, "worse"),
         ("accuracy", (0.1, -0.05, 0.2), 5, "tie"),
+        ("accuracy", (0.1, 0.004, 0.2), 5, "tie"),  # it may lie within the margin
+        ("nll", (-0.1, -0.2, -0.004), 5, "tie"),
         ("accuracy", (0.1, 0.0, 0.2), 5, "tie"),
         ("nll", (0.0, 0.0, 0.0), 5, "tie"),
         ("nll", (-0.0001, -0.0002, -0.00005), 5, "tie"),  # within the margin
@@ -70,15 +72,15 @@ def test_table_holds_means_and_standard_errors(rng, targets):
     assert alone["seconds"] is None
 
 
-def test_the_interval_adds_the_variances_over_seeds_and_points(rng, targets):
+def test_the_interval_adds_the_squared_half_widths_over_seeds_and_points(rng, targets):
     weak, strong = result(rng, targets, "weak", 0.5), result(rng, targets, "strong", 2.0)
     found = {d.metric: d for d in paired_differences([strong, weak], "weak")}
     difference = found["nll"]
     pairs = zip(strong.outcomes, weak.outcomes, strict=True)
     gaps = np.stack([b.log_score - a.log_score for a, b in pairs])  # seeds x points
     seeds, points = gaps.mean(1).var(ddof=1) / 4, gaps.mean(0).var(ddof=1) / NUM_POINTS
-    freedom = (seeds + points) ** 2 / (seeds**2 / 3 + points**2 / (NUM_POINTS - 1))
-    half = student.ppf(0.975, freedom) * np.sqrt(seeds + points)
+    seeds, points = seeds * student.ppf(0.975, 3) ** 2, points * student.ppf(0.975, 399) ** 2
+    half = np.sqrt(seeds + points)
     assert difference.interval == pytest.approx(
         (gaps.mean(), gaps.mean() - half, gaps.mean() + half)
     )
@@ -93,20 +95,21 @@ def test_the_same_method_twice_ties(rng, targets):
 
 
 @pytest.mark.statistical
-def test_equal_methods_are_rarely_told_apart(rng):
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_equal_methods_are_rarely_told_apart(rng, seeds):
     """With a shared effect of each seed and each point, at most one time in twenty."""
     margin_free = MetricRow("loss", "", lambda p: -p.log_score, False, 0.0)
     calls = 0
-    for _ in range(200):
-        by_point, by_seed = 0.3 * rng.normal(size=60), 0.1 * rng.normal(size=(5, 1))
-        gap = by_point + by_seed + 0.2 * rng.normal(size=(5, 60))
+    for _ in range(400):
+        by_point, by_seed = 0.3 * rng.normal(size=60), 0.1 * rng.normal(size=(seeds, 1))
+        gap = by_point + by_seed + 0.2 * rng.normal(size=(seeds, 60))
         zeros, targets = np.zeros(60), np.zeros(60, int)
         probs = np.tile([0.5, 0.5], (60, 1))
         a = [Outcome("a", probs, targets, row, zeros, zeros) for row in gap]
-        b = [Outcome("b", probs, targets, zeros, zeros, zeros)] * 5
+        b = [Outcome("b", probs, targets, zeros, zeros, zeros)] * seeds
         interval, *_ = difference_interval(margin_free, list(zip(a, b, strict=True)))
-        calls += judge(interval, margin_free, 5) != "tie"
-    assert binomtest(calls, 200, 0.05, "greater").pvalue > 1e-5
+        calls += judge(interval, margin_free, seeds) != "tie"
+    assert binomtest(calls, 400, 0.05, "greater").pvalue > 1e-3
 
 
 def test_pairs_are_of_equal_seeds(rng, targets):

@@ -90,7 +90,7 @@ def test_unmeasurable_temperature_is_unknown(rng):
 
 def test_zero_temperature_is_met_exactly_only_without_motion():
     assert check_temperature("kinetic", np.zeros((1, 5)), 0.0).agrees(0.1)
-    assert not check_temperature("kinetic", np.ones((1, 5)), 0.0).agrees(0.1)
+    assert check_temperature("kinetic", np.ones((1, 5)), 0.0).agrees(0.1) is False
 
 
 def test_chains_are_followed_in_function_space_and_in_the_prior(run):
@@ -135,6 +135,6 @@ def test_each_parameter_group_has_its_own_temperature(run, rng):
     hot, cold = temperature_checks(run.tree(traces=[rows, rows]))
     assert hot.name == "configurational temperature of group backbone"
     assert hot.ratio == pytest.approx(1.3, rel=0.02)
-    assert not hot.agrees(0.1)
+    assert hot.agrees(0.1) is False
     assert cold.claimed == 1e-4
     assert cold.agrees(0.1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
+from scipy.stats import binomtest, chi2
 
 from bayesprior.diagnostics.prior import (
     diagnose,
@@ -249,3 +249,21 @@ def test_few_data_leave_the_posterior_as_wide_as_the_stated_bound(num_data, temp
         total = mahalanobis_checks(tree, temperature=temperature)[0]
         verdict = width_verdict(total, num_data, temperature=temperature)
         assert verdict.level == level
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("temperature", [1.0, 0.2])
+def test_the_reach_of_the_data_holds_in_39_of_40_cases(temperature):
+    """Of a truth 2 prior standard deviations out, known to 0.5 by the data alone."""
+    rng = np.random.default_rng(0)
+    run, below = Regression(), 0
+    tree = to_datatree(prior=run.prior, draws=list(run.prior.draws(60)))
+    for _ in range(300):
+        alone = 2 + 0.5 * rng.normal(size=2)
+        noise = np.sqrt(0.2 * temperature) * rng.normal(size=(1, 60, 2))
+        tree["posterior"].prior_coordinate.values[:] = 0.8 * alone + noise
+        found = directions(tree, temperature=temperature)
+        below += found[0].reach < 2
+    assert found[0].contraction == pytest.approx(1 - found[0].std ** 2 / temperature)
+    assert binomtest(below, 300, 0.025, "greater").pvalue > 1e-5
+    assert below > 0

@@ -27,7 +27,8 @@ def test_ranks_of_an_honest_model_are_uniform_and_covered():
     pit = pit_values(to_datatree(test=predicted(1.0))["predictions"].dataset)
     assert len(pit) == 8000
     assert kstest(pit, "uniform").pvalue > 1e-6
-    distance, chance = rank_distance(pit)
+    distance, chance, bound = rank_distance(pit)
+    assert bound == pytest.approx(distance + 1.960 * 0.5 / np.sqrt(len(pit)), abs=1e-3)
     assert distance == kstest(pit, "uniform").statistic
     # the asymptotic 5 % point of sqrt(N) D is 1.358
     assert chance == pytest.approx(1.358 / np.sqrt(8000), rel=1e-2)

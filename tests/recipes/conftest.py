@@ -43,7 +43,7 @@ def striped(tmp_path_factory):
             "made_from": MadeFrom(data=choice, model=MODEL),
         }
         if name == "sgld":
-            lengths = {"num_draws": 3, "burn_in": 20, "thin": 1, "lr": 1e-2}
+            lengths = {"num_draws": 3, "chains": 2, "burn_in": 20, "thin": 1, "lr": 1e-2}
             recipes.sample(module, prior, data, **lengths, **common)
         else:
             recipes.fit_map(module, prior, data, num_steps=60, **common)

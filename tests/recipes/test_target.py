@@ -134,13 +134,33 @@ def test_head_has_its_own_temperature(task, tmp_path):
     torch.testing.assert_close(first[split:], last[split:], rtol=0, atol=1e-9)
 
 
+def test_chains_start_as_far_apart_as_draws_of_the_prior_at_their_temperature(task):
+    """The squared distance of the shared weights from the mean is chi-square, times T."""
+    state, prior, data = task
+    prior = prior.isotropic()
+    lengths = {"chains": 5, "num_draws": 1, "burn_in": 0, "thin": 1, "lr": 1e-12, **QUIET}
+    shared = prior.shared_dim
+    for options, scale in (
+        ({}, 1.0),
+        ({"temperature": 0.25}, 0.25),
+        ({"start_spread": 2.0}, 4.0),
+        ({"start_spread": 0.0}, 0.0),
+    ):
+        draws = list(sample(fresh(state), prior, data, **options, **lengths).draws())
+        away = torch.stack([d.weights - prior.loc for d in draws])[:, :shared]
+        distance = float((away**2 / prior.variance[:shared]).sum(1).mean())
+        error = scale * (2 * shared / len(draws)) ** 0.5
+        assert abs(distance - scale * shared) < 5 * error + 1e-4
+        assert len({float(row.sum()) for row in away}) == len(draws)
+
+
 def test_bad_arguments_are_one_clear_error(task, tmp_path):
     state, prior, data = task
     bad = [
         ({"sampler": "nuts"}, "sampler must be one of 'sgld', 'sghmc', got 'nuts'"),
         ({"chains": 0}, "chains must be at least 1, got 0"),
         ({"friction": 1.5}, "friction must be at most 1"),
-        ({"cycles": 4}, "num_draws = 30 is no multiple of cycles = 4"),
+        ({"cycles": 4}, "num_draws = 50 is no multiple of cycles = 4"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
         ({"lr": 0.0}, "lr must be above 0"),
         ({"lr": 1e9}, "unstable under this prior"),

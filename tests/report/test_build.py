@@ -22,6 +22,9 @@ def every(report):
     return [item for section in report.sections for item in section.items]
 
 
+GROUPS = {"backbone": 1.0, "head": 1e-4}
+
+
 def missing(report):
     table = tables(every(report)).get("What is missing")
     return {row["what"]: row["why"] for row in table.rows} if table else {}
@@ -52,7 +55,8 @@ def full(run, tmp_path):
 def test_a_complete_run_reports_everything(full):
     changed = "Do the probabilities stay honest when the data change?"
     assert [v.question for v in full.verdicts] == [*QUESTIONS[:2], changed, *QUESTIONS[2:]]
-    assert full.verdicts[0].headline == "No measurable difference"
+    assert full.verdicts[0].headline == "No difference that matters"
+    assert all(v.advice and any(c.isdigit() for c in v.reason) for v in full.verdicts)
     assert [s.title for s in full.sections] == [
         "Results",
         "Comparison",
@@ -118,6 +122,36 @@ def test_no_predictions_at_all(run):
     trust = report.verdicts[1]
     assert (trust.level, trust.headline) == ("unknown", "No points")
     assert missing(report)["predictions"]
+
+
+def test_failed_chains_keep_other_verdicts_from_being_believed(run):
+    run.draw(2, 30, width=0.05)
+    run.posterior.weights[1] += 0.3
+    run.predict()
+    report = build_report(run.tree(draws=30))
+    assert report.verdicts[3].level == "fail"
+    assert report.verdicts[4].level != "ok"
+    assert "mislead" in missing(report)["sensitivity to the prior"]
+
+
+def test_a_head_of_another_temperature_stands_on_the_first_line(run):
+    rows = [
+        {"step": float(i), "temperature.backbone": 1.0, "temperature.head": 1e-4}
+        | {f"kinetic_temperature.{g}": t * (1 + 0.001 * i) for g, t in GROUPS.items()}
+        for i in range(6)
+    ]
+    run.draw(2, 30, width=0.05)
+    report = build_report(run.tree(draws=30, traces=[rows] * 2))
+    first = report.verdicts[0]
+    assert first.question == "Are these draws of the posterior?"
+    assert first.headline == "Not the posterior: head at T = 1e-4"
+    assert "not those of the posterior" in missing(report)["sensitivity to the prior"]
+    line = next(t for t in report.to_markdown().splitlines() if t.startswith("- "))
+    assert "**Are these draws of the posterior? Not the posterior: head at T = 1e-4.**" in line
+    assert "*Next:* Set temperature" in line
+    options = {"temperature": 0.5, "configuration": {"head_temperature": 0.1}}
+    report = build_report(run.tree(draws=30, traces=(), attrs=options))
+    assert report.verdicts[0].headline.endswith("backbone at T = 0.5, head at T = 0.1")
 
 
 def test_dropped_draws_are_named(run):

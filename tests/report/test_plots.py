@@ -102,10 +102,10 @@ def test_uncertainty_histograms(outcome):
 
 def test_shift_curves():
     rows = [
-        ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 0.1),
-        ShiftRow("blur", 3, {"accuracy": 0.5, "ece": 0.2}, 0.1),
-        ShiftRow("blur", 1, {"accuracy": 0.8, "ece": 0.1}, 0.1),
-        ShiftRow("winter", None, {"accuracy": 0.7, "ece": 0.1}, 0.1),
+        ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 0.1, 0.1),
+        ShiftRow("blur", 3, {"accuracy": 0.5, "ece": 0.2}, 0.1, 0.3),
+        ShiftRow("blur", 1, {"accuracy": 0.8, "ece": 0.1}, 0.1, 0.2),
+        ShiftRow("winter", None, {"accuracy": 0.7, "ece": 0.1}, 0.1, 0.2),
     ]
     accuracy, error = shift_curves(rows).axes
     np.testing.assert_array_equal(
@@ -117,8 +117,8 @@ def test_shift_curves():
 
 
 def test_percent_labels_are_round_and_exact():
-    rows = [ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 0.1)]
-    rows += [ShiftRow("blur", i, {"accuracy": 0.8, "ece": 0.045 * i}, 0.1) for i in (1, 2, 3)]
+    rows = [ShiftRow("test", 0, {"accuracy": 0.9, "ece": 0.01}, 0.1, 0.1)]
+    rows += [ShiftRow("blur", i, {"accuracy": 0.8, "ece": 0.045 * i}, 0.1, 0.2) for i in (1, 2, 3)]
     figure = shift_curves(rows)
     figure.draw_without_rendering()
     for axes in figure.axes:

@@ -5,31 +5,35 @@ from bayesprior.diagnostics.calibration import CalibrationBins
 from bayesprior.diagnostics.compare import Difference
 from bayesprior.diagnostics.convergence import check_temperature, summarize_chains
 from bayesprior.diagnostics.intervals import Interval
-from bayesprior.diagnostics.prior import ChiSquareCheck
+from bayesprior.diagnostics.prior import ChiSquareCheck, Direction
 from bayesprior.diagnostics.shift import ShiftRow
+from bayesprior.report.thresholds import THRESHOLDS
 from bayesprior.report.verdicts import (
-    THRESHOLDS,
     Verdict,
     calibration_verdict,
     comparison_verdict,
     conflict_verdict,
     convergence_verdict,
     coverage_verdict,
+    posterior_verdict,
     shift_verdict,
     temperature_verdict,
+    width_verdict,
     worst,
 )
 
 
 def test_the_worst_headline_leads_and_every_reason_stays():
     parts = [
-        Verdict("a?", "ok", "fine", "one."),
-        Verdict("b?", "fail", "broken", "two."),
-        Verdict("c?", "unknown", "no idea", "three."),
+        Verdict("a?", "ok", "fine", "one.", "Go on."),
+        Verdict("b?", "fail", "broken", "two.", "Mend it."),
+        Verdict("c?", "unknown", "no idea", "three.", "Look."),
+        Verdict("d?", "unknown", "no idea", "four.", "Look."),
     ]
     merged = worst("all?", parts)
-    assert merged == Verdict("all?", "fail", "broken", "two. one. three.")
+    assert merged == Verdict("all?", "fail", "broken", "two. one. three. four.", "Mend it. Look.")
     assert merged.to_dict()["level"] == "fail"
+    assert str(merged).endswith("four. Next: Mend it. Look.")
 
 
 def test_every_threshold_says_where_it_comes_from():
@@ -46,7 +50,7 @@ def differences(accuracy, nll):
     ("words", "level", "headline"),
     [
         (("better", "tie"), "ok", "Yes"),
-        (("tie", "tie"), "warn", "No measurable difference"),
+        (("tie", "tie"), "warn", "No clear difference"),
         (("worse", "tie"), "fail", "No, it is worse"),
         (("better", "worse"), "warn", "Mixed"),
         (("unknown", "unknown"), "unknown", "Cannot tell yet"),
@@ -57,6 +61,13 @@ def test_comparison(words, level, headline):
     assert (found.level, found.headline) == (level, headline)
     assert found.question == "Is a better than b?"
     assert "95 % over seeds and points: accuracy +10.0% [+0.0%, +20.0%]" in found.reason
+
+
+def test_a_difference_that_is_known_to_be_small_is_told_from_one_that_is_not_known():
+    for half, headline in ((0.004, "No difference that matters"), (0.006, "No clear difference")):
+        interval = Interval(0.0, -half, half)
+        found = [Difference("a", m, interval, 3, "seeds", "tie") for m in ("accuracy", "nll")]
+        assert comparison_verdict(found, "a", "b").headline == headline
 
 
 def test_only_runs_that_differ_in_the_prior_alone_speak_of_it():
@@ -95,7 +106,7 @@ def test_good_chains_are_fine_and_their_limit_is_said(rng):
     for shape in ((4, 200), (4, 50), (1, 400)):
         verdict = sampled(rng.normal(size=shape))
         assert verdict.level == "ok", verdict
-        assert "none of them visits" in verdict.reason
+        assert "A mode that no chain visits stays unseen" in verdict.reason
         assert "of a posterior standard deviation" in verdict.reason
 
 
@@ -131,12 +142,27 @@ def test_wrong_temperatures_are_named(rng, ratio, level, word):
     assert temperature_verdict([]).level == "unknown"
 
 
-def test_groups_of_two_temperatures_are_not_the_posterior(rng):
-    noise = 1 + 0.01 * rng.normal(size=(2, 50))
-    checks = [check_temperature(f"group {t:g}", t * noise, t) for t in (1.0, 1e-4)]
-    found = temperature_verdict(checks)
-    assert (found.level, found.headline) == ("warn", "Not the posterior")
-    assert "0.0001 and 1" in found.reason
+def test_few_steps_do_not_say_that_a_temperature_is_right(rng):
+    """Wide intervals hold the claim whatever the truth is."""
+    values = np.array([[0.4, 1.9, 1.5, 0.7], [0.8, 1.3, 0.3, 1.4]])
+    found = temperature_verdict([check_temperature("kinetic", values, 1.0)])
+    assert (found.level, found.headline) == ("unknown", "Temperature not known to 10%")
+    on_the_edge = 1.1 + 0.05 * rng.normal(size=(2, 50))
+    assert temperature_verdict([check_temperature("kinetic", on_the_edge, 1.0)]).level != "ok"
+
+
+def test_other_temperatures_than_1_are_not_the_posterior():
+    assert posterior_verdict({"backbone": 1.0, "head": 1.0}) is None
+    found = posterior_verdict({"backbone": 1.0, "head": 1e-4})
+    assert (found.level, found.headline) == ("warn", "Not the posterior: head at T = 1e-4")
+    found = posterior_verdict({"all weights": 0.25})
+    assert found.headline == "Not the posterior: all weights at T = 0.25"
+
+
+def test_draws_of_few_weights_do_not_say_that_they_are_wide_enough():
+    for error, level in ((1.0, "ok"), (5.0, "unknown")):
+        check = ChiSquareCheck("all weights", 100, 85.0, 74.2, 129.6, error)
+        assert width_verdict(check, 0, temperature=1.0).level == level
 
 
 def bins(rng, num_points, temperature=1.0):
@@ -186,15 +212,16 @@ def test_coverage_of_few_points_is_unknown(rng):
     ("ece", "chance", "level", "word"),
     [
         (0.05, 0.02, "ok", "Yes"),
+        (0.09, 0.02, "unknown", "Too few"),
         (0.15, 0.02, "warn", "too sure"),
         (0.4, 0.02, "fail", "too sure"),
         (0.15, 0.2, "unknown", "Too few"),
     ],
 )
 def test_shift(ece, chance, level, word):
-    test = ShiftRow("test", 0, {"accuracy": 0.8, "confidence": 0.8, "ece": 0.01}, 0.02)
+    test = ShiftRow("test", 0, {"accuracy": 0.8, "confidence": 0.8, "ece": 0.01}, 0.02, 0.03)
     scores = {"accuracy": 0.5, "confidence": 0.5 + ece, "ece": ece}
-    verdict = shift_verdict([test, ShiftRow("blur", 3, scores, chance)])
+    verdict = shift_verdict([test, ShiftRow("blur", 3, scores, chance, ece + chance)])
     assert verdict.level == level
     assert word in verdict.headline
     assert "blur of severity 3" in verdict.reason
@@ -202,24 +229,35 @@ def test_shift(ece, chance, level, word):
 
 
 @pytest.mark.parametrize(
-    ("mean", "block", "own", "diagnosis", "level", "word"),
+    ("mean", "block", "own", "diagnosis", "reach", "level", "word"),
     [
-        (100.0, 100.0, 10.0, "ok", "ok", "no sign of conflict"),
-        (1000.0, 100.0, 10.0, "ok", "fail", "far outside"),
-        (100.0, 100.0, 10.0, "conflict", "warn", "conflict"),
-        (100.0, 500.0, 10.0, "ok", "warn", "every layer"),
-        (100.0, 100.0, 30.0, "ok", "warn", "own directions"),
-        (100.0, 100.0, 2500.0, "ok", "fail", "far along its own directions"),
+        (100.0, 100.0, 10.0, "ok", 2.0, "ok", "no sign of conflict"),
+        (1000.0, 100.0, 10.0, "ok", 2.0, "fail", "far outside"),
+        (100.0, 100.0, 10.0, "conflict", 2.0, "warn", "conflict"),
+        (100.0, 500.0, 10.0, "ok", 2.0, "warn", "every layer"),
+        (100.0, 100.0, 30.0, "ok", 2.0, "warn", "own directions"),
+        (100.0, 100.0, 2500.0, "ok", 2.0, "fail", "far along its own directions"),
+        (100.0, 100.0, 10.0, "ok", 3.5, "unknown", "Cannot tell yet"),
     ],
 )
-def test_conflict(mean, block, own, diagnosis, level, word):
+def test_conflict(mean, block, own, diagnosis, reach, level, word):
     """Ten directions 50 standard deviations out are seen, whatever the other weights do."""
     checks = [ChiSquareCheck("all weights", 100, mean, 74.2, 129.6)]
     checks += [ChiSquareCheck("b", 100, block, 74.2, 129.6)]
     along = ChiSquareCheck("the prior's own directions", 10, own, 3.2, 20.5)
-    verdict = conflict_verdict(checks, along, {0: diagnosis}, num_draws=10)
+    sharp = Direction(0, 0.5, 0.3, 0.91, 0.5, reach)
+    dull = Direction(1, 0.0, 0.9, 0.19, 0.0, 9.0)
+    verdict = conflict_verdict(checks, along, {0: diagnosis}, [sharp, dull])
     assert verdict.level == level
     assert word in verdict.headline
-    assert conflict_verdict([], None, {}, num_draws=10).level == "unknown"
-    point = conflict_verdict(checks[:1], None, {}, num_draws=1)
-    assert mean > 200 or "point estimate" in point.reason
+    assert conflict_verdict([], None, {}, []).level == "unknown"
+    blind = conflict_verdict(checks[:1], None, {}, [dull])
+    assert mean > 200 or (blind.level, blind.headline) == ("unknown", "The data say too little")
+
+
+def test_without_the_spread_of_draws_a_conflict_is_seen_but_no_fit():
+    """A point estimate lies closer to the mean than draws do; SWAG's width is not the data's."""
+    near, far = (ChiSquareCheck("all weights", 100, mean, 74.2, 129.6) for mean in (9.0, 900.0))
+    found = conflict_verdict([near], None, {}, [])
+    assert (found.level, found.headline) == ("unknown", "No conflict seen")
+    assert conflict_verdict([far], None, {}, []).level == "fail"

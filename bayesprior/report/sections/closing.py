@@ -5,7 +5,7 @@ from typing import Any
 
 from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Table, Text, plain
-from bayesprior.report.verdicts import THRESHOLDS
+from bayesprior.report.thresholds import THRESHOLDS
 
 __all__ = ["configuration", "configured", "decisions", "missing"]
 

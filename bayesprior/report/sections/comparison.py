@@ -36,13 +36,13 @@ def compared(
     for name, row in compared_metrics().items():
         columns.append(Column(name, row.label, row.format, f"{name}_se"))
     columns.append(Column("seconds", "seconds", ".1f"))
-    note = "Means ± standard errors over seeds."
+    note = "Means ± standard errors over seeds; all other numbers are those of one run."
     out: list[Item] = [Table("All methods", columns, comparison_table(methods), note)]
     for metric in ("nll", "accuracy") if differences else ():
         caption = (
-            f"Difference to {baseline} in pairs of equal seeds. An interval that touches the line, "
-            "or a dot in the gray margin, is a tie: other seeds or other test points could turn "
-            "it around, or it is too small to matter."
+            f"Difference to {baseline} in pairs of equal seeds. An interval that touches the gray "
+            "margin is a tie: for other seeds or other test points it could be too small to "
+            "matter, or turn around."
         )
         title = f"Difference in {METRICS[metric].label}"
         out += picture(title, caption, comparison_forest, differences, metric)
@@ -51,10 +51,10 @@ def compared(
         margins = ", ".join(f"{r.label} {r.margin:g}" for r in compared_metrics().values())
         note = (
             f"{ties} of {len(differences)} comparisons are ties. Intervals: 95 %, Student's t, "
-            "over seeds and test points crossed (their variances are added). Not corrected for the "
-            f"number of comparisons: about {0.05 * len(differences):.1f} of them would leave out 0 "
-            f"by chance. Smaller differences than these are called ties: {margins}. One seed is "
-            "called unknown."
+            "over seeds and test points crossed (half-widths add as squares). Not corrected for "
+            f"the number of comparisons: about {0.05 * len(differences):.1f} would leave out 0 by "
+            f"chance. A tie unless the whole interval lies beyond the margin: {margins}. One "
+            "seed is called unknown."
         )
         shown = [
             Column("method", "method"),
@@ -72,14 +72,13 @@ def compared(
 def verdict(context: Context) -> Verdict:
     """Say whether the run's method is better than the baseline; what the prior did, if it alone."""
     if len(context.methods) < 2:
-        reason = (
-            "Nothing was given to hold this run against: fit the same with a prior of shape zero "
-            "and name both."
-        )
-        return Verdict(HELP, "unknown", "Not compared", reason)
+        reason = "0 other runs were given to hold this one against."
+        advice = "Fit the same with a prior of shape zero and name both."
+        return Verdict(HELP, "unknown", "Not compared", reason, advice)
     only_prior = bool(context.attrs.get("only_prior", 0))
     names = [str(context.attrs.get(k, "")) for k in ("method", "baseline")]
     if not context.differences:
         question = HELP if only_prior else f"Is {names[0]} better than {names[1]}?"
-        return Verdict(question, "unknown", "Not compared", context.notes["paired differences"])
+        reason = context.notes["paired differences"]
+        return Verdict(question, "unknown", "Not compared", reason, "Compare runs that can be.")
     return comparison_verdict(context.differences, *names, only_prior=only_prior)

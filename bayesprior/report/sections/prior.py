@@ -1,17 +1,17 @@
 """The prior: what it said, and where the posterior ended in it."""
 
-from bayesprior.diagnostics.prior import diagnose, prior_summary
+from bayesprior.diagnostics.prior import MIN_DRAWS, diagnose, prior_summary
 from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Picture, Table, Text
 from bayesprior.report.plots import mahalanobis_plot, prior_coordinate_plot
-from bayesprior.report.verdicts import THRESHOLDS, Verdict, conflict_verdict
+from bayesprior.report.thresholds import limit
+from bayesprior.report.verdicts import Verdict, conflict_verdict
 
 __all__ = ["items", "verdict"]
 
 
 def _diagnoses(context: Context) -> dict[int, str]:
-    limits = {"threshold": "sensitivity", "surprise": "surprise"}
-    values = {name: THRESHOLDS[limit].value for name, limit in limits.items()}
+    values = {"threshold": limit("sensitivity"), "surprise": limit("surprise")}
     return diagnose(context.directions, context.sensitivities, **values)
 
 
@@ -91,10 +91,12 @@ def _along(context: Context, doubt: str) -> Table:
 def verdict(context: Context) -> Verdict:
     """Say whether prior and data clash."""
     chains, draws = context.num_draws
-    found = conflict_verdict(
-        context.checks, context.own_directions, _diagnoses(context), num_draws=chains * draws
-    )
+    sampled = chains * draws >= MIN_DRAWS and not context.attrs.get("independent_draws", 0)
+    spreads = context.directions if sampled else []
+    diagnoses = _diagnoses(context)
+    found = conflict_verdict(context.checks, context.own_directions, diagnoses, spreads)
     if found.level == "ok" and not context.converged:
         reason = f"{found.reason} But the sampler failed."
-        return Verdict(found.question, "unknown", "Cannot tell yet", reason)
+        advice = "First see to the sampler."
+        return Verdict(found.question, "unknown", "Cannot tell yet", reason, advice)
     return found

@@ -13,8 +13,9 @@ from bayesprior.diagnostics.regression import regression_points
 from bayesprior.prediction.metrics import MetricRow
 from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Table
+from bayesprior.report.verdicts import Verdict, posterior_verdict
 
-__all__ = ["items"]
+__all__ = ["items", "verdict"]
 
 NOTE = "In brackets: 95 % intervals over the test points."
 
@@ -100,3 +101,11 @@ def _streamed(context: Context) -> list[Item]:
 def _logs(outcome: Outcome) -> np.ndarray:
     with np.errstate(divide="ignore"):
         return np.log(outcome.probs)
+
+
+def verdict(context: Context) -> Verdict | None:
+    """Say first of all where the draws are not the posterior's."""
+    chains, draws = context.num_draws
+    if chains * draws == 1 or context.attrs.get("independent_draws", 0):
+        return None
+    return posterior_verdict(context.claims)

@@ -18,6 +18,7 @@ def items(context: Context) -> list[Item]:
             Column("num_values", "values"),
             Column("rhat", "R-hat", ".3f"),
             Column("rhat_chance", "by chance up to", ".2f"),
+            Column("rhat_bound", "95 % interval up to", ".2f"),
             Column("ess_bulk", "ESS", ".0f"),
             Column("ess_tail", "ESS tails", ".0f"),
             Column("mcse", "MCSE / std", ".3f"),
