@@ -33,6 +33,7 @@ __all__ = [
     "TRACE",
     "atomic_path",
     "chain_dir",
+    "check_size",
     "draw_path",
     "last_checkpoint",
     "load_tensors",
@@ -82,6 +83,17 @@ def last_checkpoint(run_dir: str | Path) -> Path | None:
 def predictive_path(run_dir: str | Path, split: str) -> Path:
     """Return the file of a split's predictions inside a run folder."""
     return Path(run_dir).expanduser() / f"predictive-{split}.nc"
+
+
+def check_size(size: int) -> None:
+    """Raise `ValueError` if what a file claims to hold is more than the machine's memory."""
+    names = getattr(os, "sysconf_names", {})  # not every system tells
+    if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= names.keys():
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if size > memory:
+            raise ValueError(
+                f"it claims to hold {size / 1e9:.1f} GB, the memory is {memory / 1e9:.1f} GB"
+            )
 
 
 def remove_leftovers(folder: str | Path) -> None:

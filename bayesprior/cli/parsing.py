@@ -246,16 +246,10 @@ def _unknown(base: str, name: str) -> str:
 
 def _read_config(path: str, name: str) -> str:
     """Return the options of a YAML file as JSON; a run folder's ``config.yaml`` will do."""
-    import yaml
+    from bayesprior.recipes.yaml_files import read_yaml
 
     known: Collection[str] = _flags(name)
-    try:
-        values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise ConfigError(f"cannot read the configuration {path!r}: {reason}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no options; write lines 'name: value'")
     if values.keys() & {"command", "recipe"} and "options" in values:
@@ -263,7 +257,10 @@ def _read_config(path: str, name: str) -> str:
     for key in values:
         if key not in known:
             raise ConfigError(f"{path}: {_unknown(str(key), name)}")
-    return json.dumps(values)
+    try:
+        return json.dumps(values)
+    except (TypeError, ValueError) as error:  # dates, sets
+        raise ConfigError(f"{path} holds what no option is: {error}") from None
 
 
 def _of_a_run(path: Path, name: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def locked(out: str | os.PathLike[str]) -> Iterator[None]:
     lock = FileLock(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if path.is_fifo():  # opening it would wait for ever
+            raise OSError(f"{LOCK} is a pipe")
         with contextlib.suppress(FileNotFoundError):
             owner = path.read_text(errors="replace").strip()  # before: some systems empty the file
         lock.acquire(timeout=0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import xarray as xr
 
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.storage import atomic_path
+from bayesprior.storage import atomic_path, check_size
 
 __all__ = ["load_tree", "save_tree"]
 
@@ -36,10 +36,11 @@ def load_tree(path: str | Path) -> xr.DataTree:
         If there is no such file or it is no DataTree.
     """
     path = Path(path).expanduser()
-    if not path.exists():
+    if not path.is_file():
         raise DataError(f"{path} does not exist; write it with the report first")
     try:
         with xr.open_datatree(path, engine="h5netcdf") as tree:
+            check_size(sum(group.nbytes for group in tree.subtree))
             return tree.load()
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes its readers raise anything
         raise DataError(f"{path} is no readable DataTree: {error}") from error

@@ -1,0 +1,80 @@
+"""What a command may answer to anything: right work and status 0, or one line and status 2."""
+
+import contextlib
+import io
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bayesprior.cli.main import main
+
+SECONDS = 60
+"""After so many a command hangs; these machines are slow, and every command here is small."""
+
+
+class Hung(BaseException):
+    """A command took too long."""
+
+
+@dataclass
+class Case:
+    """A command, and what must hold after it beside the rule for all."""
+
+    argv: list[str]
+    label: str = ""
+    refused: bool = False
+    """Whether status 0 would be wrong."""
+    never: Path | None = None
+    """A file that code out of the input would make."""
+
+
+@contextlib.contextmanager
+def _time_limit() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise Hung
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run(argv: Sequence[str]) -> tuple[int | str, str, str]:
+    """Call the command line; return its status, output and errors."""
+    out, err = io.StringIO(), io.StringIO()
+    status: int | str
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            with _time_limit():
+                status = main(argv)
+        except Hung:
+            status = "hangs"
+        except BaseException as error:
+            status = f"raises {type(error).__name__}: {error}"
+    return status, out.getvalue(), err.getvalue()
+
+
+def fault(case: Case, status: int | str, out: str, err: str) -> str | None:
+    """Return what is wrong with an answer, if anything is."""
+    lines = err.splitlines()
+    errors = [line for line in lines if not line.startswith("bayesprior: warning: ")]
+    found = None
+    if status not in (0, 2):
+        found = f"status {status}"
+    elif status == 0 and case.refused:
+        found = "was accepted"
+    elif status == 2 and (len(errors) != 1 or not errors[0].startswith("bayesprior: error: ")):
+        found = f"{len(errors)} lines"
+    elif {c for c in out + err if not c.isprintable() and c != "\n"}:
+        found = "control characters"
+    elif max(map(len, lines), default=0) > 3000:
+        found = "an endless line"
+    if case.never is not None and case.never.exists():
+        found = "code was run"
+    shown = " ".join(word if len(word) < 60 else word[:57] + "..." for word in case.argv)
+    return found and f"{case.label}: {found}: {shown!r}\n    {err[-300:]!r}"

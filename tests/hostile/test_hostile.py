@@ -1,0 +1,92 @@
+"""Seeded hostile inputs of every kind: right work, or one line; never a traceback.
+
+``pytest -m slow tests/hostile`` runs the long form: a thousand of each kind in this process, and
+thirty of each as processes of their own. ``BAYESPRIOR_SEED`` gives other inputs.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from hostile import files, judge, runs
+
+KINDS = {
+    "prior": files.prior,
+    "checkpoint": files.checkpoint,
+    "weights": files.weights,
+    "npz": files.npz,
+    "config": runs.config,
+    "nc": runs.tree,
+    "images": runs.pictures,
+    "options": runs.options,
+    "folders": runs.folders,
+}
+MEMORY = 700  # MB that a kind may take above what stands; its inputs hold a few kB each
+
+
+def cases(kind, count, field, folder):
+    """Make one input after the other; each in a folder that goes with it."""
+    base = int(os.environ.get("BAYESPRIOR_SEED") or 0)
+    for number in range(count):
+        rng = np.random.default_rng([base, zlib.crc32(kind.encode()), number])
+        place = folder / f"{number}"
+        place.mkdir()
+        case = KINDS[kind](rng, field, place)
+        case.label = f"{kind} {number} ({case.label})"
+        yield case
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def faults_of(kind, count, field, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    found, accepted = [], 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for case in cases(kind, count, field, folder):
+        status, out, err = judge.run(case.argv)
+        accepted += status == 0
+        if told := judge.fault(case, status, out, err):
+            found.append(told)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    if grown > MEMORY:
+        found.append(f"{kind}: {grown:.0f} MB of memory were taken")
+    print(f"{kind}: {count} inputs, {accepted} accepted, {len(found)} faults")
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hundred_of_each_kind(kind, field, tmp_path, monkeypatch):
+    found = faults_of(kind, 100, field, tmp_path, monkeypatch)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thousand_of_each_kind(kind, field, tmp_path, monkeypatch):
+    found = faults_of(kind, 1000, field, tmp_path, monkeypatch)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_thirty_processes_of_each_kind(kind, field, tmp_path):
+    found = []
+    for case in cases(kind, 30, field, tmp_path):
+        if any("\0" in word for word in case.argv):  # no system passes it on
+            continue
+        done = subprocess.run(
+            [sys.executable, "-m", "bayesprior", *case.argv],
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",
+            cwd=tmp_path,
+            timeout=300,
+            check=False,
+        )
+        if told := judge.fault(case, done.returncode, done.stdout, done.stderr):
+            found.append(told)
+    assert not found, "\n".join(found)
