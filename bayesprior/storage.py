@@ -85,15 +85,14 @@ def predictive_path(run_dir: str | Path, split: str) -> Path:
     return Path(run_dir).expanduser() / f"predictive-{split}.nc"
 
 
-def check_size(size: int) -> None:
-    """Raise `ValueError` if what a file claims to hold is more than the machine's memory."""
+def check_size(size: int, path: str | Path) -> None:
+    """Raise `ValueError` if a file claims to hold more than it, or the machine's memory, can."""
+    most = 2**20 + 1032 * Path(path).stat().st_size  # deflate's best ratio
     names = getattr(os, "sysconf_names", {})  # not every system tells
     if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= names.keys():
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if size > memory:
-            raise ValueError(
-                f"it claims to hold {size / 1e9:.1f} GB, the memory is {memory / 1e9:.1f} GB"
-            )
+        most = min(most, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if size > most:
+        raise ValueError(f"it claims to hold {size / 1e9:.3g} GB, more than it or the memory can")
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -258,6 +257,8 @@ def load_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise PriorFileError(f"{path} is truncated or corrupt: {error}") from error
+    if any(tensor.is_complex() for tensor in tensors.values()):
+        raise PriorFileError(f"{path} holds complex numbers, which no weights are")
     if verify and header.get("checksum") != _checksum(tensors):
         raise PriorFileError(f"{path} is corrupt: its tensors do not match its checksum")
     return {name: tensor.to(device) for name, tensor in tensors.items()}, header

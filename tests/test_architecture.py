@@ -55,6 +55,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "arviz_base": ("tree", "diagnostics", "report", "probabilistic*"),
     "arviz_stats": ("tree", "diagnostics", "report", "probabilistic*"),
     "xarray": ("tree", "diagnostics", "report", "recipes.reporting", "probabilistic*"),
+    "h5py": ("tree.files*",),
     "jinja2": ("report",),
     "markupsafe": ("report",),
     "matplotlib": ("report", "demo.glyphs*"),

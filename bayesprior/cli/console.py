@@ -28,7 +28,10 @@ def printable(text: object) -> str:
 
 def say(message: object) -> None:
     """Print one line on stderr."""
-    print("bayesprior:", printable(message), file=sys.stderr)
+    line = printable(message)
+    if len(line) > 1500:  # what is wrong stands at the beginning, the remedy at the end
+        line = f"{line[:1000]} ... {line[-400:]}"
+    print("bayesprior:", line, file=sys.stderr)
 
 
 def print_pairs(pairs: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:

@@ -80,11 +80,15 @@ def parse(name: str, arguments: Sequence[str]) -> Options | None:
         if exit_.code not in (0, None):
             raise
         return None
+    except RecursionError:
+        raise ConfigError("an option's value is nested too deeply, or inside itself") from None
     except jsonargparse.ArgumentError as error:
         text = " ".join(str(error).split()).removeprefix("argument ")
         raise ConfigError(f"{text} (see bayesprior {name} --help)") from None
     values = {
-        key: tuple(map(os.path.expanduser, value)) if isinstance(value, list) else value
+        key: tuple(map(os.path.expanduser, value))
+        if isinstance(value, list) and _places(specs[key])
+        else value
         for key, value in found.items()
         if key in specs
     }

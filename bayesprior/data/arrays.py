@@ -37,7 +37,7 @@ def open_archive(file: BinaryIO) -> Any:
     """Open an .npz archive; NumPy takes anything else for a pickle, and says how to run it."""
     if not zipfile.is_zipfile(file):
         raise zipfile.BadZipFile("it is no .npz archive, or it is cut short")
-    check_size(sum(info.file_size for info in zipfile.ZipFile(file).infolist()))
+    check_size(sum(info.file_size for info in zipfile.ZipFile(file).infolist()), file.name)
     file.seek(0)
     return np.load(file, allow_pickle=False)
 

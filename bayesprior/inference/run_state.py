@@ -131,9 +131,9 @@ class RunState:
             self.stream.load_state_dict(state["stream"])
             restore_random(state["random"])
             self.saved_step = int(state["step"])
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            if isinstance(error, BayesPriorError):
-                raise
+        except BayesPriorError:
+            raise
+        except Exception as error:  # whatever the parts make of entries that are none of theirs
             raise CheckpointError(
                 f"{self.path} does not fit this run's model, optimizer or collectors: {why(error)}"
             ) from error

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -151,7 +152,9 @@ def weights(rng: np.random.Generator, field: Any, folder: Path) -> Case:
             lambda: torch.nn.Parameter(state[name].float()),
             lambda: pick(rng, NASTY),
         ]
-        torch.save(state | {name: pick(rng, odd)()}, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # quantized tensors are deprecated
+            torch.save(state | {name: pick(rng, odd)()}, path)
     elif how == 3:
         wrapped: Any = state
         for _ in range(int(rng.integers(1, 60))):

@@ -170,7 +170,7 @@ def pictures(rng: np.random.Generator, field: Any, folder: Path) -> Case:
         "x.tiff",
         "x.webp",
         "\x1b[2Jy.png",
-        "[/red].png",
+        "[red].png",
     )
     path = place / pick(rng, names)
     how = int(rng.integers(4))
@@ -342,7 +342,7 @@ def folders(rng: np.random.Generator, field: Any, folder: Path) -> Case:
                 ],
             )()
     else:
-        names = ("a[/red]b", "two\nlines", "\x1b[2J", " ", "é\u202e", "-x", "a" * 255, "'", "$(x)")
+        names = ("a[red]b", "two\nlines", "\x1b[2J", " ", "é\u202e", "-x", "a" * 255, "'", "$(x)")
         run = run.rename(run.with_name(pick(rng, names)))
     argvs = [
         ["inspect", str(run)],

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -45,7 +46,7 @@ def cases(kind, count, field, folder):
 def faults_of(kind, count, field, folder, monkeypatch):
     monkeypatch.chdir(folder)
     found, accepted = [], 0
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     for case in cases(kind, count, field, folder):
         status, out, err = judge.run(case.argv)
         accepted += status == 0
@@ -54,7 +55,8 @@ def faults_of(kind, count, field, folder, monkeypatch):
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     if grown > MEMORY:
         found.append(f"{kind}: {grown:.0f} MB of memory were taken")
-    print(f"{kind}: {count} inputs, {accepted} accepted, {len(found)} faults")
+    seconds = time.process_time() - start
+    print(f"{kind}: {count} inputs, {accepted} accepted, {len(found)} faults, {seconds:.0f} s")
     return found
 
 
