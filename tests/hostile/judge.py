@@ -2,7 +2,10 @@
 
 import contextlib
 import io
+import multiprocessing
+import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,17 +62,42 @@ def run(argv: Sequence[str]) -> tuple[int | str, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
+def _answer(argv: Sequence[str], folder: Path) -> None:
+    os.chdir(folder.parent)
+    for number, name in ((1, "out"), (2, "err")):
+        with (folder / name).open("wb") as file:
+            os.dup2(file.fileno(), number)
+    sys.stdout, sys.stderr = (open(n, "w", errors="backslashreplace") for n in (1, 2))  # noqa: SIM115
+    sys.exit(main(argv))
+
+
+def run_alone(argv: Sequence[str], folder: Path) -> tuple[int | str, str, str]:
+    """Run a command as a process, forked from one that has the libraries already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hostile.preload"])
+    process = context.Process(target=_answer, args=(argv, folder))
+    process.start()
+    process.join(timeout=5 * SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    status = process.exitcode
+    texts = [(folder / name).read_text(errors="backslashreplace") for name in ("out", "err")]
+    return "hangs" if status is None else status, texts[0], texts[1]
+
+
 def fault(case: Case, status: int | str, out: str, err: str) -> str | None:
     """Return what is wrong with an answer, if anything is."""
     lines = err.splitlines()
-    errors = [line for line in lines if not line.startswith("bayesprior: warning: ")]
+    errors = [line for line in lines if line.startswith("bayesprior: error: ")]
+    foreign = [line for line in lines if not line.startswith("bayesprior: ")]
     found = None
     if status not in (0, 2):
         found = f"status {status}"
     elif status == 0 and case.refused:
         found = "was accepted"
-    elif status == 2 and (len(errors) != 1 or not errors[0].startswith("bayesprior: error: ")):
-        found = f"{len(errors)} lines"
+    elif foreign or len(errors) != (status == 2):
+        found = f"{len(errors)} errors and {len(foreign)} lines of others"
     elif {c for c in out + err if not c.isprintable() and c != "\n"}:
         found = "control characters"
     elif max(map(len, lines), default=0) > 3000:
