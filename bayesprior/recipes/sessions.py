@@ -70,6 +70,8 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self._path, self._before, self._start = folder / SESSION, 0.0, time.time()
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            if not self._path.is_file():  # a pipe would wait for ever
+                raise FileNotFoundError
             found = json.loads(self._path.read_text())
             self._before, started = float(found["seconds"]), found["started"]
             if started is not None and (last := last_checkpoint(folder)) is not None:

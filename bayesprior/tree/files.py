@@ -74,5 +74,5 @@ def _quiet_finalizers() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()
+        gc.collect(1)
         sys.unraisablehook = before

@@ -151,7 +151,7 @@ def tree(rng: np.random.Generator, field: Any, folder: Path) -> Case:
         ["compare", str(run), str(field.root / "other"), *QUIET],
         ["report", str(run), "--rebuild"],
     ]
-    which = int(rng.integers(3))
+    which = int(pick(rng, (0, 0, 0, 1, 1, 1, 2)))  # a page takes seconds
     if which == 2:
         path.rename(run / "report.nc")
     return Case(argvs[which], f"tree {how}")
