@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["print_pairs", "print_table", "printable", "say"]
+__all__ = ["print_pairs", "print_table", "printable", "say", "written_out"]
 
 
 def printable(text: object) -> str:
@@ -19,10 +19,16 @@ def printable(text: object) -> str:
     >>> printable("two\nlines")
     'two lines'
     """
-    line = " ".join(str(text).split())
+    return written_out(" ".join(str(text).split()))
+
+
+def written_out(text: str) -> str:
+    """Return text with control characters, but for the ends of lines, written out."""
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
-        for c in line
+        c
+        if c.isprintable() or c == "\n"
+        else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in text
     )
 
 

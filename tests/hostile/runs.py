@@ -293,7 +293,9 @@ def options(rng: np.random.Generator, field: Any, folder: Path) -> Case:
     name = pick(rng, sorted(commands))
     argv = [*name.split(), *commands[name]]
     flags = [
-        f for f in COMMANDS[name].options.__dataclass_fields__ if f not in ("runs", "run", "new")
+        f
+        for f in COMMANDS[name].options.__dataclass_fields__
+        if f not in ("runs", "run", "new", "progress")
     ]
     for _ in range(int(rng.integers(1, 3))):
         flag = pick(

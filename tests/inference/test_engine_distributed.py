@@ -93,7 +93,7 @@ TROUBLES = {  # what befalls which rank
 }
 
 
-def fit(name, loader, fabric=None, folder=None, **options):
+def fit(name, loader, fabric=None, folder=None, burn_in=0, **options):
     problem, loss = Problem(), half_square
     parameters = list(problem.module.parameters())
     if name == "objective":
@@ -104,7 +104,7 @@ def fit(name, loader, fabric=None, folder=None, **options):
         loss,
         loader,
         make_optimizer(name, parameters),
-        constant(),
+        constant(burn_in=burn_in),
         STEPS,
         prior=problem.prior,
         num_data=NUM_DATA,
@@ -145,7 +145,7 @@ def worker(rank, world_size, port, folder):
         loader = make_loader(Problem(), BATCH, fabric.global_rank, fabric.world_size)
         loader = Troubled(loader, trouble) if rank == where else loader
         try:
-            fit("sgld", loader, fabric, folder / name, log_every=4)
+            fit("sgld", loader, fabric, folder / name, burn_in=STEPS, log_every=4)
         except (BayesPriorError, KeyboardInterrupt) as error:
             results[name] = f"{type(error).__name__}: {error}"
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
