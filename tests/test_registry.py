@@ -50,3 +50,9 @@ def test_import_paths_out_of_a_file_need_consent():
     for run in (resolve, partial(call, options={"command": "true"})):
         with pytest.raises(ConfigError, match="'os:system' is an import path out of a file.*trust"):
             run("data set", "os:system", table=TABLE, trusted=False)
+
+
+@pytest.mark.parametrize("options", [{"numerator": "x"}, {"numerator": 1, "denominator": 0.5}])
+def test_what_a_callable_cannot_take_is_one_line(options):
+    with pytest.raises(ConfigError, match=r"number 'half' fails with .*Error: "):
+        call("number", "half", {"half": "fractions:Fraction"}, options)

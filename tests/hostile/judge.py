@@ -4,6 +4,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -65,20 +66,32 @@ def run(argv: Sequence[str]) -> tuple[int | str, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
-def _answer(argv: Sequence[str], folder: Path) -> None:
+def _answer(argv: Sequence[str], folder: Path, file_size: int, memory: int) -> None:
     os.chdir(folder.parent)
     for number, name in ((1, "out"), (2, "err")):
         with (folder / name).open("wb") as file:
             os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = (open(n, "w", errors="backslashreplace") for n in (1, 2))  # noqa: SIM115
+    if file_size >= 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    if memory >= 0:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        size = pages * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
     sys.exit(main(argv))
 
 
-def run_alone(argv: Sequence[str], folder: Path) -> tuple[int | str, str, str]:
-    """Run a command as a process, forked from one that has the libraries already."""
+def run_alone(
+    argv: Sequence[str], folder: Path, *, file_size: int = -1, memory: int = -1
+) -> tuple[int | str, str, str]:
+    """Run a command as a process, forked from one that has the libraries already.
+
+    ``file_size`` is the largest file that it may write, as if the disk were full then, and
+    ``memory`` what it may take beyond the libraries.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hostile.preload"])
-    process = context.Process(target=_answer, args=(argv, folder))
+    process = context.Process(target=_answer, args=(argv, folder, file_size, memory))
     process.start()
     process.join(timeout=5 * SECONDS)
     if process.is_alive():
