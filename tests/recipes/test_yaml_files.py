@@ -16,7 +16,8 @@ def test_plain_values_and_aliases_are_read(tmp_path):
     assert read_yaml(path) is None
 
 
-BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{'*a%d, ' % (i - 1) * 9}]\n" for i in range(1, 9))
+ROWS = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+BOMB = "\n".join(["a0: &a0 [x]", *ROWS])
 
 
 @pytest.mark.parametrize(
