@@ -24,7 +24,7 @@ def read_yaml(path: str | Path) -> Any:
     """
     path = Path(path).expanduser()
     if not path.is_file():  # a pipe would wait for ever
-        raise ConfigError(f"cannot read {str(path)!r}: there is no such file")
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: no such file")
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("it is larger than a megabyte")

@@ -18,6 +18,9 @@ SECONDS = 60
 """Of the processor's time, or five times as many by the clock: after those a command hangs."""
 
 
+_MEMORY = resource.RLIMIT_AS
+
+
 class Hung(BaseException):
     """A command took too long."""
 
@@ -68,17 +71,25 @@ def run(argv: Sequence[str]) -> tuple[int | str, str, str]:
 
 def _answer(argv: Sequence[str], folder: Path, file_size: int, memory: int) -> None:
     os.chdir(folder.parent)
-    for number, name in ((1, "out"), (2, "err")):
-        with (folder / name).open("wb") as file:
-            os.dup2(file.fileno(), number)
-    sys.stdout, sys.stderr = (open(n, "w", errors="backslashreplace") for n in (1, 2))  # noqa: SIM115
+    files = [(folder / name).open("w", errors="backslashreplace") for name in ("out", "err")]
+    for number, file in enumerate(files, start=1):
+        os.dup2(file.fileno(), number)
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    hard = {limit: resource.getrlimit(limit)[1] for limit in (resource.RLIMIT_FSIZE, _MEMORY)}
     if file_size >= 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, hard[resource.RLIMIT_FSIZE]))
     if memory >= 0:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        size = pages * resource.getpagesize() + memory
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    sys.exit(main(argv))
+        resource.setrlimit(_MEMORY, (pages * resource.getpagesize() + memory, hard[_MEMORY]))
+    try:
+        status = main(argv)
+    finally:
+        for limit, most in hard.items():
+            resource.setrlimit(limit, (most, most))
+        for file, text in zip(files, (sys.stdout, sys.stderr), strict=True):
+            file.write(text.getvalue())
+            file.close()
+    os._exit(status)
 
 
 def run_alone(
