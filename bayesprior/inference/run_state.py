@@ -220,9 +220,11 @@ class RunState:
         All processes must ask at the same step.
         """
         if self.fabric.world_size > 1:
-            state = torch.tensor([self._failure is not None, signum], device=self.fabric.device)
+            # Broken data of one process are why the losses of all of them are not finite.
+            own = 0 if self._failure is None else 1 + isinstance(self._failure, DataError)
+            state = torch.tensor([own, signum], device=self.fabric.device)
             failed, signum = self.fabric.all_reduce(state, reduce_op="max").tolist()
-            if self._failure is not None:
+            if self._failure is not None and own == failed:
                 raise self._failure
             if failed:
                 raise BayesPriorError(

@@ -101,7 +101,7 @@ def run_alone(
     ``memory`` what it may take beyond the libraries.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hostile.preload"])
+    context.set_forkserver_preload([f"bayesprior.cli.{name}" for name in ("fitting", "reporting")])
     process = context.Process(target=_answer, args=(argv, folder, file_size, memory))
     process.start()
     process.join(timeout=5 * SECONDS)
