@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from hostile import files, judge, runs
 
+# As a user has them; the other tests make errors of warnings.
+pytestmark = pytest.mark.filterwarnings("default")
+
 KINDS = {
     "prior": files.prior,
     "checkpoint": files.checkpoint,
