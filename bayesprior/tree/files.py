@@ -29,6 +29,8 @@ def save_tree(tree: xr.DataTree, path: str | Path) -> None:
     if path.suffix != ".nc":
         raise ConfigError(f"a tree is written to a path that ends in .nc, not {path}")
     with atomic_path(path) as temporary:
+        # A full disk makes HDF5 print page upon page: ask for the room before.
+        temporary.write_bytes(bytes(2**16 + sum(group.nbytes for group in tree.subtree)))
         tree.to_netcdf(temporary, engine="h5netcdf")
 
 
