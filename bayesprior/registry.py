@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.errors import BayesPriorError, ConfigError, nearest_name
 
 __all__ = ["call", "lazy", "resolve"]
 
@@ -114,7 +114,13 @@ def call(
     missing = [n for n in named if parameters[n].default is inspect._empty and n not in options]
     if missing:
         raise ConfigError(f"{kind} {name!r} needs the option {', '.join(missing)}")
-    return target(**options)
+    try:
+        return target(**options)
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+        if isinstance(error, BayesPriorError):
+            raise
+        told = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{kind} {name!r} fails with {dict(options)} ({told})") from error
 
 
 def lazy(package: str, file: str) -> Callable[[str], Any]:

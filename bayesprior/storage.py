@@ -33,6 +33,7 @@ __all__ = [
     "TRACE",
     "atomic_path",
     "chain_dir",
+    "check_size",
     "draw_path",
     "last_checkpoint",
     "load_tensors",
@@ -82,6 +83,16 @@ def last_checkpoint(run_dir: str | Path) -> Path | None:
 def predictive_path(run_dir: str | Path, split: str) -> Path:
     """Return the file of a split's predictions inside a run folder."""
     return Path(run_dir).expanduser() / f"predictive-{split}.nc"
+
+
+def check_size(size: int, path: str | Path) -> None:
+    """Raise `ValueError` if a file claims to hold more than it, or the machine's memory, can."""
+    most = 2**20 + 1032 * Path(path).stat().st_size  # deflate's best ratio
+    names = getattr(os, "sysconf_names", {})  # not every system tells
+    if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= names.keys():
+        most = min(most, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if size > most:
+        raise ValueError(f"it claims to hold {size / 1e9:.3g} GB, more than it or the memory can")
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -246,6 +257,8 @@ def load_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise PriorFileError(f"{path} is truncated or corrupt: {error}") from error
+    if any(tensor.is_complex() for tensor in tensors.values()):
+        raise PriorFileError(f"{path} holds complex numbers, which no weights are")
     if verify and header.get("checksum") != _checksum(tensors):
         raise PriorFileError(f"{path} is corrupt: its tensors do not match its checksum")
     return {name: tensor.to(device) for name, tensor in tensors.items()}, header

@@ -66,3 +66,9 @@ def test_lazy_names_are_imported_when_they_are_first_used(tmp_path, monkeypatch)
     assert toy.charset is sys.modules["email.charset"]
     with pytest.raises(AttributeError, match="'toy' has no attribute 'Fracton'; did you mean 'F"):
         _ = toy.Fracton
+
+
+@pytest.mark.parametrize("options", [{"numerator": "x"}, {"numerator": 1, "denominator": 0.5}])
+def test_what_a_callable_cannot_take_is_one_line(options):
+    with pytest.raises(ConfigError, match=r"number 'half' fails with .*Error: "):
+        call("number", "half", {"half": "fractions:Fraction"}, options)

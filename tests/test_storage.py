@@ -14,6 +14,7 @@ from bayesprior.errors import PriorFileError, StorageError
 from bayesprior.storage import (
     atomic_path,
     chain_dir,
+    check_size,
     draw_path,
     load_tensors,
     predictive_path,
@@ -226,3 +227,21 @@ def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path)
     left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {*kept, "chain-00/draw-0000.safetensors"}
+
+
+def test_a_claimed_size_is_held_against_the_file_and_the_memory(tmp_path):
+    (tmp_path / "small").write_bytes(bytes(1000))
+    check_size(10**6, tmp_path / "small")
+    with pytest.raises(ValueError, match=r"claims to hold 0\.01 GB"):
+        check_size(10**7, tmp_path / "small")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(10**12)  # of holes
+    with pytest.raises(ValueError, match=r"claims to hold 9e\+08 GB"):
+        check_size(9 * 10**17, tmp_path / "large")
+
+
+def test_complex_numbers_are_no_weights(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.zeros(2, dtype=torch.complex64)}, {"format": "test/1"})
+    with pytest.raises(PriorFileError, match="complex numbers"):
+        load_tensors(path, format="test/1")

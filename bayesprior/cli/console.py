@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["print_pairs", "print_table", "printable", "say"]
+__all__ = ["print_pairs", "print_table", "printable", "say", "written_out"]
 
 
 def printable(text: object) -> str:
@@ -19,16 +19,25 @@ def printable(text: object) -> str:
     >>> printable("two\nlines")
     'two lines'
     """
-    line = " ".join(str(text).split())
+    return written_out(" ".join(str(text).split()))
+
+
+def written_out(text: str) -> str:
+    """Return text with control characters, but for the ends of lines, written out."""
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
-        for c in line
+        c
+        if c.isprintable() or c == "\n"
+        else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in text
     )
 
 
 def say(message: object) -> None:
     """Print one line on stderr."""
-    print("bayesprior:", printable(message), file=sys.stderr)
+    line = printable(message)
+    if len(line) > 1500:  # what is wrong stands at the beginning, the remedy at the end
+        line = f"{line[:1000]} ... {line[-400:]}"
+    print("bayesprior:", line, file=sys.stderr)
 
 
 def print_pairs(pairs: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bayesprior.cli.commands import Inspect
 from bayesprior.cli.console import print_pairs, print_table, printable
 from bayesprior.data.arrays import reason
-from bayesprior.errors import BayesPriorError, DataError, PriorFileError
+from bayesprior.errors import BayesPriorError, CheckpointError, DataError, PriorFileError
 from bayesprior.recipes.prior import law_numbers
 from bayesprior.recipes.runs import is_finished, read_config, read_results
 from bayesprior.storage import CONFIG, load_tensors, read_header
@@ -174,7 +174,8 @@ def _read_archive(path: Path) -> Found:
     import zipfile
 
     import numpy as np
-    import torch
+
+    from bayesprior.inference.checkpoint import read_checkpoint
 
     with zipfile.ZipFile(path) as archive:
         is_numpy = any(name.endswith(".npy") for name in archive.namelist())
@@ -182,12 +183,10 @@ def _read_archive(path: Path) -> Found:
         with np.load(path, allow_pickle=False) as arrays:
             rows = [(name, *_described(name, arrays)) for name in arrays.files]
         return Found("arrays of NumPy", [], ("array", "shape", "type"), rows)
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(state, dict) or "step" not in state:
-        raise PriorFileError(
-            f"{path} is an archive of torch's, but no checkpoint of a run; load a network's "
-            "weights with --weights"
-        )
+    try:
+        state = read_checkpoint(path, mmap=True)
+    except CheckpointError as error:
+        raise PriorFileError(f"{error}; a network's weights are loaded with --weights") from None
     facts: Facts = [("step", state["step"]), ("holds", ", ".join(map(str, state)))]
     return Found("checkpoint of an interrupted or finished run", facts)
 

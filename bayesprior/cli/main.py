@@ -1,6 +1,7 @@
 """The command line: find the command, parse its options, call it, and say what went wrong."""
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -13,6 +14,7 @@ from bayesprior.cli.console import say
 from bayesprior.cli.parsing import find_command, in_flags, parse
 from bayesprior.errors import BayesPriorError
 from bayesprior.recipes.fields import Options
+from bayesprior.signals import Terminated, stop_now, taken
 from bayesprior.version import __version__
 
 __all__ = ["main"]
@@ -32,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit status: 0; 2 after a mistake in what was asked or a failure of the system, told in one
-        line; 130 after Ctrl-C; 1 after a bug of the package, whose traceback is in ``error.log``.
+        line; 130 after Ctrl-C and 143 after SIGTERM; 1 after a bug of the package, whose traceback
+        is in ``error.log``.
 
     Examples
     --------
@@ -43,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options: Options | None = None
     try:
-        with warnings.catch_warnings():
+        with taken(stop_now), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             if (asked := _overview(arguments)) is not None:
                 print(asked)
@@ -58,11 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt as stop:
         say(f"{str(stop) or 'stopped'}; the same command continues where it can")
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except (BayesPriorError, OSError) as error:
         say(f"error: {error if options is None else in_flags(error, type(options))}")
         return 2
     except Exception as error:
+        told = str(error).split("\n")[0]
+        if isinstance(error, MemoryError) or re.search("allocate|out of memory", told):
+            say(f"error: not enough memory ({told}); ask for less at once: --batch_size, --rank")
+            return 2
         say(
             f"this is a bug of bayesprior, not of what you asked: {type(error).__name__}: {error}; "
             f"the traceback is in {_log(options)}"

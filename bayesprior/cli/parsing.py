@@ -81,11 +81,15 @@ def parse(name: str, arguments: Sequence[str]) -> Options | None:
         if exit_.code not in (0, None):
             raise
         return None
+    except RecursionError:
+        raise ConfigError("an option's value is nested too deeply, or inside itself") from None
     except jsonargparse.ArgumentError as error:
         text = " ".join(str(error).split()).removeprefix("argument ")
         raise ConfigError(f"{text} (see bayesprior {name} --help)") from None
     values = {
-        key: tuple(map(os.path.expanduser, value)) if isinstance(value, list) else value
+        key: tuple(map(os.path.expanduser, value))
+        if isinstance(value, list) and _places(specs[key])
+        else value
         for key, value in found.items()
         if key in specs
     }
@@ -246,16 +250,10 @@ def _unknown(base: str, name: str) -> str:
 
 def _read_config(path: str, name: str, arguments: Sequence[str]) -> str:
     """Return the options of a YAML file as JSON; a run folder's ``config.yaml`` will do."""
-    import yaml
+    from bayesprior.recipes.yaml_files import read_yaml
 
     known: Collection[str] = _flags(name)
-    try:
-        values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise ConfigError(f"cannot read the configuration {path!r}: {reason}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no options; write lines 'name: value'")
     if values.keys() & {"command", "recipe"} and "options" in values:
@@ -263,7 +261,10 @@ def _read_config(path: str, name: str, arguments: Sequence[str]) -> str:
     for key in values:
         if key not in known:
             raise ConfigError(f"{path}: {_unknown(str(key), name)}")
-    return json.dumps(values)
+    try:
+        return json.dumps(values)
+    except (TypeError, ValueError) as error:  # dates, sets
+        raise ConfigError(f"{path} holds what no option is: {error}") from None
 
 
 def _of_a_run(path: Path, name: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bayesprior import recipes
 from bayesprior.cli.commands import Compare, Predict, Report, Study
-from bayesprior.cli.console import print_pairs, print_table, printable, say
+from bayesprior.cli.console import print_pairs, print_table, printable, say, written_out
 from bayesprior.data import DataBundle
 from bayesprior.diagnostics.compare import comparison_table, paired_differences
 from bayesprior.errors import ConfigError, DataError
@@ -45,7 +45,7 @@ def _predict_new(options: Predict) -> None:
     tell: Callable[[str], None] = say  # the rows have the standard output to themselves
     where = ""
     if options.out is None:
-        print(found.csv(), end="")
+        print(written_out(found.csv()), end="")
     else:
         found.write(options.out)
         tell, where = print, f"; the rows are in {printable(options.out)}"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ from bayesprior.data.subsets import select_classes, split_off
 from bayesprior.data.transforms import AUGMENTATIONS, Normalization, PixelTransform, normalization
 from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
+from bayesprior.storage import check_size
 
 __all__ = ["digits", "from_arrays", "from_npz", "open_archive", "reason"]
 
@@ -37,6 +37,7 @@ def open_archive(file: BinaryIO) -> Any:
     """Open an .npz archive; NumPy takes anything else for a pickle, and says how to run it."""
     if not zipfile.is_zipfile(file):
         raise zipfile.BadZipFile("it is no .npz archive, or it is cut short")
+    check_size(sum(info.file_size for info in zipfile.ZipFile(file).infolist()), file.name)
     file.seek(0)
     return np.load(file, allow_pickle=False)
 
@@ -300,7 +301,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             present = sorted(archive.files)
             for reading in known.intersection(present):
                 arrays[reading] = archive[reading]
-    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive makes its readers raise anything
         raise DataError(
             f"{path}: {reading} cannot be read ({reason(error)}); write the file with numpy.savez"
         ) from None

@@ -1,8 +1,9 @@
 """Pictures in folders, one folder per class."""
 
+import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ from bayesprior.data.subsets import split_off
 from bayesprior.data.transforms import Normalization, PixelTransform, normalization
 from bayesprior.errors import ConfigError, DataError
 
-__all__ = ["PictureFiles", "image_folder", "photographs", "read_picture"]
+__all__ = ["PictureFiles", "image_folder", "opened", "photographs", "read_picture"]
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Any]:
+    """Open a picture; refuse an enormous one, which Pillow would warn of and then decode."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as picture:
+            yield picture
 
 
 def read_picture(path: str | Path) -> Any:
@@ -33,15 +45,15 @@ def read_picture(path: str | Path) -> Any:
     DataError
         If the file cannot be read, or its pixels have no known range.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             picture = ImageOps.exif_transpose(file)
             if picture.mode != "F" and not picture.mode.startswith("I"):
                 return picture.convert("RGB")
             values = torch.from_numpy(np.array(picture).astype(np.float32)) / 65535
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise what they like
         raise DataError(f"{path} cannot be read as a picture ({reason(error)})") from None
     if picture.mode == "F" or values.min() < 0 or values.max() > 1:
         raise DataError(f"{path}: pixels of mode {picture.mode} have no known range")

@@ -59,8 +59,8 @@ class PixelTransform:
                 "normalization needs as many means as standard deviations, all of them positive; "
                 f"got mean {self.mean} and std {self.std}"
             )
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"size must be at least 1 pixel, got {self.size}")
+        if self.size is not None and (self.size != int(self.size) or self.size < 1):
+            raise ConfigError(f"size must be whole and at least 1 pixel, got {self.size}")
 
     def __call__(self, images: Shaped[Tensor, "B C *size"]) -> Float[Tensor, "B C2 *size2"]:
         """Transform a batch."""

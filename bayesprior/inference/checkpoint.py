@@ -1,10 +1,8 @@
 """Exact resume: the position in the data, random states and the checkpoint file."""
 
-import contextlib
-import pickle
+import hashlib
+import os
 import random
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,21 @@ from bayesprior.errors import CheckpointError, DataError
 from bayesprior.inference.batch_norm import is_leftover
 from bayesprior.storage import atomic_path
 from bayesprior.tasks.protocols import batch_size
+from bayesprior.weights.state_dicts import why
 
 __all__ = [
     "BatchStream",
     "all_finite",
-    "finish_step_on_interrupt",
     "frozen_fingerprints",
     "load_checkpoint",
     "load_module_state",
     "random_states",
+    "read_checkpoint",
     "restore_random",
     "save_checkpoint",
 ]
 
-_VERSION = 2
+_VERSION = 3
 
 
 def random_states() -> dict[str, Any]:
@@ -140,13 +139,67 @@ class BatchStream:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and primitives with ``torch.save``, atomically."""
+    """Write tensors and primitives with ``torch.save`` and a SHA-256 of the file, atomically."""
     with atomic_path(path) as temporary:
-        torch.save({"version": _VERSION, **state}, temporary)
+        with temporary.open("wb") as file:
+            try:
+                torch.save({"version": _VERSION, **state}, file)
+            except RuntimeError as error:  # of a full disk torch says that a position is wrong
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+        with temporary.open("rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+            # The archive ends in the length of its comment, which torch leaves empty.
+            file.seek(-2, os.SEEK_END)
+            file.write(len(digest).to_bytes(2, "little") + digest)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file ends in the digest of what stands before it."""
+    found, left = hashlib.sha256(), path.stat().st_size - 34
+    with path.open("rb") as file:
+        while left > 0 and (part := file.read(min(left, 2**20))):
+            found.update(part)
+            left -= len(part)
+        found.update(b"\0\0")
+        return file.read() == b"\x20\0" + found.digest()
+
+
+def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``, after its checksum.
+
+    Parameters
+    ----------
+    path
+        The file.
+    mmap
+        Leave the tensors in the file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged or none of ours.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        if not _is_whole(path):
+            raise ValueError("it does not match its checksum: damaged, cut short or foreign")
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a foreign byte stream makes the reader raise anything
+        raise CheckpointError(f"{path} is no readable checkpoint: {why(error)}") from error
+    if not (
+        isinstance(state, dict)
+        and state.get("version") == _VERSION
+        and isinstance(state.get("run"), dict)
+    ):
+        raise CheckpointError(f"{path} is no checkpoint of this version of bayesprior")
+    return state
 
 
 def load_checkpoint(path: Path, *, expected: dict[str, Any]) -> dict[str, Any]:
-    """Read a checkpoint with ``weights_only=True`` and compare it with what the run expects.
+    """Read a checkpoint and compare it with what the run expects.
 
     Raises
     ------
@@ -156,12 +209,7 @@ def load_checkpoint(path: Path, *, expected: dict[str, Any]) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"nothing to resume: there is no checkpoint {path}")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is no readable checkpoint: {error}") from error
-    if not isinstance(state, dict) or state.get("version") != _VERSION:
-        raise CheckpointError(f"{path} is no checkpoint of this version of bayesprior")
+    state = read_checkpoint(path)
     for name, value in expected.items():
         if state["run"].get(name) != value:
             raise CheckpointError(
@@ -213,23 +261,3 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no tensor holds NaN or infinite values; one number for the host to wait for."""
     found = [torch.isfinite(t).all() for t in tensors]
     return not found or bool(torch.stack([f.to(found[0].device) for f in found]).all())
-
-
-@contextlib.contextmanager
-def finish_step_on_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into a flag, so that the step at hand is finished and saved."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def handle(signum: int, frame: Any) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)

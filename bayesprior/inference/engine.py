@@ -17,12 +17,7 @@ from torch.optim import Optimizer
 
 from bayesprior.errors import ConfigError, checked
 from bayesprior.inference.batch_norm import freeze_batch_norm, reestimate_, running_layers
-from bayesprior.inference.checkpoint import (
-    BatchStream,
-    finish_step_on_interrupt,
-    random_states,
-    restore_random,
-)
+from bayesprior.inference.checkpoint import BatchStream, random_states, restore_random
 from bayesprior.inference.prior_term import PriorTerm, attached_terms, check_num_data
 from bayesprior.inference.progress import TraceWriter, progress_bar
 from bayesprior.inference.protocols import (
@@ -35,6 +30,7 @@ from bayesprior.inference.protocols import (
 )
 from bayesprior.inference.run_state import RunState
 from bayesprior.inference.wrappers import modes_kept, plain_module, plain_optimizer, refuse_shards
+from bayesprior.signals import exception_of, finish_step_on_signal
 from bayesprior.storage import CHECKPOINT, TRACE
 from bayesprior.tasks.protocols import batch_size, to_device
 from bayesprior.weights.layout import ParameterLayout
@@ -168,7 +164,8 @@ def train(
     LayoutMismatchError
         If the prior does not cover exactly the trainable parameters.
     KeyboardInterrupt
-        After the step at hand is finished and a checkpoint written.
+        After the step at hand is finished and a checkpoint written; after SIGTERM it is a
+        `bayesprior.signals.Terminated`. Several processes stop together, at the next logged step.
     """
     optimizer, module = plain_optimizer(optimizer), plain_module(model)
     _check(clip_norm, batch_norm, optimizer, num_data)
@@ -210,11 +207,12 @@ def train(
     after_step = getattr(objective, "after_step", None)
     hooks = hooks if after_step is None else [after_step, *hooks]
     is_hot = any(group.get("temperature", 0) > 0 for group in optimizer.param_groups)
+    alone = fabric.world_size == 1
     stats: dict[str, float] = {}
     with (
-        contextlib.closing(run),
+        run,
         modes_kept(module, objective),
-        finish_step_on_interrupt() as interrupted,
+        finish_step_on_signal() as stop,
         progress_bar(
             description, start=start, total=num_steps, show=progress and fabric.is_global_zero
         ) as bar,
@@ -227,13 +225,16 @@ def train(
             phase = schedule(step)
             run.set_phase(phase)
             done = step + 1
-            log = done % log_every == 0 or done == num_steps or on_step is not None
+            turn = done % log_every == 0 or done == num_steps  # the same in every process
+            log = turn or on_step is not None
             batches = [next(stream) for _ in range(accumulate)]
             if step == start and is_hot:
                 _warn_of_dropout(module, objective, to_device(batches[0], fabric.device))
             loss, extras = _data_gradient(parts, call, batches, fabric)
             if log or phase.collect or fabric.device.type == "cpu":  # elsewhere a sync a step
-                run.check_loss(loss, done, batches)
+                with run.together():
+                    run.check_loss(loss, done, batches)
+            signum = run.agreed(stop.signum) if turn or phase.collect else 0
             if clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(run.held, clip_norm)
             prior_stats = term.add_to_grad(diagnose=log) if term is not None else {}
@@ -242,24 +243,27 @@ def train(
                 parameter.grad = None
             if log:
                 stats = run.scalars(loss, extras, prior_stats)
-                trace.write(done, stats)
+                with run.together():
+                    trace.write(done, stats)
                 bar(done, stats)
             event = StepEvent(done, phase, module, layout, stats)
             for hook in hooks:
                 hook(event)
             if phase.collect and collectors:
                 run.check_weights(done)
-                for collector in collectors:
-                    collector.update(event)
+                with run.together():
+                    for collector in collectors:
+                        collector.update(event)
             if on_step is not None:
                 on_step(event)
             if done == num_steps and batch_norm == "train":
                 _reestimate(module, objective, loader, fabric, num_data)
-            if done % checkpoint_every == 0 or done == num_steps or interrupted.is_set():
+            signum = stop.signum if alone else signum
+            if done % checkpoint_every == 0 or done == num_steps or signum:
                 run.save(done)
-            if interrupted.is_set():
+            if signum:
                 where = f"; resume from {folder / CHECKPOINT}" if folder is not None else ""
-                raise KeyboardInterrupt(f"stopped after step {done} of {num_steps}{where}")
+                raise exception_of(signum, f"stopped after step {done} of {num_steps}{where}")
     return TrainResult(num_steps, stats, folder)
 
 

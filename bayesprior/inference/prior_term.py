@@ -97,6 +97,13 @@ class PriorTerm:
             raise ConfigError(f"num_data must be the size of the training set, got {num_data}")
         self.num_data = num_data
         self.parameters = _parameters(plain_module(module), prior)
+        for name, layer in plain_module(module).named_modules():
+            if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:
+                warnings.warn(
+                    f"{name!r} has a padding row: no data move it, but the prior and a sampler's "
+                    "noise do; the network must mask what it stands for",
+                    stacklevel=3,
+                )
         device = self.parameters[0].device if self.parameters else prior.loc.device
         law: Any = prior
         self.prior = law if prior.loc.device == device else law.to(device)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from bayesprior.errors import DataError
+from bayesprior.errors import DataError, StorageError
 from bayesprior.storage import atomic_path
 
 __all__ = ["Bar", "TraceWriter", "progress_bar", "read_trace"]
@@ -69,7 +69,7 @@ class TraceWriter:
     def __init__(self, path: Path | None, *, keep_until: int = 0) -> None:
         self.path = path
         self._columns: list[str] | None = None
-        if path is None or not path.exists():
+        if path is None or not path.is_file():
             return
         kept: list[dict[str, float]] = []
         for row in _rows(path)[0]:
@@ -91,13 +91,16 @@ class TraceWriter:
         row = {"step": float(step), **stats}
         new = self._columns is None
         self._columns = self._columns or list(row)
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(
-                file, self._columns, extrasaction="ignore", restval="nan", lineterminator="\n"
-            )
-            if new:
-                writer.writeheader()
-            writer.writerow({k: _text(v) for k, v in row.items()})
+        try:
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(
+                    file, self._columns, extrasaction="ignore", restval="nan", lineterminator="\n"
+                )
+                if new:
+                    writer.writeheader()
+                writer.writerow({k: _text(v) for k, v in row.items()})
+        except OSError as error:
+            raise StorageError(f"could not write {self.path}: {error}") from error
 
 
 def _text(value: float) -> str:
@@ -124,7 +127,10 @@ def _rows(path: Path) -> tuple[list[dict[str, float]], int | None]:
     """Return the whole rows, and the number of the first line that is none (nor the cut last)."""
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.split("\n")[:-1]  # what no newline ends was cut short
-    table = list(csv.reader(lines))
+    try:
+        table = list(csv.reader(lines))
+    except csv.Error:  # a cell without end
+        return [], 1
     rows: list[dict[str, float]] = []
     damaged = None
     columns = table[0] if table else ["step"]

@@ -1,6 +1,8 @@
 """What belongs to a run of the training loop: its parameters, rates and checkpoint."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from bayesprior.errors import ConfigError, DataError, DivergenceError
+from bayesprior.errors import (
+    BayesPriorError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergenceError,
+    StorageError,
+)
 from bayesprior.inference.checkpoint import (
     BatchStream,
     all_finite,
@@ -23,10 +32,12 @@ from bayesprior.inference.checkpoint import (
 from bayesprior.inference.prior_term import by_group
 from bayesprior.inference.protocols import Batch, Collector, Phase
 from bayesprior.storage import CHECKPOINT
+from bayesprior.weights.state_dicts import why
 
 __all__ = ["RunState"]
 
 _SCHEDULED = {"lr", "temperature"}
+_LOST = re.compile("gloo|nccl|connection|process group", re.IGNORECASE)
 
 
 class RunState:
@@ -78,6 +89,7 @@ class RunState:
         rest = (p for p in model.parameters() if p.requires_grad and p not in held)
         self.trainable = [*self.held, *rest]
         self._unchanged: dict[str, int] = {}
+        self._failure: BayesPriorError | None = None
         # What the groups have of their own, and what they were set to for the last step.
         groups = optimizer.param_groups
         self._own = [{key: group[key] for key in _SCHEDULED & group.keys()} for group in groups]
@@ -108,17 +120,24 @@ class RunState:
         if self.path is None:
             raise ConfigError("resume=True needs run_dir")
         state = load_checkpoint(self.path, expected=self.expected)
-        self._unchanged = state["frozen"]
-        load_module_state(self.model, state["model"], self._unchanged)
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._own = state["rates"]
-        for collector, saved in zip(self.collectors, state["collectors"], strict=True):
-            collector.load_state_dict(saved)
-        self.stream.load_state_dict(state["stream"])
-        restore_random(state["random"])
-        self.saved_step = state["step"]
-        return int(state["step"])
+        try:
+            self._unchanged = state["frozen"]
+            load_module_state(self.model, state["model"], self._unchanged)
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self._own = [dict(rates) for rates in state["rates"]]
+            for collector, saved in zip(self.collectors, state["collectors"], strict=True):
+                collector.load_state_dict(saved)
+            self.stream.load_state_dict(state["stream"])
+            restore_random(state["random"])
+            self.saved_step = int(state["step"])
+        except BayesPriorError:
+            raise
+        except Exception as error:  # whatever the parts make of entries that are none of theirs
+            raise CheckpointError(
+                f"{self.path} does not fit this run's model, optimizer or collectors: {why(error)}"
+            ) from error
+        return self.saved_step
 
     def save(self, step: int) -> None:
         """Check weights and replicas, and write the checkpoint."""
@@ -126,6 +145,7 @@ class RunState:
         self._check_replicas()
         if self.path is None:
             return
+        failure = self._failure
         if self.fabric.is_global_zero:
             if self._unchanged:  # a momentum copy, say, is frozen and moves
                 here = frozen_fingerprints(self.model)
@@ -144,8 +164,14 @@ class RunState:
                 "stream": self.stream.state_dict(),
                 "random": random_states(),
             }
-            save_checkpoint(self.path, state)
-        self.fabric.barrier()
+            try:
+                save_checkpoint(self.path, state)
+            except StorageError as error:  # the other processes wait for the outcome
+                failure = error
+        if self.fabric.world_size > 1:
+            failure = self.fabric.broadcast(failure) or self._failure
+        if failure is not None:
+            raise failure
         self.saved_step = step
 
     def set_phase(self, phase: Phase) -> None:
@@ -161,10 +187,19 @@ class RunState:
             now |= {key: value * factors[key] for key, value in own.items()}
             group.update(now)
 
-    def close(self) -> None:
+    def __enter__(self) -> "RunState":
+        """Inside, the groups have the rates of the phase."""
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Give the groups their own rates and temperatures back, for whatever comes next."""
         for group, own in zip(self.optimizer.param_groups, self._own, strict=True):
             group.update(own)
+        ours = self.fabric.world_size == 1 or isinstance(error, BayesPriorError)
+        if not ours and isinstance(error, RuntimeError) and _LOST.search(str(error)):
+            raise BayesPriorError(
+                f"another process of this run has ended; its own message says why{self._kept}"
+            ) from error
 
     def scalars(
         self, loss: Tensor, extras: Mapping[str, Any], prior: Mapping[str, float]
@@ -178,6 +213,34 @@ class RunState:
             found = [kinetic(group) for group in groups]
             stats |= by_group(groups, "kinetic_temperature", found, self._sizes)
         return stats | {name: float(value) for name, value in extras.items()}
+
+    def agreed(self, signum: int) -> int:
+        """Return the signal that any process was sent; raise if any of them has failed.
+
+        All processes must ask at the same step.
+        """
+        if self.fabric.world_size > 1:
+            # Broken data of one process are why the losses of all of them are not finite.
+            own = 0 if self._failure is None else 1 + isinstance(self._failure, DataError)
+            state = torch.tensor([own, signum], device=self.fabric.device)
+            failed, signum = self.fabric.all_reduce(state, reduce_op="max").tolist()
+            if self._failure is not None and own == failed:
+                raise self._failure
+            if failed:
+                raise BayesPriorError(
+                    f"another process of this run has failed{self._kept}; its own message says why"
+                )
+        return signum
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Let an error of one process wait until all of them raise: in `agreed` or `save`."""
+        try:
+            yield
+        except BayesPriorError as error:
+            if self.fabric.world_size == 1:
+                raise
+            self._failure = self._failure or error
 
     def check_loss(self, loss: Tensor, step: int, batches: Sequence[Batch]) -> None:
         """Raise unless the loss is finite; says so if it is the data that is not."""
@@ -198,10 +261,16 @@ class RunState:
 
     def _diverged(self, what: str, step: int) -> None:
         lrs = ", ".join(f"{g['lr']:.4g}" for g in self.optimizer.param_groups)
-        kept = "no checkpoint was written"
-        if self.path is not None and self.saved_step is not None:
-            kept = f"the last good checkpoint is {self.path} (step {self.saved_step})"
-        raise DivergenceError(f"{what} at step {step} with lr {lrs}; {kept}; lower the lr")
+        hint = "lower the lr"
+        if self.fabric.device.type != "cpu":  # looked at now and then only
+            hint += ", unless an earlier batch of the data held NaN"
+        raise DivergenceError(f"{what} at step {step} with lr {lrs}{self._kept}; {hint}")
+
+    @property
+    def _kept(self) -> str:
+        if self.path is None or self.saved_step is None:
+            return "; no checkpoint was written"
+        return f"; the last good checkpoint is {self.path} (step {self.saved_step})"
 
     def _check_replicas(self) -> None:
         if self.fabric.world_size == 1:

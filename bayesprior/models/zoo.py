@@ -65,8 +65,8 @@ def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
         file = options.pop("weights")
     try:
         module = call("model", name, table, options, trusted=trusted)
-    except KeyError as error:
-        if options.get("weights") is None:
+    except ConfigError as error:
+        if options.get("weights") is None or not isinstance(error.__cause__, KeyError):
             raise
         raise ConfigError(
             f"model {name!r} has no weights {options['weights']!r}, and there is no such file"
@@ -200,8 +200,9 @@ def model_for(
     with seeded(seed):
         try:
             module = get_model(name, trusted=trusted, **given)
-        except TypeError as error:  # what takes any keyword may hand it on to what does not
-            if not any_keyword or "num_classes" not in str(error):
+        except ConfigError as error:  # what takes any keyword may hand it on to what does not
+            passed_on = any_keyword and isinstance(error.__cause__, TypeError)
+            if not passed_on or "num_classes" not in str(error.__cause__):
                 raise
             del given["num_classes"]
             module = get_model(name, trusted=trusted, **given)

@@ -2,8 +2,6 @@
 
 import itertools
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from bayesprior.data import ArrayDataset, DataBundle, LazyDataset
 from bayesprior.data.arrays import open_archive, reason
+from bayesprior.data.folders import opened
 from bayesprior.errors import ConfigError, DataError
 
 __all__ = ["NewInputs"]
@@ -95,12 +94,10 @@ def _files(path: Path) -> list[Path]:
 
 def _picture(path: Path, task: DataBundle) -> Iterator[Tensor]:
     """Yield one picture as the run's own data set reads it, before its transform."""
-    from PIL import Image
-
     if not path.is_file():  # a pipe would wait for ever
         raise DataError("is no file")
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             image.load()
             example = _prepared(image, task)
     except DataError:
@@ -168,7 +165,7 @@ def _stored(path: Path) -> np.ndarray:
     except KeyError:
         held = ", ".join(archive.files) or "nothing"
         raise DataError(f"lacks the array x (it holds {held})") from None
-    except (OSError, EOFError, ValueError, IndexError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive makes its readers raise anything
         raise DataError(f"cannot be read ({reason(error)})") from None
     if array.ndim < 2 or array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise DataError(

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from bayesprior.errors import ConfigError, DataError, kind_of, nearest_name
+from bayesprior.recipes.yaml_files import read_yaml
 from bayesprior.storage import CONFIG, ERROR_LOG, LOCK, PRIOR, RESULTS, SESSION, write_text
 from bayesprior.version import __version__
 
@@ -219,7 +220,7 @@ def read_config(run: str | Path, *recipes: str) -> RunConfig:
             f"{run} is no run folder: it has no {CONFIG}{nearest_name(Path(run).name, siblings)}"
         )
     try:
-        parts = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parts = read_yaml(path)
         if "command" in parts and "options" in parts:
             raise ValueError(
                 "it is of the first edition; fit again in another folder (files of its priors and "
@@ -231,7 +232,7 @@ def read_config(run: str | Path, *recipes: str) -> RunConfig:
         groups = (config.options, config.made_from, config.digests, config.versions)
         if not all(isinstance(group, Mapping) for group in groups):
             raise TypeError("a part is not a mapping")
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise ConfigError(
             f"{path} is no configuration of a run: {' '.join(str(error).split())}"
         ) from None
@@ -255,10 +256,10 @@ def read_results(run: str | Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no readable JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path} holds {type(found).__name__}, not named results")
+    if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
+        raise DataError(f"{path} holds no named results")
     return found
 
 

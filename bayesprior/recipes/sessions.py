@@ -34,6 +34,8 @@ def locked(out: str | os.PathLike[str]) -> Iterator[None]:
     lock = FileLock(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if path.is_fifo():  # opening it would wait for ever
+            raise OSError(f"{LOCK} is a pipe")
         with contextlib.suppress(FileNotFoundError):
             owner = path.read_text(errors="replace").strip()  # before: some systems empty the file
         lock.acquire(timeout=0)
@@ -68,6 +70,8 @@ class Session:
     def __init__(self, folder: Path) -> None:
         self._path, self._before, self._start = folder / SESSION, 0.0, time.time()
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            if not self._path.is_file():  # a pipe would wait for ever
+                raise FileNotFoundError
             found = json.loads(self._path.read_text())
             self._before, started = float(found["seconds"]), found["started"]
             if started is not None and (last := last_checkpoint(folder)) is not None:

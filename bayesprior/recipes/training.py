@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from bayesprior.errors import BayesPriorError, CheckpointError, ConfigError
 from bayesprior.inference.batch_norm import reestimate_
 from bayesprior.inference.bound import Bindable
+from bayesprior.inference.checkpoint import read_checkpoint
 from bayesprior.inference.engine import train
 from bayesprior.inference.generators import fold_seed, generator, seeded
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
@@ -321,16 +322,13 @@ def bound(posterior: P, module: nn.Module, likelihood: Likelihood | None, forwar
 
 def _saved_states(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return what a checkpoint holds of the network, and of a loss that is a module."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state["model"], state.get("objective")
-    except FileNotFoundError:
+    if not path.exists():
         raise CheckpointError(
             f"{path} is gone, so the network cannot be left as the fit left it; load_run reads "
             "the folder without it"
-        ) from None
-    except Exception as error:  # whatever torch makes of a damaged file
-        raise CheckpointError(f"{path} is no readable checkpoint: {error}") from error
+        )
+    state = read_checkpoint(path)
+    return state["model"], state.get("objective")
 
 
 def chain_seed(seed: int, chain: int) -> int:

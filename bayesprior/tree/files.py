@@ -1,11 +1,16 @@
 """Trees on disk: netCDF, written whole or not at all."""
 
+import contextlib
+import gc
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.storage import atomic_path
+from bayesprior.storage import atomic_path, check_size
 
 __all__ = ["load_tree", "save_tree"]
 
@@ -24,6 +29,8 @@ def save_tree(tree: xr.DataTree, path: str | Path) -> None:
     if path.suffix != ".nc":
         raise ConfigError(f"a tree is written to a path that ends in .nc, not {path}")
     with atomic_path(path) as temporary:
+        # A full disk makes HDF5 print page upon page: ask for the room before.
+        temporary.write_bytes(bytes(2**16 + sum(group.nbytes for group in tree.subtree)))
         tree.to_netcdf(temporary, engine="h5netcdf")
 
 
@@ -36,10 +43,38 @@ def load_tree(path: str | Path) -> xr.DataTree:
         If there is no such file or it is no DataTree.
     """
     path = Path(path).expanduser()
-    if not path.exists():
+    if not path.is_file():
         raise DataError(f"{path} does not exist; write it with the report first")
+    with _quiet_finalizers():
+        try:
+            check_size(_claimed(path), path)
+            with xr.open_datatree(path, engine="h5netcdf") as tree:
+                return tree.load()
+        except Exception as error:  # a damaged file makes its readers raise anything
+            told = str(error) or type(error).__name__
+    raise DataError(f"{path} is no readable DataTree: {told}")
+
+
+def _claimed(path: Path) -> int:
+    """Return the bytes of all arrays: xarray reads coordinates when it opens the file."""
+    import h5py
+
+    sizes: list[int] = []
+
+    def add(_: str, found: Any) -> None:
+        sizes.append(getattr(found, "nbytes", 0))
+
+    with h5py.File(path) as file:
+        file.visititems(add)
+    return sum(sizes)
+
+
+@contextlib.contextmanager
+def _quiet_finalizers() -> Iterator[None]:
+    """Do not print what h5netcdf's half-opened files raise when they are collected."""
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
-            return tree.load()
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is no readable DataTree: {error}") from error
+        yield
+    finally:
+        gc.collect(1)
+        sys.unraisablehook = before

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,15 @@ from bayesprior.errors import CheckpointError, ConfigError, nearest_name
 from bayesprior.weights.renaming import names_by_order
 from bayesprior.weights.selection import Selection, is_selected
 
-__all__ = ["FoundState", "LoadReport", "Source", "load_weights", "read_file", "read_state_dict"]
+__all__ = [
+    "FoundState",
+    "LoadReport",
+    "Source",
+    "load_weights",
+    "read_file",
+    "read_state_dict",
+    "why",
+]
 
 Source = str | Path | Mapping[str, Any]
 """A file of weights, or what has been read from one."""
@@ -143,6 +152,10 @@ def read_file(path: str | Path) -> Any:
             return _read_shards(path)
         with path.open("rb") as file:
             start = file.read(9)
+            if zipfile.is_zipfile(file):
+                packed = [i for i in zipfile.ZipFile(file).infolist() if i.compress_type]
+                if packed:  # torch never does, and would take what they claim to hold
+                    raise CheckpointError(f"{path} is no file of tensors: its parts are compressed")
         if start[8:] == b"{":  # a safetensors header: its length in eight bytes, then JSON
             return load_file(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
@@ -151,10 +164,11 @@ def read_file(path: str | Path) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # a foreign byte stream makes the readers raise anything
-        raise CheckpointError(f"{path} is no readable file of tensors: {_why(error)}") from None
+        raise CheckpointError(f"{path} is no readable file of tensors: {why(error)}") from None
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """Return one line of what torch says of a file, without its advice to run foreign code."""
     text = re.sub(r"\x1b\[[\d;]*m", "", str(error)) or type(error).__name__
     if foreign := re.search(r"GLOBAL (\S+) was not an allowed", text):
         return (

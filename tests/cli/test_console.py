@@ -1,4 +1,4 @@
-from bayesprior.cli.console import print_pairs, print_table, printable
+from bayesprior.cli.console import print_pairs, print_table, printable, say, written_out
 
 
 def test_control_characters_are_written_out():
@@ -14,3 +14,15 @@ def test_markup_and_emoji_names_are_text(capsys):
     out = capsys.readouterr().out
     for text in ("a[/red]", "x[bold]:smile:", r"\x1b[2J", "k[/x]   v[/y]", "number  0.1235"):
         assert text in out
+
+
+def test_rows_keep_their_ends_and_spaces():
+    assert written_out("a  b,\x1b[2J\nc\n") == "a  b,\\x1b[2J\nc\n"
+
+
+def test_an_endless_line_is_cut_in_the_middle(capsys):
+    say(f"error: {'x' * 5000} mend it so")
+    err = capsys.readouterr().err
+    assert len(err) < 1500
+    assert err.startswith("bayesprior: error: xxx")
+    assert err.endswith("mend it so\n")

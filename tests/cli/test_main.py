@@ -16,6 +16,7 @@ import pytest
 from bayesprior.cli.commands import COMMANDS, Command
 from bayesprior.cli.main import main
 from bayesprior.errors import ConfigError
+from bayesprior.signals import Terminated
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +55,9 @@ def test_version(capsys):
         (ConfigError("\x1b[2J\x07"), 2, "bayesprior: error: \\x1b[2J\\x07\n"),
         (KeyboardInterrupt("stopped after step 3 of 9"), 130, "bayesprior: stopped after step 3"),
         (KeyboardInterrupt(), 130, "bayesprior: stopped; the same command continues"),
+        (Terminated("stopped after step 3"), 143, "after step 3; the same command continues"),
+        (MemoryError(), 2, "error: not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "not enough memory"),
     ],
 )
 def test_what_a_command_raises_becomes_a_line(error, status, line, capsys, command):
@@ -135,13 +139,19 @@ def test_a_mistake_in_a_real_process(tmp_path):
     assert done.stderr == "bayesprior: error: no such file: no.safetensors\n"
 
 
-def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_resumes(tmp_path):
+def test_a_signal_leaves_a_checkpoint_and_the_same_command_resumes(tmp_path):
     argv = ["fit-source", "--data", "glyphs", "--data_options.num_data", "124"]
     argv += ["--data_options.num_test", "62", "--model", "mlp", "--model_options.widths", "[8]"]
     argv += ["--num_steps", "100000", "--num_snapshots", "2", "--rank", "1", "--out", "run"]
     argv += ["--device", "cpu", "--progress", "false"]
     command = [sys.executable, "-m", "bayesprior", *argv]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not as under nohup
+    )
     trace = tmp_path / "run" / "trace.csv"
     deadline = time.monotonic() + 300
     while not trace.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -157,9 +167,9 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_resumes(tmp_path):
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while trace.read_text().count("\n") <= rows and process.poll() is None:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGTERM)
     assert "stopped after step" in process.communicate(timeout=300)[1]
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert json.loads(json.dumps(trace.read_text().splitlines()[1].split(",")[0])) == "10"
 
 

@@ -32,7 +32,7 @@ def test_bad_normalization():
         PixelTransform((0.5,), (0.0,))
     with pytest.raises(ConfigError, match="as many means"):
         PixelTransform((0.5, 0.5), (1.0,))
-    with pytest.raises(ConfigError, match="at least 1 pixel"):
+    with pytest.raises(ConfigError, match="whole and at least 1 pixel"):
         PixelTransform(size=0)
     with pytest.raises(ConfigError, match="for 3 channels but the images have 4"):
         PixelTransform((0.5,) * 3, (1.0,) * 3)(pixels(1, 4, 2, 2))

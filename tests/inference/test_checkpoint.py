@@ -1,20 +1,18 @@
-import os
 import random
-import signal
-import threading
+import resource
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from bayesprior.data.batch_sampler import EpochBatchSampler
-from bayesprior.errors import CheckpointError, DataError
+from bayesprior.errors import CheckpointError, DataError, StorageError
 from bayesprior.inference.checkpoint import (
     BatchStream,
     all_finite,
-    finish_step_on_interrupt,
     load_checkpoint,
     random_states,
+    read_checkpoint,
     restore_random,
     save_checkpoint,
 )
@@ -108,38 +106,36 @@ def test_unreadable_checkpoints_are_one_clear_error(tmp_path):
     with pytest.raises(CheckpointError, match=r"cut\.pt is no readable checkpoint"):
         load_checkpoint(tmp_path / "cut.pt", expected={})
     torch.save({"something": "else"}, tmp_path / "foreign.pt")
-    with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
+    with pytest.raises(CheckpointError, match="does not match its checksum"):
         load_checkpoint(tmp_path / "foreign.pt", expected={})
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C as a terminal has it; a job in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def test_no_flipped_byte_is_loaded(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"run": {}, "weights": torch.ones(3)})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match="does not match its checksum"):
+            read_checkpoint(path)
+    for cut in (whole[:-1], whole + b"\0", whole[:20], b""):
+        path.write_bytes(cut)
+        with pytest.raises(CheckpointError, match="does not match its checksum"):
+            read_checkpoint(path)
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_first_interrupt_is_a_flag_and_the_second_an_exception():
-    with finish_step_on_interrupt() as flag:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert flag.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_other_threads_leave_signals_alone():
-    def work():
-        with finish_step_on_interrupt() as flag:
-            seen.append(flag.is_set())
-
-    seen: list[bool] = []
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [False]
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"run": {}, "step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"checkpoint\.pt: .*File too large; .*unchanged"):
+            save_checkpoint(path, {"run": {}, "weights": torch.ones(5000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert read_checkpoint(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_all_finite():

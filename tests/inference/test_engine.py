@@ -84,7 +84,7 @@ def test_resumed_run_equals_uninterrupted_run_bit_for_bit(name, tmp_path):
 
         def on_step(event):
             if stop is not None and event.step == stop:
-                stopped.append(os.kill(os.getpid(), signal.SIGINT))
+                stopped.append(os.kill(os.getpid(), signal.SIGTERM))
 
         run(
             problem,

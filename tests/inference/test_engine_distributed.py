@@ -1,7 +1,10 @@
 """Two gloo processes with batch B must do what one process with 2 B does."""
 
+import functools
 import multiprocessing
 import os
+import resource
+import signal
 import socket
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 from inference_linear import NUM_DATA, Problem, half_square
 
 from bayesprior.data.batch_sampler import EpochBatchSampler
-from bayesprior.errors import ConfigError
+from bayesprior.errors import BayesPriorError, ConfigError
 from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGLD, ImplicitPriorSGD
 from bayesprior.inference.schedules import constant
@@ -60,7 +63,37 @@ def make_unequal_loader(problem, *shares):
     return torch.utils.data.DataLoader(dataset, batch_sampler=Fixed(map(list, shares)))
 
 
-def fit(name, loader, fabric=None, folder=None):
+class Troubled:
+    """A loader whose third batch brings something about."""
+
+    def __init__(self, loader, trouble):
+        self.loader, self.batch_sampler, self.trouble = loader, loader.batch_sampler, trouble
+
+    def __iter__(self):
+        for number, batch in enumerate(self.loader):
+            yield self.trouble(batch) if number == 2 else batch
+
+
+def terminate(batch):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return batch
+
+
+def only_small_files(size, batch):
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    return batch
+
+
+TROUBLES = {  # what befalls which rank
+    "signal": (1, terminate),
+    "nan": (1, lambda batch: (batch[0] * float("nan"), batch[1])),
+    "trace": (0, functools.partial(only_small_files, 10)),
+    "checkpoint": (0, functools.partial(only_small_files, 1000)),
+}
+
+
+def fit(name, loader, fabric=None, folder=None, burn_in=0, **options):
     problem, loss = Problem(), half_square
     parameters = list(problem.module.parameters())
     if name == "objective":
@@ -71,13 +104,14 @@ def fit(name, loader, fabric=None, folder=None):
         loss,
         loader,
         make_optimizer(name, parameters),
-        constant(),
+        constant(burn_in=burn_in),
         STEPS,
         prior=problem.prior,
         num_data=NUM_DATA,
         fabric=fabric,
         run_dir=folder,
         progress=False,
+        **options,
     )
     return torch.cat([p.detach().flatten() for p in parameters])
 
@@ -107,6 +141,15 @@ def worker(rank, world_size, port, folder):
         fit("sgld", Problem().loader(BATCH, shuffle=True), fabric)
     except ConfigError as error:
         results["refusal"] = str(error)
+    for name, (where, trouble) in TROUBLES.items():
+        loader = make_loader(Problem(), BATCH, fabric.global_rank, fabric.world_size)
+        loader = Troubled(loader, trouble) if rank == where else loader
+        try:
+            fit("sgld", loader, fabric, folder / name, burn_in=STEPS, log_every=4)
+        except (BayesPriorError, KeyboardInterrupt) as error:
+            results[name] = f"{type(error).__name__}: {error}"
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     torch.save(results, folder / f"{rank}.pt")
 
 
@@ -146,3 +189,21 @@ def test_ranks_with_unequal_batches_count_by_their_examples(replicas):
     single = fit("implicit", make_unequal_loader(Problem(), range(NUM_DATA)))
     for result in replicas:
         torch.testing.assert_close(result["unequal"], single)
+
+
+def test_a_signal_to_one_rank_stops_all_of_them_after_the_same_step(replicas):
+    for result in replicas:
+        assert result["signal"].startswith("Terminated: stopped after step 4 of 12; resume from ")
+
+
+def test_what_one_rank_meets_ends_every_rank_with_one_line(replicas):
+    own, other = (replicas[rank]["nan"] for rank in (1, 0))
+    assert own.startswith("DataError: batch 2 of epoch 0 of the inputs holds NaN")
+    assert "another process of this run has failed; the last good checkpoint is" in other
+    own, other = (replicas[rank]["trace"] for rank in (0, 1))
+    assert "StorageError: could not write " in own
+    assert "trace.csv" in own
+    assert "another process of this run has failed" in other
+    assert all("checkpoint.pt" in result["checkpoint"] for result in replicas)
+    lines = [result[name] for result in replicas for name in TROUBLES]
+    assert not any("\n" in line for line in lines)

@@ -14,6 +14,8 @@ from bayesprior.inference.optimizers import SGLD, ImplicitPriorSGD
 from bayesprior.inference.prior_term import PriorTerm, attach_prior
 from bayesprior.inference.protocols import PriorShare, TakesPrior
 from bayesprior.inference.schedules import constant
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 
 def step_of(problem, optimizer, scaler=None):
@@ -111,6 +113,18 @@ def test_maximizing_a_log_likelihood_is_attracted_by_the_prior():
     (-half_square(up.module, next(iter(up.loader())))[0]).backward()
     optimizer.step()
     torch.testing.assert_close(up.weights(), down.weights())
+
+
+def test_a_padding_row_that_the_prior_moves_is_warned_of():
+    module = torch.nn.Embedding(3, 2, padding_idx=0)
+    layout = ParameterLayout.from_module(module)
+    law = GaussianWeights.point(layout, torch.ones(layout.dim), 0.1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match="has a padding row"):
+        attach_prior(optimizer, module, law, num_data=10)
+    module(torch.tensor([0, 1])).sum().backward()
+    optimizer.step()
+    assert (module.weight[0] > 0).all()
 
 
 def test_an_optimizer_over_copies_is_refused():

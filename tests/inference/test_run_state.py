@@ -6,7 +6,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from bayesprior.errors import CheckpointError, ConfigError, DataError, DivergenceError
-from bayesprior.inference.checkpoint import BatchStream
+from bayesprior.inference.checkpoint import BatchStream, read_checkpoint, save_checkpoint
 from bayesprior.inference.optimizers import SGLD
 from bayesprior.inference.protocols import Phase
 from bayesprior.inference.run_state import RunState
@@ -38,10 +38,10 @@ def test_a_phase_multiplies_every_groups_own_values_and_the_end_gives_them_back(
     head = {"params": [module.bias], "lr": 0.25, "temperature": 0.5}
     run = make_run(module=module, params=[{"params": [module.weight]}, head])
     run.begin()
-    for factor in (0.5, 0.25):
-        run.set_phase(Phase(factor, 2.0, False))
-        assert rates(run) == [(0.5 * factor, 2.0), (0.25 * factor, 1.0)]
-    run.close()
+    with run:
+        for factor in (0.5, 0.25):
+            run.set_phase(Phase(factor, 2.0, False))
+            assert rates(run) == [(0.5 * factor, 2.0), (0.25 * factor, 1.0)]
     assert rates(run) == [(0.5, 1.0), (0.25, 0.5)]
 
 
@@ -55,16 +55,27 @@ def test_what_was_saved_is_restored(tmp_path):
     run.save(3)
     drawn = torch.rand(2)
 
-    other = make_run(tmp_path, num_data=10)
-    assert other.restore() == other.saved_step == 3
-    assert torch.equal(other.model.weight, run.model.weight)
-    assert torch.equal(next(other.stream), BATCHES[1])
-    other.close()
+    with make_run(tmp_path, num_data=10) as other:
+        assert other.restore() == other.saved_step == 3
+        assert torch.equal(other.model.weight, run.model.weight)
+        assert torch.equal(next(other.stream), BATCHES[1])
     assert rates(other) == [(0.5, 1.0)]  # not where the schedule was
     make_run(tmp_path, num_data=10).restore()
     assert torch.equal(torch.rand(2), drawn)
     with pytest.raises(CheckpointError, match="its num_data is 10, this run's is 11"):
         make_run(tmp_path, num_data=11).restore()
+
+
+def test_entries_that_are_missing_or_mistyped_are_one_line(tmp_path):
+    make_run(tmp_path).begin()
+    path = tmp_path / "checkpoint.pt"
+    whole = read_checkpoint(path)
+    for name in whole.keys() - {"version"}:
+        rest = {key: value for key, value in whole.items() if key != name}
+        for wrong in (rest, rest | {name: "text"}):
+            save_checkpoint(path, wrong)
+            with pytest.raises(CheckpointError, match=r"checkpoint\.pt (does not fit|is no )"):
+                make_run(tmp_path).restore()
 
 
 def test_a_folder_with_a_run_is_not_begun_again(tmp_path):

@@ -52,7 +52,7 @@ def interrupt_at(monkeypatch, step):
     def interrupting(*arguments, **named):
         calls.append(1)
         if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **named)
 
     monkeypatch.setattr(engine, "StepEvent", interrupting)

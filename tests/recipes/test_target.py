@@ -101,7 +101,7 @@ def test_killed_sampling_goes_on_to_the_same_draws(task, tmp_path, monkeypatch):
     def interrupting(*arguments, **named):
         calls.append(1)
         if len(calls) == 20:  # in the second chain
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **named)
 
     monkeypatch.setattr(engine, "StepEvent", interrupting)

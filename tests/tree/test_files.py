@@ -1,3 +1,6 @@
+import os
+
+import h5py
 import pytest
 import xarray as xr
 
@@ -29,3 +32,15 @@ def test_unreadable_and_unwritable_files(tree, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="could not write"):
         save_tree(tree, tmp_path / "file" / "a.nc")
+
+
+def test_a_file_that_claims_more_than_it_can_hold_is_not_read(tmp_path, capsys):
+    path = tmp_path / "claims.nc"
+    with h5py.File(path, "w") as file:  # nothing of it is stored
+        file.create_dataset("x", shape=(10**11,), chunks=(10**6,), dtype="f8")
+    with pytest.raises(DataError, match="claims to hold 800 GB"):
+        load_tree(path)
+    os.mkfifo(tmp_path / "pipe.nc")
+    with pytest.raises(DataError, match="does not exist"):
+        load_tree(tmp_path / "pipe.nc")
+    assert capsys.readouterr().err == ""
