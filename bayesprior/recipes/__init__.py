@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from bayesprior.recipes.studying import StudyResult, study
     from bayesprior.recipes.target import fit_map, fit_swag, sample
     from bayesprior.recipes.training import initialize_, pick_device
+    from bayesprior.recipes.transferring import Transfer, transfer
 
 __all__ = [
     "FitRun",
     "StudyResult",
+    "Transfer",
     "fit_map",
     "fit_source",
     "fit_swag",
@@ -31,6 +33,7 @@ __all__ = [
     "sample",
     "shaped",
     "study",
+    "transfer",
 ]
 
 # The options beside these are read by ``--help``, which must not wait for torch.
@@ -42,6 +45,7 @@ _HOMES = {
     "studying": ("StudyResult", "study"),
     "target": ("fit_map", "fit_swag", "sample"),
     "training": ("initialize_", "pick_device"),
+    "transferring": ("Transfer", "transfer"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -303,4 +303,5 @@ def _held(posterior: Posterior, num_draws: int | None, seed: int) -> Posterior:
         if size > _HELD_BYTES:
             return posterior
         draws.append(draw)
-    return DrawsInMemory(draws, posterior.layout)
+    average = getattr(posterior, "average", "probabilities")
+    return DrawsInMemory(draws, posterior.layout, average=average)

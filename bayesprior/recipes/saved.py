@@ -73,7 +73,7 @@ class FitRun:
 
     @property
     def method(self) -> str:
-        """``"map"``, ``"swag"``, ``"sgld"`` or ``"sghmc"``."""
+        """``"map"``, ``"swag"``, ``"sgld"``, ``"sghmc"`` or ``"transfer"``."""
         return str(self.results["method"])
 
     def predict_proba(self, inputs: Any, **options: Any) -> Tensor:
