@@ -112,6 +112,21 @@ class FitSghmc(Fit, groups.SghmcOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Transfer(Named, groups.TransferOptions):
+    """Transfer a trained network to a task with few labels: calibrated, without a search.
+
+    Averages the MAP under the source's prior with short fine-tunings on folds; how far they move
+    and how confident they are is chosen out of fold. Writes chain-00, prior.safetensors, and with a
+    test split report.html; `bayesprior predict OUT NEW ...` predicts new data.
+    """
+
+    source: str | None = dataclasses.field(default=None, metadata={"several": True})
+    """File that fit-source wrote; given several times, the best one is taken."""
+    weights: str | None = dataclasses.field(default=None, metadata={"several": True})
+    """Or a checkpoint, likewise."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Predict(groups.NewDataOptions):
     """Predict a split with a run's model average, or new data.
 
@@ -256,6 +271,7 @@ COMMANDS = {
     "fit swag": Command(FitSwag, "bayesprior.cli.fitting:fit"),
     "fit sgld": Command(FitSgld, "bayesprior.cli.fitting:fit"),
     "fit sghmc": Command(FitSghmc, "bayesprior.cli.fitting:fit"),
+    "transfer": Command(Transfer, "bayesprior.cli.fitting:transfer"),
     "predict": Command(Predict, "bayesprior.cli.reporting:predict"),
     "report": Command(Report, "bayesprior.cli.reporting:report"),
     "compare": Command(Compare, "bayesprior.cli.reporting:compare"),

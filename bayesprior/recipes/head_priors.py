@@ -25,6 +25,7 @@ from bayesprior.tasks.protocols import Forward
 from bayesprior.weights.algebra import rescaled_each
 from bayesprior.weights.blocks import Block, place
 from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.rows import RowCovariance
 
 __all__ = [
     "HeadChoice",

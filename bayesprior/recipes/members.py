@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Integer
@@ -145,7 +147,7 @@ class MemberTask:
 
     def _loader(
         self, rows: Integer[Tensor, " n"] | None, *, clean: bool = False, seed: int = 0
-    ) -> object:
+    ) -> Iterable[Any]:
         """Return batches of some training examples: as they are, or shuffled and augmented."""
         train_split = self.clean if clean else self.data.train
         if rows is not None:
@@ -157,7 +159,11 @@ class MemberTask:
 
     @torch.no_grad()
     def logits(
-        self, point: PointPosterior, batches: object = None, *, rows: Tensor | None = None
+        self,
+        point: PointPosterior,
+        batches: Iterable[Any] | None = None,
+        *,
+        rows: Tensor | None = None,
     ) -> Float[Tensor, "n C"]:
         """Return a member's logits of training examples (all, or some), or of other batches."""
         self.place(point)
@@ -166,7 +172,7 @@ class MemberTask:
         found = []
         with modes_kept(self.module):
             self.module.eval()
-            for batch in loader:  # type: ignore[attr-defined]
+            for batch in loader:
                 found.append(self.forward(self.module, to_device(batch, device))[0].cpu())
         return torch.cat(found).double()
 

@@ -264,7 +264,7 @@ def _transferred(
     began = time.perf_counter()
     device = pick_device(call.device)
     found = candidates(
-        call.model,
+        _model(call),
         call.data,
         sources=call.source,
         weights=call.weights,
@@ -348,6 +348,7 @@ def _read(call: TransferCall, folder: Path) -> Transfer:
 
 
 def _model(call: TransferCall) -> Any:
+    """Return the network, or its name with the options that belong to it."""
     made = call.made_from.model if call.made_from is not None else None
     return call.model if isinstance(call.model, nn.Module) else made
 
