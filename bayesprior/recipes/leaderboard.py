@@ -13,6 +13,7 @@ from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.metrics import default_metrics
 from bayesprior.prediction.predict import predict
+from bayesprior.recipes.baselines import fine_tunings
 from bayesprior.recipes.committee import Committee, probe_draw
 from bayesprior.recipes.members import MemberTask
 from bayesprior.tasks.likelihoods import Categorical
@@ -42,6 +43,9 @@ def leaderboard(
     parts = _parts(committee)
     if baselines != "none" and committee.names != ["probe"]:
         parts["probe"] = ([probe_draw(task, committee.probe)], 0)
+    if baselines == "all" and data.test is not None:
+        for name, draw in fine_tunings(task, committee.probe).items():
+            parts[name] = ([draw], 0 if name == "WiSE-FT" else 1)
     rows = []
     if data.test is not None:
         for name, (draws, fits) in parts.items():

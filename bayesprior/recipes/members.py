@@ -1,9 +1,10 @@
 """The members of a transfer committee: short fits by one trainer, each kept in a file."""
 
 import dataclasses
+import functools
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from bayesprior.data import DataBundle
 from bayesprior.errors import DivergenceError
@@ -99,6 +101,8 @@ class MemberTask:
     step_std
         Standard deviation of the backbone's weights in the units of the fold members: that of
         `feature_noise`.
+    tensor_std
+        The same by tensor, as a share of its rms weight: the unit of the MAP's prior.
     folder
         Where members are kept, and resumed; None keeps them in memory.
     """
@@ -112,6 +116,7 @@ class MemberTask:
         head: str,
         head_prior: HeadPrior,
         step_std: float,
+        tensor_std: float,
         forward: Forward = pair_forward,
         folder: Path | None = None,
         seed: int = 0,
@@ -119,7 +124,7 @@ class MemberTask:
     ) -> None:
         self.module, self.data, self.prior, self.head = module, data, prior, head
         self.head_prior, self.forward, self.folder = head_prior, forward, folder
-        self.step_std = step_std
+        self.step_std, self.tensor_std = step_std, tensor_std
         self.seed, self.progress = seed, progress
         new = set(prior.new_names)
         body = [name for name in prior.layout.names if name not in new]
@@ -205,6 +210,8 @@ class MemberTask:
         rows: Integer[Tensor, " n"] | None = None,
         prior: GaussianWeights | None = None,
         confidence: float = 1.0,
+        start: Float[Tensor, " D"] | None = None,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
     ) -> Member | None:
         """Fit one member, or read it where it is fitted.
 
@@ -221,6 +228,10 @@ class MemberTask:
             calibrated noise.
         confidence
             Factor on the logits that the loss is told at.
+        start
+            Weights in place of the recipe's start.
+        optimizer
+            In place of `WhitenedAdam`.
 
         Returns
         -------
@@ -233,7 +244,10 @@ class MemberTask:
             point = PointPosterior.load(file)
             return Member(name, point, float(point.provenance["loss"]))
         units = self.units if prior is None else prior
-        start = self.start(rows, recipe.head_start)
+        start = self.start(rows, recipe.head_start) if start is None else start
+        if optimizer is None:
+            rates = {"lr": recipe.lr, "head_lr": recipe.head_lr}
+            optimizer = functools.partial(WhitenedAdam, units=units, **rates)
         self.place(PointPosterior(self.prior.layout, start, self.prior.buffers))
         seed = fold_seed(self.seed, name) >> 1
         device = next(self.module.parameters()).device
@@ -243,7 +257,7 @@ class MemberTask:
                     self.module,
                     supervised(Categorical(), forward=self.forward),
                     self._loader(rows, seed=seed),
-                    WhitenedAdam(self.module, units, lr=recipe.lr, head_lr=recipe.head_lr),
+                    optimizer(self.module),
                     cosine(num_steps=recipe.num_steps, warm_up=recipe.warm_up),
                     recipe.num_steps,
                     num_data=self.data.num_data if rows is None else len(rows),

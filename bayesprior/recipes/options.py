@@ -278,7 +278,7 @@ class TransferOptions(RunOptions):
     tells them, or isotropic."""
     baselines: Literal["none", "quick", "all"] = "quick"
     """What the result is set beside: quick is a linear probe, which needs no further fit; all adds
-    fine-tunings."""
+    five fine-tunings (AdamW at three rates, LP-FT, L2-SP; WiSE-FT) where there is a test split."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

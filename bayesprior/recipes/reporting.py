@@ -131,6 +131,7 @@ def report(
     likelihood = likelihood or Categorical()
     folder = Path(out).expanduser()
     module = module.to(pick_device(device))
+    of_logits = getattr(posterior, "average", "") == "logits"
     held = _held(posterior, num_draws, seed)
     plain = dataclasses.replace(data, train=data.train.without_augmentation())
     options: dict[str, Any] = {
@@ -188,7 +189,8 @@ def report(
         "num_data": data.num_data,
         "seed": seed,
         "temperature": temperature,
-        "independent_draws": int(isinstance(posterior, GaussianWeights)),
+        # members of a committee are no chain either
+        "independent_draws": int(isinstance(posterior, GaussianWeights) or of_logits),
         "method": compared[0] or "",
         "baseline": compared[1] or "",
         "only_prior": int(only_prior),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -226,6 +227,7 @@ def transfer(call: TransferCall) -> Transfer:
         if not is_finished(folder, "transfer"):
             with _timed(folder) as session:
                 _transferred(call, folder, session)
+                shutil.rmtree(folder / MEMBERS, ignore_errors=True)
         return _read(call, folder)
 
 
@@ -291,6 +293,7 @@ def _transferred(
         "budget": committee.budget,
         "confidence": committee.confidence,
         "feature_noise": task.step_std,
+        "feature_noise_by_tensor": task.tensor_std,
         "num_gradients": committee.num_gradients,
         "notes": committee.notes,
         "rms_std": committee.prior.rms_std,
@@ -311,27 +314,27 @@ def _transferred(
 
 def _task(call: TransferCall, best: Candidate, folder: Path | None) -> MemberTask:
     """Make the prior and measure its units, at the source's weights."""
+    few = list(examples(call.data, _NOISE_ON))
+    measured: dict[str, Any] = {"head": best.head, "forward": call.forward, "seed": call.seed}
+    tensor_std = feature_noise(best.module, few, by_tensor=True, **measured)
     prior = make_prior(
         best.source,
         best.module,
         head=best.head,
         shape="isotropic",
-        rms_ratio=RULE.map_width,
+        rms_ratio=RULE.map_width * tensor_std,
         head_prior=call.head_prior,
         data=call.data,
         forward=call.forward,
     )
-    device = next(best.module.parameters()).device
-    prior.layout.load_(best.module, prior.loc.to(device))
-    few = list(examples(call.data, _NOISE_ON))
-    step_std = feature_noise(best.module, few, head=best.head, forward=call.forward, seed=call.seed)
     return MemberTask(
         best.module,
         call.data,
         prior,
         head=best.head,
         head_prior=head_prior_of(prior, best.head),
-        step_std=step_std,
+        step_std=feature_noise(best.module, few, **measured),
+        tensor_std=tensor_std,
         forward=call.forward,
         folder=folder,
         seed=call.seed,

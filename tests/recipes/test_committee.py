@@ -15,9 +15,11 @@ from bayesprior.inference.strength.head import HeadPrior
 from bayesprior.prediction.predict import predict
 from bayesprior.recipes import make_prior
 from bayesprior.recipes.committee import RULE, fit_committee, worse_by
+from bayesprior.recipes.head_priors import rms_by_tensor
 from bayesprior.recipes.members import MemberTask
 from bayesprior.tasks.likelihoods import Categorical
 
+UNITS = {"step_std": 0.02, "tensor_std": 0.1}
 QUICK = dataclasses.replace(RULE, num_steps=(12, 16, 20, 24))
 
 
@@ -33,13 +35,13 @@ def task_of(source, per_class, num_classes=3, **options):
     source.layout.load_(net, source.loc)
     features, _ = head_inputs(net, "head", data.loader("train", 99))
     head = HeadPrior.of_features(features)
-    return MemberTask(net, data, prior, head="head", head_prior=head, step_std=0.02, **options)
+    return MemberTask(net, data, prior, head="head", head_prior=head, **UNITS, **options)
 
 
 def test_five_images_a_class(source):
     task = task_of(source, 5)
     found = fit_committee(task, QUICK)
-    assert found.names[0] == "map-0.25"
+    assert found.names[0] == "map-budget-2"
     assert len(found.draws) == 5
     assert [d.weight for d in found.draws] == [0.25, *[0.75 / 4] * 4]
     assert [d.confidence / found.confidence for d in found.draws] == pytest.approx([2.4, *[1] * 4])
@@ -79,7 +81,7 @@ def test_the_confidence_is_of_the_out_of_fold_mixture(source):
 @pytest.mark.parametrize("per_class", [1, 2])
 def test_one_or_two_images_a_class_have_no_folds(source, per_class):
     found = fit_committee(task_of(source, per_class), QUICK)
-    assert found.names == ["map-0.25", "fine-tuning"]
+    assert found.names == ["map-budget-2", "fine-tuning"]
     assert [d.weight for d in found.draws] == [0.5, 0.5]
     assert [d.confidence for d in found.draws] == pytest.approx([2.4 * 1.2, 1.2])
     assert not found.held_out
@@ -93,8 +95,10 @@ def test_the_budget_is_searched_from_below_only_where_there_are_images(source):
     leads = [float(line.split(", ")[-1].split()[0]) for line in tried]
     assert found.budget == RULE.budgets[sum(lead > 1 for lead in leads)]
     assert all(lead > 1 for lead in leads[:-1])  # the first that brings nothing is the last
-    width = 0.25 * found.budget / 2
-    assert found.names[0] == f"map-{width:g}"
+    assert found.names[0] == f"map-budget-{found.budget:g}"
+    ratio = found.prior.block_rms_std()["backbone.1.weight"] / 0.25
+    own = rms_by_tensor(source)["backbone.1.weight"]
+    assert ratio == pytest.approx(own * found.budget / 2, rel=1e-4)
     few = []
     fit_committee(task_of(source, 5), QUICK, tell=few.append)
     assert not [line for line in few if line.startswith("budget")]

@@ -23,10 +23,11 @@ def task_of(fitted, **options):
     prior, data = fitted
     torch.manual_seed(0)
     head = HeadPrior(std=0.5)
-    task = MemberTask(Net(2), data, prior, head="head", head_prior=head, step_std=0.02, **options)
+    task = MemberTask(Net(2), data, prior, head="head", head_prior=head, **UNITS, **options)
     return task
 
 
+UNITS = {"step_std": 0.02, "tensor_std": 0.1}
 RECIPE = Recipe(lr=0.1, head_lr=0.02, num_steps=12, warm_up=2, head_start=0.3)
 
 

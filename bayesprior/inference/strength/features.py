@@ -167,7 +167,7 @@ def feature_statistics(
         raise DataError("no class has two examples, so nothing varies within classes")
     sums = features.new_zeros(len(counts), features.shape[1]).index_add_(0, place, features)
     means, mean = sums / counts[:, None], features.mean(0)
-    inner, outer = features - means[place], (means - mean) * counts[:, None].sqrt()
+    inner, outer = features - means[place], (means - mean) * counts[:, None].double().sqrt()
     return {
         WITHIN: inner.T @ inner / (len(labels) - len(counts)),
         BETWEEN: outer.T @ outer / len(labels),

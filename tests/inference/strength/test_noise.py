@@ -51,6 +51,14 @@ def test_the_noise_is_a_function_of_the_seed_and_not_of_the_head():
     assert feature_noise(net, inputs, seed=1) != delta
 
 
+def test_noise_by_tensor_is_in_units_of_its_own_weights():
+    net = nn.Sequential(nn.Linear(16, 64, bias=False), nn.Linear(64, 2))
+    inputs = torch.randn(30, 16)
+    share = feature_noise(net, inputs, by_tensor=True)
+    unit = float(net[0].weight.square().mean().sqrt())
+    assert share * unit == pytest.approx(feature_noise(net, inputs), rel=0.02)
+
+
 def test_features_that_do_not_move_are_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     with pytest.raises(ConfigError, match="no weight in front of it is trainable"):
