@@ -47,7 +47,7 @@ class Rule:
         budget; it grows with the budget. It is about a quarter of the rms weight on small
         networks, where that was measured, and a thirtieth on MobileNet, which a quarter ruins.
     map_lr
-        Rate of the MAP in its prior's coordinates.
+        Rate of the MAP in its prior's coordinates; lower in longer runs, for the same drift.
     map_confidence
         Factor on the MAP's logits: its head is narrow, which decides directions, not confidence.
     map_share
@@ -256,7 +256,9 @@ class _Fit:
         )
         stds = {name: width * rms for name, rms in rms_by_tensor(body).items()}
         prior = with_widths(task.prior, stds)
-        recipe = Recipe(rule.map_lr, rule.map_lr, self._steps(index))
+        num_steps = self._steps(index)
+        rate = rule.map_lr * rule.num_steps[0] / max(num_steps, rule.num_steps[0])
+        recipe = Recipe(rate, rate, num_steps)
         name = f"map-budget-{rule.budgets[index]:g}"
         self._count(index)
         member = task.fit(name, recipe, prior=prior, confidence=rule.map_confidence)

@@ -18,6 +18,7 @@ from bayesprior.errors import ConfigError, DataError, check
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws, save_draw
 from bayesprior.inference.strength.noise import feature_noise
+from bayesprior.models import head_prefix
 from bayesprior.prediction.predict import predict
 from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.candidates import Candidate, candidates, network_for, ranked
@@ -249,8 +250,9 @@ def _speaks(call: TransferCall) -> dict[str, Any]:
 def _digests(call: TransferCall) -> dict[str, str]:
     found = {f"data.{name}": digest for name, digest in data_digests(call.data).items()}
     if isinstance(call.model, nn.Module):
-        found["network"] = network_digest(call.model)
-        found["start"] = state_digest(call.model.state_dict())
+        head = call.head or head_prefix(call.model)  # which starts anew
+        kept = {n: v for n, v in call.model.state_dict().items() if not n.startswith(f"{head}.")}
+        found |= {"network": network_digest(call.model), "start": state_digest(kept)}
     for name in ("source", "weights"):
         for number, given in enumerate(getattr(call, name)):
             is_law = isinstance(given, GaussianWeights)
