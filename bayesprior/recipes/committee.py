@@ -47,7 +47,8 @@ class Rule:
         budget; it grows with the budget. It is about a quarter of the rms weight on small
         networks, where that was measured, and a thirtieth on MobileNet, which a quarter ruins.
     map_lr
-        Rate of the MAP in its prior's coordinates; lower in longer runs, for the same drift.
+        Rate of the MAP in its prior's coordinates. In longer runs and under wider priors it is
+        lower: how far the weights can drift grows with the root of the width.
     map_confidence
         Factor on the MAP's logits: its head is narrow, which decides directions, not confidence.
     map_share
@@ -257,7 +258,9 @@ class _Fit:
         stds = {name: width * rms for name, rms in rms_by_tensor(body).items()}
         prior = with_widths(task.prior, stds)
         num_steps = self._steps(index)
-        rate = rule.map_lr * rule.num_steps[0] / max(num_steps, rule.num_steps[0])
+        wider = rule.budgets[index] / rule.budgets[0]
+        longer = max(num_steps / rule.num_steps[0], 1.0)
+        rate = rule.map_lr / (longer * math.sqrt(wider))
         recipe = Recipe(rate, rate, num_steps)
         name = f"map-budget-{rule.budgets[index]:g}"
         self._count(index)

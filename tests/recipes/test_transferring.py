@@ -90,6 +90,14 @@ def test_the_better_source_is_taken_and_the_ranking_told(source, data):
     }
 
 
+def test_all_baselines_stand_beside_it(source, data):
+    found = transfer(data, trained(source), baselines="all", **QUIET)
+    rows = {row["method"]: row for row in found.leaderboard()}
+    assert {"probe", "LP-FT", "WiSE-FT", "L2-SP", "AdamW 0.001"} <= rows.keys()
+    assert rows["WiSE-FT"]["fits"] == 0
+    assert found.results["baselines"]["LP-FT"]["test"]["n"] == 120
+
+
 def test_without_a_test_split_the_numbers_are_out_of_fold(source, data):
     bare = dataclasses.replace(data, test=None)
     found = transfer(bare, trained(source), **QUIET)
