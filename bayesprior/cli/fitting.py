@@ -121,7 +121,8 @@ def transfer(options: Transfer) -> None:
         print(f"{printable(row['source'])}: NLL {row['nll']:.3f} of a probe on its features")
     for note in fit["notes"]:
         print(f"* {printable(note)}")
-    print(f"head prior: {fit['head_prior']}; {rows[0]['n']:,} examples, {rows[0]['on']}")
+    why = f" ({fit['head_note']})" if fit["head_note"] else ""
+    print(f"head prior: {fit['head_prior']}{why}; {rows[0]['n']:,} examples, {rows[0]['on']}")
     shown = [name for name in ("nll", "accuracy", "ece", "brier") if name in rows[0]]
     table = [
         [row["method"], *(format(row[n], METRICS[n].format) for n in shown), str(row["fits"])]

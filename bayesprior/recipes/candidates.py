@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesprior.data import DataBundle
+from bayesprior.data import DataBundle, check_fit
 from bayesprior.errors import ConfigError, LayoutMismatchError, check
 from bayesprior.inference.generators import seeded
 from bayesprior.inference.strength.features import check_is_last, head_inputs
@@ -133,6 +133,7 @@ def ranked(
     ranking: list[dict[str, Any]] = []
     for candidate in found:
         module, head = candidate.module.to(device), candidate.head
+        check_fit(module, data, forward)
         check_is_last(module, head, next(iter(examples(data, 8))), forward)
         few = examples(data, _RANKED_ON)
         features, labels = head_inputs(module, head, few, forward=forward)

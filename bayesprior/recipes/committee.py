@@ -257,6 +257,7 @@ class _Fit:
         )
         stds = {name: width * rms for name, rms in rms_by_tensor(body).items()}
         prior = with_widths(task.prior, stds)
+        prior.provenance |= {"rms_ratio": width, "rms_std": prior.rms_std}
         num_steps = self._steps(index)
         wider = rule.budgets[index] / rule.budgets[0]
         longer = max(num_steps / rule.num_steps[0], 1.0)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprior.data import DataBundle, check_fit
+from bayesprior.data import DataBundle
 from bayesprior.errors import ConfigError, DataError, check
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws, save_draw
@@ -109,7 +109,9 @@ class TransferCall(TransferOptions):
 def _listed(given: Any) -> tuple[Any, ...]:
     if given is None:
         return ()
-    return tuple(given) if isinstance(given, list | tuple) else (given,)
+    several = given if isinstance(given, list | tuple) else (given,)
+    paths = (str, os.PathLike)
+    return tuple(os.path.expanduser(os.fspath(g)) if isinstance(g, paths) else g for g in several)
 
 
 def _check_task(data: DataBundle) -> None:
@@ -255,9 +257,10 @@ def _digests(call: TransferCall) -> dict[str, str]:
         found |= {"network": network_digest(call.model), "start": state_digest(kept)}
     for name in ("source", "weights"):
         for number, given in enumerate(getattr(call, name)):
-            is_law = isinstance(given, GaussianWeights)
-            digest = prior_digest(given) if is_law else file_digest(given)
-            found[f"{name}.{number}"] = digest
+            if isinstance(given, GaussianWeights):
+                found[f"{name}.{number}"] = prior_digest(given)
+            elif Path(given).is_file():  # torchvision's names of weights are none
+                found[f"{name}.{number}"] = file_digest(given)
     return found
 
 
@@ -277,7 +280,6 @@ def _transferred(
     )
     ranking_options: dict[str, Any] = {"forward": call.forward, "device": device}
     best, ranking = ranked(found, call.data, seed=call.seed, **ranking_options)
-    check_fit(best.module, call.data, call.forward)
     task = _task(call, best, None if folder is None else folder / MEMBERS)
     rule = dataclasses.replace(RULE, num_folds=call.folds)
     committee = fit_committee(task, rule)
@@ -290,7 +292,7 @@ def _transferred(
         "source": best.label,
         "candidates": ranking,
         "head": best.head,
-        "head_prior": task.prior.provenance["head_prior"],
+        **{name: task.prior.provenance.get(name) for name in ("head_prior", "head_note")},
         "members": committee.names,
         "budget": committee.budget,
         "confidence": committee.confidence,

@@ -11,7 +11,7 @@ from torch import nn
 
 import bayesprior as bp
 from bayesprior.data import few_shot, from_arrays
-from bayesprior.errors import ConfigError, DataError, LayoutMismatchError
+from bayesprior.errors import ConfigError, DataError, LayoutMismatchError, PriorFileError
 from bayesprior.recipes import committee, load_run, transfer, transferring
 from bayesprior.recipes.named import load_data
 from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
@@ -174,4 +174,8 @@ def test_refusals_are_one_line(source, data):
     renamed = source.rename(lambda name: f"other.{name}")
     refused(LayoutMismatchError, "shares no parameter with the network", source=renamed)
     refused(ConfigError, "weights are for a model by name", weights="net.pth")
+    refused(
+        ConfigError, "does not take the inputs of 'blobs'", model=nn.Sequential(nn.Linear(5, 3))
+    )
+    refused(PriorFileError, "none.safetensors", source="none.safetensors")
     refused(ConfigError, "folds must be at least 3", folds=2)
