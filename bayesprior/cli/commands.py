@@ -15,6 +15,7 @@ from bayesprior import prediction
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.demo_options import DemoOptions
 from bayesprior.recipes.fields import Options, option
+from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.registry import resolve
 
 __all__ = ["COMMANDS", "Command", "metric_lines", "values_of"]
@@ -46,7 +47,7 @@ class FitSource(Named, groups.SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MakePrior(Named, groups.PriorOptions, groups.RunOptions):
+class MakePrior(Named, PriorOptions, groups.RunOptions):
     """Turn a source posterior into a prior for the target's network.
 
     Writes prior.safetensors. The data only give the shapes of input and head.

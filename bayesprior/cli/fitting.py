@@ -13,6 +13,7 @@ from bayesprior.prediction.metrics import METRICS
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.checks import head_names
 from bayesprior.recipes.named import load_data, load_model, point_source
+from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.runs import read_results
 from bayesprior.storage import PRIOR, RESULTS, SOURCE
 from bayesprior.weights.gaussian import GaussianWeights
@@ -50,7 +51,7 @@ def make_prior(options: MakePrior) -> None:
     module, head = load_model(
         options, data, seed=options.seed, weights=options.weights, tell=_tell_weights
     )
-    values = values_of(groups.PriorOptions, options)
+    values = values_of(PriorOptions, options)
     if options.source is not None:
         source = GaussianWeights.load(options.source)
     else:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 
 from bayesprior.errors import ConfigError
 from bayesprior.recipes.fields import Options, option
-from bayesprior.recipes.prior_options import PriorOptions
 
 __all__ = [
     "AverageOptions",
@@ -20,7 +19,6 @@ __all__ = [
     "ModelOptions",
     "NewDataOptions",
     "PageOptions",
-    "PriorOptions",
     "RunOptions",
     "SampleOptions",
     "SamplerOptions",

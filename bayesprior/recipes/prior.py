@@ -23,8 +23,9 @@ from bayesprior.recipes.digests import (
 from bayesprior.recipes.fields import option
 from bayesprior.recipes.head_priors import HeadChoice, head_of, rms_by_tensor, with_widths
 from bayesprior.recipes.numbers import law_numbers
-from bayesprior.recipes.options import MadeFrom, PriorOptions, plain_values
+from bayesprior.recipes.options import MadeFrom, plain_values
 from bayesprior.recipes.places import recorded
+from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.runs import add_results, is_finished, open_run
 from bayesprior.recipes.sessions import locked
 from bayesprior.storage import PRIOR

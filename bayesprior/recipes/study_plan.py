@@ -11,13 +11,13 @@ from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.recipes.fields import Options
 from bayesprior.recipes.options import (
     MapOptions,
-    PriorOptions,
     RunOptions,
     SampleOptions,
     SghmcOptions,
     StudyOptions,
     SwagOptions,
 )
+from bayesprior.recipes.prior_options import PriorOptions
 
 __all__ = ["Configuration", "Method", "edges", "evaluations", "plan", "select", "words"]
 
