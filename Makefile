@@ -44,6 +44,7 @@ types: venv  ## mypy on the package
 	$(BIN)/python -m mypy
 
 unit: venv  ## the tests and the docstrings' examples (not those marked slow)
+	$(PYTEST) tests/devices  # registers a device for good, so in processes of its own
 	$(PYTEST)
 
 demo: venv  ## the embedded example, offline; report in demo/

@@ -3,11 +3,11 @@
 Importing the package is cheap: each public name is imported when it is first used.
 """
 
-import importlib
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from bayesprior.registry import lazy
 from bayesprior.version import __version__
 
 if TYPE_CHECKING:
@@ -131,95 +131,14 @@ __all__ = [
     "two_view",
 ]
 
-# Where each name lives; the same as the imports above, which type checkers read.
-_HOMES = {
-    "bayesprior.data": (
-        "DataBundle",
-        "as_bundle",
-        "check_fit",
-        "few_shot",
-        "from_arrays",
-        "get_data",
-    ),
-    "bayesprior.errors": (
-        "BayesPriorError",
-        "CheckpointError",
-        "ConfigError",
-        "DataError",
-        "DivergenceError",
-        "LayoutMismatchError",
-        "MissingDependencyError",
-        "PriorFileError",
-        "StorageError",
-    ),
-    "bayesprior.inference.collectors": ("SWAG", "DrawWriter", "DrawsInMemory", "Watching"),
-    "bayesprior.inference.engine": ("train",),
-    "bayesprior.inference.optimizers": ("SGHMC", "SGLD", "ImplicitPriorSGD"),
-    "bayesprior.inference.posteriors": ("PointPosterior", "StoredDraws"),
-    "bayesprior.inference.prior_term": ("attach_prior",),
-    "bayesprior.inference.strength": ("feature_noise",),
-    "bayesprior.models": ("get_model",),
-    "bayesprior.prediction.predict": ("Prediction", "predict"),
-    "bayesprior.probabilistic": ("BayesianNetwork", "RandomNetwork", "StochasticGradientMCMC"),
-    "bayesprior.recipes": (
-        "fit_map",
-        "fit_source",
-        "fit_swag",
-        "load_run",
-        "make_prior",
-        "report",
-        "sample",
-        "study",
-        "transfer",
-    ),
-    "bayesprior.recipes.new_data": ("predict_new",),
-    "bayesprior.tasks.likelihoods": (
-        "Categorical",
-        "HeteroscedasticNormal",
-        "Likelihood",
-        "Normal",
-        "PixelCategorical",
-    ),
-    "bayesprior.tasks.objectives": ("Objective", "supervised", "two_view"),
-    "bayesprior.tasks.protocols": (
-        "Forward",
-        "dictionary_forward",
-        "inputs_forward",
-        "keyword_forward",
-    ),
-    "bayesprior.weights.blocks": ("Block",),
-    "bayesprior.weights.gaussian": ("GaussianWeights",),
-    "bayesprior.weights.layout": ("ParameterLayout",),
-    "bayesprior.weights.rows": ("RowCovariance",),
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
-# Rooms that go by a short name: modules, not values.
-_ROOMS = {
-    "huggingface": "bayesprior.integrations.huggingface",
-    "lightning": "bayesprior.integrations.lightning",
-    "plots": "bayesprior.report.plots",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(_ROOMS[name])
-    if name not in _HOME:
-        from bayesprior.errors import nearest_name
-
-        hint = nearest_name(name, [*_HOME, *_ROOMS])
-        raise AttributeError(f"module 'bayesprior' has no attribute {name!r}{hint}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, __file__)
 
 
 class _Package(ModuleType):
     """Keeps a folder from hiding the public name it shares: `report` is the recipe."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
+        if not (name in __all__ and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 
@@ -227,4 +146,4 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+    return sorted({*globals(), *__all__})

@@ -1,13 +1,16 @@
-"""Short names and import paths -> callables, with errors that name the nearest valid name."""
+"""Names and import paths -> what they stand for, with errors that name the nearest valid name."""
 
+import ast
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from bayesprior.errors import ConfigError, nearest_name
 
-__all__ = ["call", "resolve"]
+__all__ = ["call", "lazy", "resolve"]
 
 
 def resolve(
@@ -112,3 +115,31 @@ def call(
     if missing:
         raise ConfigError(f"{kind} {name!r} needs the option {', '.join(missing)}")
     return target(**options)
+
+
+def lazy(package: str, file: str) -> Callable[[str], Any]:
+    """Return a package's ``__getattr__``, which imports each public name when it is first used.
+
+    Where a name lives is read from the imports that type checkers read.
+
+    Parameters
+    ----------
+    package, file
+        Name and file of the package; the file imports its names under ``if TYPE_CHECKING:``.
+    """
+    body = ast.parse(Path(file).read_text(encoding="utf-8")).body
+    imports = next(node for node in body if isinstance(node, ast.If)).body
+    homes = {a.name: n.module for n in imports if isinstance(n, ast.ImportFrom) for a in n.names}
+
+    def find(name: str) -> Any:
+        home = homes.get(name)
+        if home is None:
+            near = nearest_name(name, homes)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{near}")
+        found = getattr(importlib.import_module(home), name, None)
+        if found is None:  # it is a module
+            found = importlib.import_module(f"{home}.{name}")
+        vars(sys.modules[package])[name] = found
+        return found
+
+    return find

@@ -23,6 +23,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+DEVICES = ROOT / "tests" / "devices"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("free" if _base_seed() else "fixed")
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave tests/devices, which changes its process for good, to runs of nothing else."""
+    asked = [config.invocation_params.dir / arg.split("::")[0] for arg in config.args]
+    alone = all(DEVICES in (path.resolve(), *path.resolve().parents) for path in asked)
+    return True if collection_path == DEVICES and not alone else None
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

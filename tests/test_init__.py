@@ -1,4 +1,5 @@
 import ast
+import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -15,16 +16,17 @@ def typed_imports() -> dict[str, str]:
     return {alias.name: node.module for node in block.body for alias in node.names}
 
 
+HOMES = typed_imports()
+
+
 def test_type_checkers_and_the_interpreter_find_the_same_names():
-    rooms = {name: home.rpartition(".")[0] for name, home in bayesprior._ROOMS.items()}
-    assert typed_imports() == bayesprior._HOME | rooms
-    assert set(bayesprior.__all__) == {*bayesprior._HOME, *rooms, "__version__"}
+    assert set(bayesprior.__all__) == {*HOMES, "__version__"}
 
 
 def test_names_are_the_homes_own_and_show_in_dir():
-    for name, home in bayesprior._HOME.items():
-        __import__(home)
-        assert getattr(bayesprior, name) is getattr(sys.modules[home], name)
+    for name, home in HOMES.items():
+        where = importlib.import_module(home)
+        assert getattr(bayesprior, name) is getattr(where, name)
     assert set(bayesprior.__all__) <= set(dir(bayesprior))
 
 
@@ -42,10 +44,9 @@ def test_a_folder_does_not_hide_the_recipe_of_its_name():
 
 
 def test_rooms_are_reached_by_their_short_names():
-    import importlib
-
-    for name, home in bayesprior._ROOMS.items():
-        assert getattr(bayesprior, name) is importlib.import_module(home)
+    for name in ("huggingface", "lightning", "plots"):
+        room = f"{HOMES[name]}.{name}"
+        assert getattr(bayesprior, name) is importlib.import_module(room)
         assert name in dir(bayesprior)
 
 

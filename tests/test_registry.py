@@ -1,10 +1,12 @@
 import collections
+import sys
+import types
 from functools import partial
 
 import pytest
 
 from bayesprior.errors import ConfigError
-from bayesprior.registry import call, resolve
+from bayesprior.registry import call, lazy, resolve
 
 TABLE = {"counter": "collections:Counter", "broken": "bayesprior.no_such:thing"}
 
@@ -50,3 +52,17 @@ def test_import_paths_out_of_a_file_need_consent():
     for run in (resolve, partial(call, options={"command": "true"})):
         with pytest.raises(ConfigError, match="'os:system' is an import path out of a file.*trust"):
             run("data set", "os:system", table=TABLE, trusted=False)
+
+
+def test_lazy_names_are_imported_when_they_are_first_used(tmp_path, monkeypatch):
+    text = "if TYPE_CHECKING:\n    from fractions import Fraction\n    from email import charset\n"
+    (tmp_path / "toy.py").write_text(text)
+    toy = types.ModuleType("toy")
+    monkeypatch.setitem(sys.modules, "toy", toy)
+    toy.__getattr__ = lazy("toy", str(tmp_path / "toy.py"))
+    assert "Fraction" not in vars(toy)
+    assert toy.Fraction(1, 2) == 0.5
+    assert "Fraction" in vars(toy)
+    assert toy.charset is sys.modules["email.charset"]
+    with pytest.raises(AttributeError, match="'toy' has no attribute 'Fracton'; did you mean 'F"):
+        _ = toy.Fracton

@@ -4,21 +4,16 @@ A command's options are the recipe's own (`bayesprior.recipes.options`) and what
 objects: files and names.
 """
 
-import ast
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from bayesprior import prediction
 from bayesprior.recipes import options as groups
-from bayesprior.recipes.demo_options import DemoOptions
 from bayesprior.recipes.fields import Options, option
 from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.registry import resolve
 
-__all__ = ["COMMANDS", "Command", "metric_lines", "values_of"]
+__all__ = ["COMMANDS", "Command"]
 
 
 def _path(places: str = "", **default: Any) -> Any:
@@ -26,7 +21,6 @@ def _path(places: str = "", **default: Any) -> Any:
     return dataclasses.field(metadata={"path": True, "places": places}, **default)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Named(groups.ModelOptions, groups.DataOptions):
     """Folder."""
 
@@ -34,7 +28,6 @@ class Named(groups.ModelOptions, groups.DataOptions):
     """Folder to write; an unfinished run of the same options in it is resumed."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSource(Named, groups.SourceOptions):
     """Train on the source task and fit the source posterior (SWAG).
 
@@ -42,11 +35,12 @@ class FitSource(Named, groups.SourceOptions):
     """
 
     weights: str | None = _path(default=None)
-    """Start from these: a .safetensors, .pth or .pt file, or a name of torchvision's such as
-    DEFAULT."""
+    """Start from these: a file of weights of any layout, or a name that the network's library
+    knows, such as DEFAULT."""
+    rename: Literal["auto"] | None = option(None, shown="as the file has them")
+    """auto: give the file's tensors the network's names, by order and shape."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class MakePrior(Named, PriorOptions, groups.RunOptions):
     """Turn a source posterior into a prior for the target's network.
 
@@ -58,9 +52,10 @@ class MakePrior(Named, PriorOptions, groups.RunOptions):
     weights: str | None = _path(default=None)
     """Or a checkpoint alone, as in fit-source: the prior is isotropic around it (L2-SP) and needs
     rms_std."""
+    rename: Literal["auto"] | None = option(None, shown="as the file has them")
+    """auto: give that file's tensors the network's names, by order and shape."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Fit(Named, groups.RunOptions):
     """Prior."""
 
@@ -72,7 +67,6 @@ class Fit(Named, groups.RunOptions):
     """Bring the prior to this width first."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitMap(Fit, groups.MapOptions):
     """Infer the target's weights by maximizing the posterior (MAP).
 
@@ -82,7 +76,6 @@ class FitMap(Fit, groups.MapOptions):
     method: ClassVar[str] = "map"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSwag(Fit, groups.SwagOptions):
     """Infer by a Gaussian fitted to what SGD does around the posterior's mode (SWAG).
 
@@ -92,7 +85,6 @@ class FitSwag(Fit, groups.SwagOptions):
     method: ClassVar[str] = "swag"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSgld(Fit, groups.SampleOptions):
     """Infer by sampling with stochastic-gradient Langevin dynamics (SGLD).
 
@@ -102,7 +94,6 @@ class FitSgld(Fit, groups.SampleOptions):
     method: ClassVar[str] = "sgld"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class FitSghmc(Fit, groups.SghmcOptions):
     """Infer by sampling with stochastic-gradient Hamiltonian Monte Carlo (SGHMC).
 
@@ -112,7 +103,6 @@ class FitSghmc(Fit, groups.SghmcOptions):
     method: ClassVar[str] = "sghmc"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Transfer(Named, groups.TransferOptions):
     """Transfer a trained network to a task with few labels: calibrated, without a search.
 
@@ -127,7 +117,6 @@ class Transfer(Named, groups.TransferOptions):
     """Or a checkpoint, likewise."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Predict(groups.NewDataOptions):
     """Predict a split with a run's model average, or new data.
 
@@ -135,7 +124,7 @@ class Predict(groups.NewDataOptions):
     DataTree). With NEW: one row each, with class, probabilities, entropy, and whether to abstain.
     """
 
-    metrics: ClassVar[str] = "directed"
+    listed: ClassVar[str] = "metrics"
 
     run: str = _path("?")
     """Folder of a fit."""
@@ -147,7 +136,6 @@ class Predict(groups.NewDataOptions):
     """The .csv file of the predictions for NEW."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class SideBySide(Options):
     """Runs."""
 
@@ -157,7 +145,6 @@ class SideBySide(Options):
     """The run whose method the others are held against."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Report(SideBySide, groups.PageOptions):
     """Report on a fit, set beside other fits: report.html, .md, .json and report.nc for ArviZ.
 
@@ -165,13 +152,14 @@ class Report(SideBySide, groups.PageOptions):
     that differ in their seeds only are one method.
     """
 
+    listed: ClassVar[str] = "headings"
+
     out: str | None = option(None, path=True, shown="the first run's")
     """Folder of the report."""
     rebuild: bool = False
     """Only write the page anew from the report.nc in the folder; nothing is predicted."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Compare(SideBySide, groups.AverageOptions):
     """Set fits side by side: one table, and each one's paired differences to the baseline.
 
@@ -179,13 +167,12 @@ class Compare(SideBySide, groups.AverageOptions):
     their test split first where that is not done.
     """
 
-    metrics: ClassVar[str] = "compared"
+    listed: ClassVar[str] = "compared metrics"
 
     out: str | None = option(None, path=True, shown="nothing is written")
     """Also write the numbers to this .json file."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Inspect(Options):
     """Say what a file or a run folder holds: prior, posterior, estimate, draw, checkpoint, run."""
 
@@ -193,8 +180,7 @@ class Inspect(Options):
     """Files or folders that bayesprior wrote; told by their content."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Demo(DemoOptions):
+class Demo(groups.DemoOptions):
     """Run the embedded example, offline: typeset glyphs to handwritten digits.
 
     Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
@@ -204,52 +190,12 @@ class Demo(DemoOptions):
     """
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Study(groups.StudyOptions):
     """Compare methods over seeds and numbers of examples, with equal budgets, chosen on validation.
 
     Describe the methods in a YAML file for --config. Writes results.json and report.html, and every
     fit as a run folder; stopped, the same command goes on.
     """
-
-
-def values_of(group: type[Options], options: Options) -> dict[str, Any]:
-    """Return the fields of one group among a command's options.
-
-    Examples
-    --------
-    >>> values_of(groups.ModelOptions, FitMap(data="digits", model="mlp", prior="p", out="o"))
-    {'model': 'mlp', 'model_options': {}, 'head': None}
-    """
-    return {spec.name: getattr(options, spec.name) for spec in dataclasses.fields(group)}
-
-
-def metric_lines(which: str) -> list[str]:
-    """Return ``name: meaning`` of the metrics that have a direction, or are compared by.
-
-    Read from the source of `bayesprior.prediction.metrics`: importing it would import torch.
-
-    Parameters
-    ----------
-    which
-        "directed" or "compared" (those of classes that have a margin, too).
-
-    Examples
-    --------
-    >>> metric_lines("compared")[0]
-    'accuracy: share of right answers'
-    """
-    source = Path(prediction.__file__).with_name("metrics.py").read_text(encoding="utf-8")
-    [table] = (
-        node.value
-        for node in ast.parse(source).body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "METRICS"
-    )
-    return [
-        f"{ast.literal_eval(name)}: {ast.literal_eval(row.args[1])}"
-        for name, row in zip(table.keys, table.values, strict=True)  # type: ignore[union-attr]
-        if len(row.args) > (4 if which == "compared" else 3)
-    ]
 
 
 class Command(NamedTuple):
@@ -276,7 +222,7 @@ COMMANDS = {
     "predict": Command(Predict, "bayesprior.cli.reporting:predict"),
     "report": Command(Report, "bayesprior.cli.reporting:report"),
     "compare": Command(Compare, "bayesprior.cli.reporting:compare"),
-    "study": Command(Study, "bayesprior.cli.studying:study"),
+    "study": Command(Study, "bayesprior.cli.reporting:study"),
     "inspect": Command(Inspect, "bayesprior.cli.inspection:inspect"),
 }
 """Every command by its words."""

@@ -4,14 +4,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from bayesprior import recipes
-from bayesprior.cli.commands import Fit, FitSource, MakePrior, Named, Transfer, values_of
+from bayesprior.cli.commands import Fit, FitSource, MakePrior, Named, Transfer
 from bayesprior.cli.console import print_pairs, print_table, printable
 from bayesprior.cli.inspection import show
+from bayesprior.data import DataBundle
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.recipes import options as groups
-from bayesprior.recipes.checks import head_names
+from bayesprior.recipes.arguments import head_names
+from bayesprior.recipes.fields import values_of
 from bayesprior.recipes.named import load_data, load_model, point_source
 from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.runs import read_results
@@ -24,10 +28,7 @@ __all__ = ["fit", "fit_source", "make_prior", "transfer"]
 
 def fit_source(options: FitSource) -> None:
     """Fit a source posterior and say what it holds."""
-    data = load_data(options)
-    module, head = load_model(
-        options, data, seed=options.seed, weights=options.weights, tell=_tell_weights
-    )
+    data, module, head = _task(options, options.weights)
     recipes.fit_source(
         module,
         data,
@@ -47,10 +48,7 @@ def make_prior(options: MakePrior) -> None:
         raise ConfigError("give --source or --weights (only --shape zero needs neither)")
     if options.source is None and options.rms_std is None:
         raise ConfigError("a prior without --source has no width of its own; give --rms_std")
-    data = load_data(options)
-    module, head = load_model(
-        options, data, seed=options.seed, weights=options.weights, tell=_tell_weights
-    )
+    data, module, head = _task(options, options.weights)
     values = values_of(PriorOptions, options)
     if options.source is not None:
         source = GaussianWeights.load(options.source)
@@ -78,15 +76,14 @@ def make_prior(options: MakePrior) -> None:
 
 def fit(options: Fit) -> None:
     """Infer with a prior and print the numbers of the fit."""
-    data = load_data(options)
-    module, head = load_model(options, data, seed=options.seed)
+    data, module, head = _task(options)
     layout = ParameterLayout.from_module(module)
     head_names(layout.names, head, "network")
     law = GaussianWeights.load(options.prior)
     _check_is_prior(law, layout, options)
     if options.rms_std is not None:
         law = law.rescale(rms_std=options.rms_std)
-    recipe, group = _RECIPES[options.method]
+    recipe, group = groups.METHODS[options.method]
     sampler = {"sampler": options.method} if recipe == "sample" else {}
     getattr(recipes, recipe)(
         module,
@@ -110,7 +107,7 @@ def transfer(options: Transfer) -> None:
         for name in ("source", "weights")
     }
     found = recipes.transfer(
-        load_data(options),
+        load_data(options, options),
         options.model,
         head=options.head,
         made_from=_made_from(options),
@@ -135,16 +132,20 @@ def transfer(options: Transfer) -> None:
     print(f"written to {printable(options.out)}")
 
 
-_RECIPES = {
-    "map": ("fit_map", groups.MapOptions),
-    "swag": ("fit_swag", groups.SwagOptions),
-    "sgld": ("sample", groups.SampleOptions),
-    "sghmc": ("sample", groups.SghmcOptions),
-}
-
-
-def _tell_weights(line: str) -> None:
-    print(printable(line))
+def _task(
+    options: FitSource | MakePrior | Fit, weights: str | None = None
+) -> tuple[DataBundle, nn.Module, str]:
+    """Return the data, the network and its head's name; say what was taken from weights."""
+    data = load_data(options, options)
+    module, head = load_model(
+        options,
+        data,
+        seed=options.seed,
+        weights=weights,
+        rename=getattr(options, "rename", None),
+        tell=lambda line: print(printable(line)),
+    )
+    return data, module, head
 
 
 def _made_from(options: Named, **files: Any) -> groups.MadeFrom:
@@ -159,7 +160,7 @@ def _made_from(options: Named, **files: Any) -> groups.MadeFrom:
 def _check_is_prior(law: GaussianWeights, layout: ParameterLayout, options: Fit) -> None:
     """Send a source posterior to make-prior first, and a prior to its own network."""
     diff = layout.compare(law.layout)
-    if not (diff.only_here or diff.only_there or diff.shape_conflicts):
+    if diff.is_equal:
         return
     if law.provenance.get("role") != "prior":
         raise ConfigError(

@@ -10,7 +10,7 @@ from bayesprior.cli.commands import Inspect
 from bayesprior.cli.console import print_pairs, print_table, printable
 from bayesprior.data.arrays import reason
 from bayesprior.errors import BayesPriorError, DataError, PriorFileError
-from bayesprior.recipes.numbers import law_numbers
+from bayesprior.recipes.prior import law_numbers
 from bayesprior.recipes.runs import is_finished, read_config, read_results
 from bayesprior.storage import CONFIG, load_tensors, read_header
 
@@ -78,13 +78,9 @@ def _show_run(folder: Path) -> None:
     is_done = is_finished(folder, config.recipe)
     state = "finished" if is_done else "not finished; the same command goes on with it"
     print(f"{printable(folder)}: run of {printable(config.recipe)}, {state}")
-    options: dict[str, Any] = {}
-    for key, value in config.made_from.items():
-        if key != "relative":
-            options |= value if isinstance(value, Mapping) else {key: value}
     print_pairs(
         (key, value if isinstance(value, str | float) else json.dumps(value, ensure_ascii=False))
-        for key, value in {**options, **config.options}.items()
+        for key, value in {**config.chosen, **config.options}.items()
         if value is not None
     )
     for stage, values in read_results(folder).items():

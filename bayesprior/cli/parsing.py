@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bayesprior.cli.commands import COMMANDS, metric_lines
+from bayesprior.cli.commands import COMMANDS
+from bayesprior.cli.tables import listing
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.recipes.calls import field_docs
 from bayesprior.recipes.fields import Options
@@ -136,12 +137,11 @@ def _parser(name: str) -> Any:
         if places := _places(spec):
             shown = f"{key.upper()} ..." if places == "*" else key.upper()
             usage.append(shown if _is_required(spec) else f"[{shown}]")
-    metrics = getattr(options, "metrics", None)
     parser = jsonargparse.ArgumentParser(
         prog=f"bayesprior {name}",
         usage=" ".join([*usage, "[options]"]),
         description=" ".join(f"{title} {more}".split()),
-        epilog=f"Metrics. {'; '.join(metric_lines(metrics))}" if metrics else None,
+        epilog=listing(options.listed) if hasattr(options, "listed") else None,
         formatter_class=argparse.HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,
@@ -221,7 +221,7 @@ def _prepared(name: str, arguments: Sequence[str]) -> list[str]:
                 raise ConfigError(f"--{base} needs a value (see bayesprior {name} --help)")
             value = "true" if is_switch else words.pop(0)
         if base == "config":
-            first.append(f"--config={_read_config(value, name)}")
+            first.append(f"--config={_read_config(value, name, arguments)}")
             continue
         if is_dict and not dot and not value.startswith("{"):
             inner, is_pair, value = value.partition("=")
@@ -248,7 +248,7 @@ def _unknown(base: str, name: str) -> str:
     return f"bayesprior {name} has no option --{base}{near} (see bayesprior {name} --help)"
 
 
-def _read_config(path: str, name: str) -> str:
+def _read_config(path: str, name: str, arguments: Sequence[str]) -> str:
     """Return the options of a YAML file as JSON; a run folder's ``config.yaml`` will do."""
     import yaml
 
@@ -263,14 +263,14 @@ def _read_config(path: str, name: str) -> str:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no options; write lines 'name: value'")
     if values.keys() & {"command", "recipe"} and "options" in values:
-        values = {k: v for k, v in _of_a_run(Path(path), name).items() if k in known}
+        values = {k: v for k, v in _of_a_run(Path(path), name, arguments).items() if k in known}
     for key in values:
         if key not in known:
             raise ConfigError(f"{path}: {_unknown(str(key), name)}")
     return json.dumps(values)
 
 
-def _of_a_run(path: Path, name: str) -> dict[str, Any]:
+def _of_a_run(path: Path, name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the options, names and files that a run's own ``config.yaml`` holds.
 
     The folder is the run's, so that the command finds it finished or goes on with it.
@@ -293,4 +293,13 @@ def _of_a_run(path: Path, name: str) -> dict[str, Any]:
     made_from = dataclasses.asdict(restored(config.made_from, path.parent))
     groups = [made_from.pop(group) or {} for group in ("data", "model")]
     files = {key: value for key, value in made_from.items() if value is not None}
-    return {**config.options, "out": str(path.parent), **groups[0], **groups[1], **files}
+    values = {**config.options, "out": str(path.parent), **groups[0], **groups[1], **files}
+    given = {word.partition("=")[0] for word in arguments}
+    for key in ("data", "model"):
+        found = str(values.get(key))
+        if ":" in found and not Path(found).exists() and f"--{key}" not in given:
+            raise ConfigError(
+                f"{path} names the {key} {found!r}, an import path, which could run any code; if "
+                f"you trust it, give --{key} {found} yourself"
+            )
+    return values

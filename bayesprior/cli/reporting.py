@@ -1,4 +1,4 @@
-"""``predict``, ``report`` and ``compare``: from fits to predictions, figures and words."""
+"""``predict``, ``report``, ``compare``, ``study``: from fits to predictions, figures and words."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from bayesprior import recipes
-from bayesprior.cli.commands import Compare, Predict, Report, values_of
+from bayesprior.cli.commands import Compare, Predict, Report, Study
 from bayesprior.cli.console import print_pairs, print_table, printable, say
 from bayesprior.data import DataBundle
 from bayesprior.diagnostics.compare import comparison_table, paired_differences
 from bayesprior.errors import ConfigError, DataError
+from bayesprior.prediction.metrics import METRICS
+from bayesprior.recipes.fields import values_of
 from bayesprior.recipes.named import as_test_of, foreign_set
 from bayesprior.recipes.new_data import NewPredictions, check_out, listed, predict_new
-from bayesprior.recipes.options import NewDataOptions
+from bayesprior.recipes.options import AverageOptions, NewDataOptions, StudyOptions
 from bayesprior.recipes.predicting import compare_runs, load_prediction, predict_run
 from bayesprior.recipes.reporting import rebuild
 from bayesprior.recipes.runs import read_results, versions, write_json
 from bayesprior.recipes.saved import load_run
+from bayesprior.recipes.studying import Comparison
 from bayesprior.storage import REPORT_PAGE, RESULTS
 
-__all__ = ["compare", "predict", "report"]
+__all__ = ["compare", "predict", "report", "show_comparison", "study"]
 
 
 def predict(options: Predict) -> None:
@@ -87,6 +90,8 @@ def report(options: Report) -> None:
     test = load_prediction(options.runs[0], options, fit=fit)
     is_alone = len(options.runs) == 1 and options.baseline is None
     found = None if is_alone else compare_runs(options.runs, options.baseline, options)
+    of_average = values_of(AverageOptions, options)
+    of_average.pop("trust")
     tree = recipes.report(
         fit.module,
         fit.posterior,
@@ -109,15 +114,13 @@ def report(options: Report) -> None:
         baseline=found.baseline if found else None,
         only_prior=found is not None and found.only_prior,
         configuration=fit.options,
-        **{name: getattr(options, name) for name in _OF_PAGE},
+        mode=options.mode,
+        **of_average,
     )
     for name, reason in json.loads(tree.attrs["missing"]).items():
         if name.startswith("set "):
             say(f"{name} is left out: {reason}")
     print(printable(folder / REPORT_PAGE))
-
-
-_OF_PAGE = ("mode", "num_draws", "batch_size", "batch_norm", "seed", "device", "progress")
 
 
 def _sets(
@@ -169,3 +172,41 @@ def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
         text = "" if value is None else f"{value:.4g}"
         cells.append(text if error is None else f"{text} ± {error:.2g}")
     return cells
+
+
+_COMPARED = ("accuracy", "nll", "ece")
+
+
+def study(options: Study) -> None:
+    """Run a study and print what it found."""
+    found = recipes.study(**values_of(StudyOptions, options))
+    for comparison in found.comparisons:
+        show_comparison(comparison)
+    print(f"The page, with figures: {printable(found.folder / REPORT_PAGE)}")
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print the table of all methods and the sentences under it."""
+    header = [
+        "method",
+        *(METRICS[name].label for name in _COMPARED),
+        "gradients",
+        "seconds",
+        "selected",
+    ]
+    rows = []
+    for row in comparison.rows:
+        cells = []
+        for name in _COMPARED:
+            error, digits = row[f"{name}_se"], METRICS[name].format
+            text = format(row[name], digits)
+            cells.append(text if error is None else f"{text} ± {error:{digits}}")
+        used, seconds = f"{row['evaluations']:,}", f"{row['seconds']:.1f}"
+        rows.append([row["method"], *cells, used, seconds, row["selected"]])
+    print(
+        f"{comparison.num_data:,} training examples, mean ± standard error over the seeds; a fit's "
+        "gradient evaluations and seconds"
+    )
+    print_table(header, rows)
+    for sentence in comparison.sentences:
+        print(f"* {printable(sentence)}")

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
-from bayesprior.data.batch_sampler import EpochIndices
 from bayesprior.data.bundle import HINT, DataBundle
-from bayesprior.data.datasets import first_tensor
+from bayesprior.data.datasets import label_key
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.generators import seeded
-from bayesprior.tasks.protocols import Forward, pair_forward, to_device
+from bayesprior.tasks.protocols import Forward, pair_forward, tensors_of, to_device
 
 __all__ = ["SPELLINGS", "as_bundle", "check_fit"]
 
@@ -61,9 +60,8 @@ def as_bundle(
     >>> as_bundle(pairs, class_names=("no", "yes")).class_counts
     tensor([1, 1])
     """
-    given = {"validation": validation, "test": test}
-    splits: Any = {"train": value}
-    name = ""
+    more = {"validation": validation, "test": test}
+    name, splits = "", {"train": value}
     if isinstance(value, DataBundle):
         if test is validation is columns is collate_fn is class_names is None:
             return value
@@ -72,7 +70,7 @@ def as_bundle(
         splits = {key: value[n] for key, names in SPELLINGS.items() for n in names if n in value}
         if "train" not in splits:
             raise DataError(f"a mapping of splits needs 'train', got {', '.join(value)}; {HINT}")
-    splits = {**splits, **{key: data for key, data in given.items() if data is not None}}
+    splits |= {key: data for key, data in more.items() if data is not None}
     train = splits["train"]
     if isinstance(train, DataLoader):
         _check_order(train)
@@ -99,8 +97,7 @@ def _told_names(data: Any) -> Any:
     """Return the class names that torchvision's and Hugging Face's data sets know."""
     features = getattr(data, "features", None)
     if isinstance(features, Mapping):
-        named = (getattr(features.get(key), "names", None) for key in ("label", "labels"))
-        return next(filter(None, named), ())
+        return getattr(features.get(label_key(features)), "names", None) or ()
     names = getattr(data, "classes", ())
     return names if isinstance(names, list | tuple) and all(map(str, names)) else ()
 
@@ -149,16 +146,16 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
     Traceback (most recent call last):
     bayesprior.errors.ConfigError: the network gives 50 outputs, 'digits' has 10 classes; ...
     """
-    data = bundle.train.without_augmentation() if bundle.test is None else bundle.test
-    batch = data.__getitems__(EpochIndices(range(min(2, len(data)))))
+    batch = bundle.peek(2)
     device = next(module.parameters(), torch.empty(0)).device
     modes = {child: child.training for child in module.modules()}
     module.eval()
     try:
         with seeded(0):
-            outputs, targets = forward(module, to_device(batch, device))
+            outputs, _ = forward(module, to_device(batch, device))
     except (RuntimeError, TypeError, IndexError) as error:
-        raise ConfigError(_refusal(module, bundle.name, first_tensor(batch), error)) from error
+        inputs = next(tensors_of(batch), torch.empty(0))
+        raise ConfigError(_refusal(module, bundle.name, inputs, error)) from error
     finally:
         for child, mode in modes.items():
             child.training = mode
@@ -169,11 +166,6 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
             f"the network gives {outputs.shape[1]} outputs, {bundle.name!r} has "
             f"{bundle.num_classes} classes; build it with num_classes={bundle.num_classes}, or "
             "replace its head: bayesprior.models.replace_head(module, num_classes)"
-        )
-    if isinstance(targets, Tensor) and targets.shape[1:] != outputs.shape[2:]:
-        raise ConfigError(
-            f"the network gives outputs of shape {tuple(outputs.shape[2:])} an example, the "
-            f"targets of {bundle.name!r} have {tuple(targets.shape[1:])}"
         )
 
 

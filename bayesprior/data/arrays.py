@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
 from bayesprior.data.subsets import select_classes, split_off
-from bayesprior.data.transforms import AUGMENTATIONS, PixelTransform, Statistics, normalization
+from bayesprior.data.transforms import AUGMENTATIONS, Normalization, PixelTransform, normalization
 from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 
@@ -52,7 +52,7 @@ def from_arrays(
     class_names: Any = None,
     classes: Sequence[int | str] | None = None,
     size: int | None = None,
-    normalize: str | Statistics | None = "train",
+    normalize: Normalization = "train",
     augment: Augment = None,
     test_fraction: float | None = None,
     seed: int = 0,
@@ -154,32 +154,30 @@ def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
         raise DataError(
             f"{key} has shape {shape}; images must be N x H x W or N x H x W x C, tables N x F"
         )
-    if inputs.dtype.kind not in "biuf":
-        raise DataError(f"{key} has dtype {inputs.dtype}; encode text and categories as numbers")
-    _check_finite(key, inputs)
+    _check_numbers(key, inputs)
     if len(shape) == 2:
         return torch.from_numpy(inputs.astype(np.float32))
-    if len(shape) == 3:
-        inputs = inputs[..., None]
-    elif shape[-1] not in (1, 3, 4):
+    images = inputs[..., None] if len(shape) == 3 else inputs
+    if images.shape[-1] not in (1, 3, 4):
         channels_first = shape[1] in (1, 3, 4)
         hint = "; move the channels last, numpy.moveaxis(x, 1, -1)" if channels_first else ""
         raise DataError(f"{key} has shape {shape}; the last axis must be 1, 3 or 4 channels{hint}")
-    if inputs.dtype == np.uint16:
-        inputs = inputs / np.float32(65535)
-    elif inputs.dtype.kind == "f":
-        if inputs.min() < 0 or inputs.max() > 1:
+    if images.dtype == np.uint16:
+        images = images / np.float32(65535)
+    if images.dtype != np.uint8:
+        low, high = images.min(), images.max()
+        if images.dtype.kind != "f" or low < 0 or high > 1:
             raise DataError(
-                f"{key} has float pixels from {inputs.min():g} to {inputs.max():g}; "
-                "scale them to [0, 1] or store uint8"
+                f"{key} has {images.dtype} pixels from {low} to {high}; store uint8 or uint16, "
+                "or floats scaled to [0, 1]"
             )
-        inputs = inputs.astype(np.float32, copy=False)
-    elif inputs.dtype != np.uint8:
-        raise DataError(f"{key} has dtype {inputs.dtype}; store uint8, uint16 or floats in [0, 1]")
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(inputs, -1, 1)))
+        images = images.astype(np.float32, copy=False)
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
 
 
-def _check_finite(key: str, values: np.ndarray) -> None:
+def _check_numbers(key: str, values: np.ndarray) -> None:
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{key} has dtype {values.dtype}; encode text and categories as numbers")
     if count := values.size - np.count_nonzero(np.isfinite(values)):
         raise DataError(f"{key} has {count} NaN or infinite numbers; remove or repair them")
 
@@ -211,15 +209,13 @@ def _targets(key: str, targets: Any, num_inputs: int, kind: str | None) -> tuple
             f"store one {'label' if kind == CLASSES else 'row of numbers'} per input"
         )
     if kind != CLASSES:
-        _check_finite(key, targets)
+        _check_numbers(key, targets)
         return torch.from_numpy(targets.astype(np.float32)), kind
     low, high = int(targets.min()), int(targets.max())
-    if low < 0:
-        raise DataError(f"{key} has the label {low}; class indices start at 0")
-    if high >= max(10_000, 10 * num_inputs):
+    if low < 0 or high >= max(10_000, 10 * num_inputs):
         raise DataError(
-            f"{key} has the label {high} among {num_inputs} inputs; number the classes 0, 1, ..., "
-            "for example by numpy.unique(y, return_inverse=True)[1]"
+            f"{key} has the label {min(low, 0) or high} among {num_inputs} inputs; number the "
+            "classes 0, 1, ..., for example by numpy.unique(y, return_inverse=True)[1]"
         )
     return torch.from_numpy(targets.astype(np.int64)), kind
 
@@ -230,7 +226,7 @@ def from_npz(
     kind: str | None = None,
     classes: Sequence[int | str] | None = None,
     size: int | None = None,
-    normalize: str | Statistics | None = "train",
+    normalize: Normalization = "train",
     augment: Augment = None,
     test_fraction: float = 0.2,
     seed: int = 0,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, check
 from bayesprior.inference.generators import fold_seed, split_mix
 
 __all__ = ["EpochBatchSampler", "EpochIndices", "uniforms"]
@@ -113,11 +113,8 @@ class EpochBatchSampler:
     epoch: int = dataclasses.field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if min(self.num_data, self.batch_size, self.world_size) < 1:
-            raise ConfigError(
-                "num_data, batch_size and world_size must be at least 1, got "
-                f"{self.num_data}, {self.batch_size} and {self.world_size}"
-            )
+        for name in ("num_data", "batch_size", "world_size"):
+            check(getattr(self, name), "count", name)
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank must be in 0..{self.world_size - 1}, got {self.rank}")
         self.num_data = operator.index(self.num_data)

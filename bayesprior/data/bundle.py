@@ -18,12 +18,12 @@ from bayesprior.data.datasets import (
     ArrayDataset,
     LabeledDataset,
     LazyDataset,
-    first_tensor,
     known_targets,
     read_targets,
 )
 from bayesprior.errors import ConfigError, DataError, nearest_name
 from bayesprior.inference.generators import fold_seed
+from bayesprior.tasks.protocols import tensors_of
 
 __all__ = ["HINT", "SPLITS", "DataBundle", "as_examples"]
 
@@ -54,12 +54,13 @@ def as_examples(data: Any, collate_fn: Callable[[list[Any]], Any] | None = None)
     arrays = Tensor | np.ndarray
     pair = isinstance(data, tuple) and any(isinstance(part, arrays) for part in data)
     no_rows = isinstance(data, arrays | str | bytes | Mapping) or hasattr(data, "iloc")
-    kind = f"a split must be a data set with a length and data[i], got {type(data).__name__}"
-    if pair or no_rows:
-        raise DataError(f"{kind}; {HINT}")
-    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        hint = "an iterable one has no N to weigh the prior against: list it first"
-        raise DataError(f"{kind}; {hint}. {HINT}")
+    if pair or no_rows or not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        stream = hasattr(data, "__iter__") and not hasattr(data, "__len__")
+        hint = "an iterable one has no N to weigh the prior against: list it first; "
+        raise DataError(
+            f"a split must be a data set with a length and data[i], got {type(data).__name__}; "
+            f"{hint if stream else ''}{HINT}"
+        )
     return LazyDataset(data, known_targets(data), collate_fn=collate_fn)
 
 
@@ -182,8 +183,12 @@ class DataBundle:
     @functools.cached_property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input as the network sees it, such as (C, H, W)."""
+        return tuple(next(tensors_of(self.peek(1)), torch.empty(0)).shape[1:])
+
+    def peek(self, num: int) -> Any:
+        """Return a batch of the first examples, as for evaluation; no random number is drawn."""
         data = self.train.without_augmentation() if self.test is None else self.test
-        return tuple(first_tensor(data.__getitems__(EpochIndices([0]))).shape[1:])
+        return data.__getitems__(EpochIndices(range(min(num, len(data)))))
 
     def split(self, name: str) -> LabeledDataset:
         """Return a split by name.
@@ -262,27 +267,24 @@ def _finished(batch: Any) -> Any:
 
 def _shared(one: LabeledDataset, other: LabeledDataset) -> bool:
     """Whether two splits have rows of the same data in common."""
-    (a, rows), (b, others) = _origin(one), _origin(other)
-    x, y = _content(a), _content(b)
+    (x, rows), (y, others) = _origin(one), _origin(other)
     if isinstance(x, Tensor) and isinstance(y, Tensor):
-        same = x.dtype == y.dtype and torch.equal(x, y)
+        same = x is y or (x.dtype == y.dtype and torch.equal(x, y))
     else:
-        same = isinstance(x, list | tuple) and x == y
-    return (a is b or same) and not set(rows).isdisjoint(others)
+        same = type(x) is type(y) and x == y
+    return same and not set(rows).isdisjoint(others)
 
 
-def _origin(data: LabeledDataset) -> tuple[Any, Sequence[int]]:
-    """Return the data set under all subsets, and the rows of it."""
-    if not isinstance(data, LazyDataset):
-        return data, range(len(data))
-    source, rows = data.source, range(len(data)) if data.rows is None else data.rows.tolist()
+def _origin(data: Any) -> tuple[Any, Sequence[int]]:
+    """Return what tells the data set under all subsets without reading it, and the rows of it.
+
+    That is its tensor, its names of files, or which object it is.
+    """
+    source, rows = getattr(data, "source", data), getattr(data, "rows", None)
+    rows = range(len(data)) if rows is None else rows.tolist()
     while isinstance(source, Subset):
         rows, source = [source.indices[row] for row in rows], source.dataset
-    return source, rows
-
-
-def _content(source: Any) -> Any:
-    """Return what is known of a data set without reading it: tensors, or names of files."""
     if isinstance(source, TensorDataset):
-        return source.tensors[0]
-    return source.inputs if isinstance(source, ArrayDataset) else getattr(source, "samples", None)
+        return source.tensors[0], rows
+    told = source.inputs if isinstance(source, ArrayDataset) else getattr(source, "samples", None)
+    return told if isinstance(told, Tensor | list | tuple) else id(source), rows

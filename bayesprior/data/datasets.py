@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
 from bayesprior.data.batch_sampler import EpochIndices, uniforms
@@ -23,7 +24,6 @@ __all__ = [
     "ArrayDataset",
     "LabeledDataset",
     "LazyDataset",
-    "first_tensor",
     "known_targets",
     "read_targets",
 ]
@@ -36,24 +36,6 @@ def _epoch_key(indices: Sequence[int]) -> int:
     """Return the epoch's key, or one from torch's generator if the loader is not ours."""
     key = getattr(indices, "key", None)
     return int(torch.randint(2**62, ())) if key is None else key
-
-
-def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Apply a function to every tensor inside mappings, tuples and lists (which become tuples)."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {name: _map_tensors(part, change) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(_map_tensors(part, change) for part in value)
-    return value
-
-
-def first_tensor(batch: Any) -> Tensor:
-    """Return the first tensor inside a batch, its inputs; an empty one where there is none."""
-    found: list[Tensor] = []
-    _map_tensors(batch, found.append)
-    return found[0] if found else torch.empty(0)
 
 
 def _single(tensor: Tensor) -> Tensor:
@@ -95,7 +77,7 @@ class LabeledDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """Return one example and its target."""
-        return _map_tensors(self.__getitems__([index]), lambda batch: batch[0])
+        return tree_map_only(Tensor, lambda batch: batch[0], self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """Return a batch."""
@@ -239,11 +221,13 @@ class LazyDataset(LabeledDataset):
         for index in indices:
             with seeded(fold_seed(key, index)):
                 examples.append(self._example(int(index)))
-        batch = _map_tensors(_collated(examples, self.collate_fn), _single)
-        if isinstance(batch, Mapping):
+        batch = _collated(examples, self.collate_fn)
+        batch = dict(batch) if isinstance(batch, Mapping) else batch
+        batch = tree_map_only(Tensor, _single, batch)
+        if isinstance(batch, dict):
             return batch
-        inputs, *rest = batch if isinstance(batch, tuple) else (batch,)
-        inputs = _map_tensors(inputs, self.finish)
+        inputs, *rest = batch if isinstance(batch, tuple | list) else (batch,)
+        inputs = tree_map_only(Tensor, self.finish, inputs)
         return (inputs, *rest) if rest else inputs
 
     def _example(self, index: int) -> Any:
@@ -260,7 +244,7 @@ class LazyDataset(LabeledDataset):
             from torchvision.tv_tensors import Mask
 
             image, mask = change(image, Mask(rest[0]))  # type: ignore[misc]
-            image = _map_tensors(image, lambda part: part.as_subclass(Tensor))
+            image = tree_map_only(Tensor, lambda part: part.as_subclass(Tensor), image)
             return image, mask.as_subclass(Tensor).long().reshape(mask.shape[-2:])
         return image if change is None else change(image), *rest
 
@@ -299,15 +283,12 @@ def _collated(examples: list[Any], collate_fn: Callable[[list[Any]], Any] | None
     except (RuntimeError, TypeError) as error:
         inputs = [_first(example) for example in examples]
         shapes = sorted({tuple(image.shape) for image in inputs if isinstance(image, Tensor)})
-        if len(shapes) > 1:
-            found = f"a batch holds images of shapes {shapes}; crop to one size (size=)"
-        else:
-            found = (
-                f"examples of {type(inputs[0]).__name__} cannot be stacked to a batch "
-                f"({str(error).splitlines()[0]}); give the data set a transform to tensors (of "
-                "pictures: bayesprior.data.photographs(data, size=224))"
-            )
-        raise DataError(f"{found}, or pass collate_fn=") from None
+        found = f"shapes {shapes}" if len(shapes) > 1 else type(inputs[0]).__name__
+        raise DataError(
+            f"examples of {found} cannot be stacked to a batch ({str(error).splitlines()[0]}); "
+            "give the data set a transform to tensors of one size (of pictures: "
+            "bayesprior.data.photographs(data, size=224)), or pass collate_fn="
+        ) from None
 
 
 def known_targets(source: Any) -> Tensor | None:

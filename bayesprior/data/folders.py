@@ -14,7 +14,7 @@ from bayesprior.data.arrays import reason
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import LazyDataset, known_targets
 from bayesprior.data.subsets import split_off
-from bayesprior.data.transforms import IMAGENET, PixelTransform, Statistics
+from bayesprior.data.transforms import Normalization, PixelTransform, normalization
 from bayesprior.errors import ConfigError, DataError
 
 __all__ = ["PictureFiles", "image_folder", "photographs", "read_picture"]
@@ -72,7 +72,7 @@ class PictureFiles:
 
 
 def photographs(
-    source: Any, size: int = 224, normalize: Statistics | None = IMAGENET, augment: bool = False
+    source: Any, size: int = 224, normalize: Normalization = "imagenet", augment: bool = False
 ) -> LazyDataset:
     """Return pictures of any size as a data set of squares.
 
@@ -86,14 +86,14 @@ def photographs(
     size
         Side of the squares in pixels.
     normalize
-        ``(mean, std)``, ImageNet's by default, or None.
+        ``"imagenet"``, ``(mean, std)`` or None.
     augment
         Whether they are for training.
 
     Raises
     ------
     ConfigError
-        If the size is below 1.
+        If the size is below 1, or the normalization is unknown.
     """
     from torchvision.transforms import v2
     from torchvision.tv_tensors import Image
@@ -109,7 +109,7 @@ def photographs(
         known_targets(source),
         crop=v2.Compose([resize, v2.CenterCrop(size), *end]),
         augment=random if augment else None,
-        transform=PixelTransform(*(normalize or ())),
+        transform=PixelTransform(*normalization(normalize)),
     )
 
 
@@ -117,7 +117,7 @@ def image_folder(
     root: str | Path,
     *,
     size: int = 224,
-    normalize: Statistics = IMAGENET,
+    normalize: Normalization = "imagenet",
     augment: bool = True,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -134,7 +134,7 @@ def image_folder(
     size
         Side of the square crop in pixels; pictures are first resized to 8/7 of it.
     normalize
-        ``(mean, std)``; ImageNet's by default.
+        ``"imagenet"``, ``(mean, std)`` or None.
     augment
         Train on random instead of central crops, half of them mirrored.
     test_fraction, seed
@@ -169,26 +169,21 @@ def image_folder(
 
 def _folders(root: Path) -> list[Path]:
     """Return the folders inside that people made: not hidden, not those of archives."""
-    if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder; it holds no class folders with images")
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    inside = root.iterdir() if root.is_dir() else ()
+    return sorted(p for p in inside if p.is_dir() and not p.name.startswith((".", "__")))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folders of the splits, training first; nothing if they are those of classes."""
-    splits: dict[str, Path] = {}
-    others = []
-    for folder in _folders(root):
-        split = next((s for s, names in SPELLINGS.items() if folder.name.lower() in names), None)
-        if split is None:
-            others.append(folder.name)
-        elif split in splits:
-            raise DataError(f"{root} has {splits[split].name} and {folder.name}; keep one of them")
-        else:
-            splits[split] = folder
+    found = _folders(root)
+    named = {s: [f for f in found if f.name.lower() in names] for s, names in SPELLINGS.items()}
+    for same in named.values():
+        if len(same) > 1:
+            raise DataError(f"{root} has {same[0].name} and {same[1].name}; keep one of them")
+    splits = {split: same[0] for split, same in named.items() if same}
     if not splits:
         return {}
-    if others:
+    if others := [folder.name for folder in found if folder not in splits.values()]:
         warnings.warn(f"{root}: {', '.join(others)} are no splits and are not used", stacklevel=3)
     if "train" not in splits:
         raise DataError(f"{root} has a folder {splits.popitem()[1].name} but none for training")
@@ -196,7 +191,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
         raise DataError(f"{root} has a folder {splits['train'].name} but neither test nor val")
     if "test" not in splits:
         splits["test"] = splits.pop("validation")
-    return {"train": splits.pop("train"), **splits}
+    return splits
 
 
 def _pictures(root: Path) -> tuple[tuple[str, ...], PictureFiles]:
@@ -210,15 +205,15 @@ def _pictures(root: Path) -> tuple[tuple[str, ...], PictureFiles]:
 
     classes = _folders(root)
     if not classes:
-        raise DataError(f"{root} holds no class folders with images")
+        absent = "" if root.is_dir() else ": there is no such folder"
+        raise DataError(f"{root} holds no class folders with images{absent}")
     if len(classes) == 1:
         deeper = len(_folders(classes[0])) > 1
         hint = f"did you mean {classes[0]}?" if deeper else "give every class a folder"
         raise DataError(f"{root} holds one class only, {classes[0].name}; {hint}")
-    names = tuple(folder.name for folder in classes)
-    labels = {name: label for label, name in enumerate(names)}
+    labels = {folder.name: label for label, folder in enumerate(classes)}
     samples = make_dataset(str(root), labels, is_valid_file=is_picture, allow_empty=True)
     found = Counter(label for _, label in samples)
-    if empty := [name for name in names if not found[labels[name]]]:
+    if empty := [name for name, label in labels.items() if not found[label]]:
         raise DataError(f"{root}: the class folder {empty[0]} holds no images; remove it")
-    return names, PictureFiles(samples)
+    return tuple(labels), PictureFiles(samples)

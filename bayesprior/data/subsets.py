@@ -4,7 +4,7 @@ Each is a prefix of one random order of the examples, hence nested in its size.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,24 +16,23 @@ from bayesprior.data.datasets import read_targets
 from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 
-__all__ = ["few_shot", "select_classes", "split_off", "split_validation", "stratified_split"]
+__all__ = ["few_shot", "select_classes", "split_off", "split_validation"]
 
 
-def _rank_in_class(labels: Int[Tensor, " N"], seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Shuffle, then rank every example within its class.
+def _ordered(
+    labels: Int[Tensor, " N"], seed: int, key: Callable[[Tensor, Tensor], Tensor]
+) -> Int[Tensor, " N"]:
+    """Return all examples by a key of (rank in the class, size of the class), ties at random.
 
-    Returns
-    -------
-    tuple
-        Example indices in random order, the rank of each in its class, the size of its class.
+    scikit-learn's splitters refuse classes with one example and parts smaller than the number of
+    classes.
     """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    counts = torch.bincount(labels)
+    counts, classes = torch.bincount(labels), labels[shuffled]
     first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    by_class = labels[shuffled].argsort(stable=True)
     rank = torch.empty_like(shuffled)
-    rank[by_class] = torch.arange(len(labels)) - first
-    return shuffled, rank, counts[labels[shuffled]]
+    rank[classes.argsort(stable=True)] = torch.arange(len(labels)) - first
+    return shuffled[key(rank, counts[classes]).argsort(stable=True)]
 
 
 def _labels(bundle: DataBundle, needed: bool = False) -> Tensor:
@@ -51,7 +50,7 @@ def _exactly_one(**options: Any) -> None:
         raise ConfigError(f"give exactly one of {' and '.join(options)}")
 
 
-@checked(bundle="bundle", num_data="integer", per_class="integer", seed="integer")
+@checked(bundle="bundle", num_data="count", per_class="count", seed="integer")
 def few_shot(
     bundle: DataBundle, *, num_data: int | None = None, per_class: int | None = None, seed: int = 0
 ) -> DataBundle:
@@ -91,9 +90,7 @@ def few_shot(
     [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
     _exactly_one(num_data=num_data, per_class=per_class)
-    name, number = ("num_data", num_data) if per_class is None else ("per_class", per_class)
-    if number is None or number < 1:
-        raise ConfigError(f"{name} must be at least 1, got {number}")
+    number = num_data or per_class or 0
     labels = _labels(bundle, needed=per_class is not None)
     most, what = len(labels), "training examples"
     if per_class is not None:
@@ -101,53 +98,12 @@ def few_shot(
         most = int(bundle.class_counts[scarce])
         what += f" of class {bundle.class_names[scarce]!r}"
     if number > most:
+        name = "num_data" if per_class is None else "per_class"
         raise DataError(f"{name} = {number} is more than the {most} {what} of {bundle.name!r}")
-    examples, rank, _ = _rank_in_class(labels, fold_seed(seed, 2))
-    # A stable sort by rank keeps the shuffle within each round of one example per class.
-    order = rank.argsort(stable=True)
-    chosen = examples[order[: number if per_class is None else number * bundle.num_classes]]
+    # Rounds of one example a class.
+    order = _ordered(labels, fold_seed(seed, 2), lambda rank, _: rank)
+    chosen = order[: number if per_class is None else number * bundle.num_classes]
     return dataclasses.replace(bundle, train=bundle.train.subset(chosen.sort().values))
-
-
-def stratified_split(
-    labels: Int[Tensor, " N"], num: int, seed: int
-) -> tuple[Int[Tensor, " rest"], Int[Tensor, " num"]]:
-    """Split examples in two, each class by (nearly) the same share.
-
-    The j-th example of a class of n has key (j + 1/2) / n; those with the smallest keys form the
-    second part, so a class gives n num / N examples, rounded.
-
-    Parameters
-    ----------
-    labels
-        Class labels, shape (N,).
-    num
-        Size of the second part, 0 < num < N.
-    seed
-        Decides the examples.
-
-    Returns
-    -------
-    tuple
-        Sorted example indices of both parts.
-
-    Raises
-    ------
-    DataError
-        If one part would be empty.
-
-    Examples
-    --------
-    >>> rest, part = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1]), num=3, seed=0)
-    >>> len(rest), len(part)
-    (3, 3)
-    """
-    if not 0 < num < len(labels):
-        raise DataError(f"cannot split {num} of {len(labels)} examples off: a part would be empty")
-    examples, rank, size = _rank_in_class(labels, fold_seed(seed, 3))
-    key = (rank.double() + 0.5) / size
-    order = examples[key.argsort(stable=True)]
-    return order[num:].sort().values, order[:num].sort().values
 
 
 def split_validation(
@@ -200,16 +156,40 @@ def split_validation(
 
 
 def split_off(bundle: DataBundle, split: str, size: float, seed: int) -> DataBundle:
-    """Make a split, not augmented, of a number (an int) or share (a float) of training examples."""
+    """Make a split, not augmented, of training examples, each class by (nearly) the same share.
+
+    The j-th example of a class of n has key (j + 1/2) / n; those with the smallest keys form the
+    split, so a class gives n num / N examples, rounded.
+
+    Parameters
+    ----------
+    bundle
+        Any task.
+    split
+        Name of the split to make.
+    size
+        Number (an int) or share (a float) of the training examples.
+    seed
+        Decides the examples.
+
+    Raises
+    ------
+    ConfigError
+        If a share is outside (0, 1).
+    DataError
+        If one part would be empty.
+    """
+    num, train = int(size), bundle.train
     if isinstance(size, float):
         if not 0 < size < 1:
             option = "test_fraction" if split == "test" else "fraction"
             raise ConfigError(f"{option} must be in (0, 1), got {size}")
-        size = round(size * bundle.num_data)
-    rest, part = stratified_split(_labels(bundle), int(size), seed)
-    train = bundle.train
-    parts = {"train": train.subset(rest), split: train.subset(part).without_augmentation()}
-    return dataclasses.replace(bundle, **parts)
+        num = round(size * len(train))
+    if not 0 < num < len(train):
+        raise DataError(f"cannot split {num} of {len(train)} examples off: a part would be empty")
+    order = _ordered(_labels(bundle), fold_seed(seed, 3), lambda j, n: (j.double() + 0.5) / n)
+    rest, part = (train.subset(rows.sort().values) for rows in (order[num:], order[:num]))
+    return dataclasses.replace(bundle, **{"train": rest, split: part.without_augmentation()})
 
 
 def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBundle:
@@ -250,12 +230,10 @@ def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBund
 
 
 def _class_index(bundle: DataBundle, name: int | str) -> int:
-    if name in bundle.class_names:
-        return bundle.class_names.index(name)
-    if isinstance(name, str):
-        hint = nearest_name(name, bundle.class_names)
-    elif 0 <= name < bundle.num_classes:
-        return name
-    else:
-        hint = f"; its classes are 0..{bundle.num_classes - 1}"
+    names, numbers = bundle.class_names, range(bundle.num_classes)
+    if name in names:
+        return names.index(name)
+    if name in numbers:
+        return int(name)
+    hint = nearest_name(str(name), names) or f"; its classes are 0..{numbers[-1]}"
     raise ConfigError(f"{bundle.name!r} has no class {name!r}{hint}")

@@ -14,18 +14,11 @@ from typing import Any
 from bayesprior.data.arrays import from_arrays, reason
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.folders import photographs
-from bayesprior.data.transforms import IMAGENET, CropFlip, Statistics
+from bayesprior.data.transforms import PUBLISHED, CropFlip, Normalization
 from bayesprior.errors import ConfigError, DataError, nearest_name
 
 __all__ = ["from_torchvision"]
 
-# Channel mean and standard deviation of the full training sets, as published with them.
-_PUBLISHED: dict[str, Statistics] = {
-    "CIFAR10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "CIFAR100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "MNIST": ((0.1307,), (0.3081,)),
-    "FashionMNIST": ((0.2860,), (0.3530,)),
-}
 _AUGMENTED = {"MNIST": CropFlip(padding=2, flip=False), "FashionMNIST": CropFlip(padding=2)}
 _TITLES = {"FashionMNIST": "fashion_mnist", "OxfordIIITPet": "oxford_pets"}
 # What the option that selects a split may be called, and its values, best first.
@@ -43,7 +36,7 @@ def from_torchvision(
     *,
     download: bool = False,
     size: int | None = None,
-    normalize: str | Statistics | None = "published",
+    normalize: Normalization = "published",
     augment: bool | None = None,
     splits: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> DataBundle:
@@ -91,7 +84,10 @@ def from_torchvision(
         found = {split: open_split(**options) for split, options in splits.items()}
     train = found["train"]
     names = tuple(getattr(train, "classes", ()))
-    if hasattr(train, "data") and hasattr(train, "targets"):
+    in_memory = hasattr(train, "data") and hasattr(train, "targets")
+    if normalize == "published":
+        normalize = name if name in PUBLISHED else "train" if in_memory else "imagenet"
+    if in_memory:
         augmentation = _AUGMENTED.get(name, CropFlip())
         wanted = name not in _AUGMENTED if augment is None else augment
         pairs: dict[str, Any] = {split: (d.data, d.targets) for split, d in found.items()}
@@ -100,13 +96,9 @@ def from_torchvision(
             **pairs,
             class_names=names or None,
             size=size,
-            normalize=_PUBLISHED.get(name, "train") if normalize == "published" else normalize,
+            normalize=normalize,
             augment=augmentation if wanted else None,
         )
-    if normalize in ("published", "imagenet"):
-        normalize = IMAGENET
-    if isinstance(normalize, str):
-        raise ConfigError(f"normalize={normalize!r} needs images in memory; give (mean, std)")
     data: dict[str, Any] = {
         split: photographs(d, size or 224, normalize, augment is not False and split == "train")
         for split, d in found.items()

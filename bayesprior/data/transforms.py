@@ -9,12 +9,22 @@ from torch import Tensor
 
 from bayesprior.errors import ConfigError, nearest_name
 
-__all__ = ["AUGMENTATIONS", "IMAGENET", "CropFlip", "PixelTransform", "normalization"]
+__all__ = ["AUGMENTATIONS", "IMAGENET", "PUBLISHED", "CropFlip", "PixelTransform", "normalization"]
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+Normalization = str | Statistics | None
 
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Channel mean and standard deviation that torchvision's pretrained networks expect."""
+
+PUBLISHED: dict[str, Statistics] = {
+    "imagenet": IMAGENET,
+    "CIFAR10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "CIFAR100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "MNIST": ((0.1307,), (0.3081,)),
+    "FashionMNIST": ((0.2860,), (0.3530,)),
+}
+"""Channel mean and standard deviation of full training sets, as published with them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,28 +139,29 @@ def _statistics(train_inputs: Tensor) -> Statistics:
 
 
 def normalization(
-    choice: str | Statistics | None, train_inputs: Shaped[Tensor, "N C *size"]
+    choice: Normalization, train_inputs: Shaped[Tensor, "N C *size"] | None = None
 ) -> Statistics:
     """Return the means and standard deviations, a channel or column, that a choice stands for.
 
     Parameters
     ----------
     choice
-        ``"train"`` (statistics of the training inputs, no labels involved), ``"imagenet"``, a pair
-        ``(mean, std)`` of tuples, or None for none.
+        ``"train"`` (statistics of the training inputs, no labels involved), a name of `PUBLISHED`
+        such as ``"imagenet"``, a pair ``(mean, std)`` of tuples, or None for none.
     train_inputs
-        Raw images, uint8 or float, or a table (N, F).
+        Raw images, uint8 or float, or a table (N, F); None where they are not in memory.
 
     Raises
     ------
     ConfigError
-        If the name is unknown.
+        If the name is unknown, or ``"train"`` of images that are not in memory.
     """
-    if choice == "train":
+    if not isinstance(choice, str):
+        return choice or ((), ())
+    if choice == "train" and train_inputs is not None:
         return _statistics(train_inputs)
-    if choice == "imagenet":
-        return IMAGENET
-    if isinstance(choice, str):
-        hint = nearest_name(choice, ("train", "imagenet"))
-        raise ConfigError(f"no normalization {choice!r}; use 'train', 'imagenet' or a pair{hint}")
-    return ((), ()) if choice is None else choice
+    if choice not in PUBLISHED:
+        names = f"'train' (of arrays only), {', '.join(PUBLISHED)} or a pair (mean, std)"
+        hint = nearest_name(choice, PUBLISHED)
+        raise ConfigError(f"no normalization {choice!r} of these inputs; use {names}{hint}")
+    return PUBLISHED[choice]

@@ -8,13 +8,12 @@ from typing import Any
 
 from bayesprior import recipes
 from bayesprior.cli.console import printable
-from bayesprior.cli.studying import show_comparison
+from bayesprior.cli.reporting import show_comparison
 from bayesprior.data import DataBundle, select_classes
 from bayesprior.demo.glyphs import glyphs
 from bayesprior.diagnostics.compare import paired_differences
-from bayesprior.recipes.demo_options import DemoOptions
 from bayesprior.recipes.named import load_data, load_model
-from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
+from bayesprior.recipes.options import DataOptions, DemoOptions, MadeFrom, ModelOptions
 from bayesprior.recipes.runs import open_run
 from bayesprior.recipes.studying import Comparison
 from bayesprior.report.verdicts import comparison_verdict

@@ -248,7 +248,12 @@ def difference_interval(
 ) -> tuple[Interval, str, bool]:
     """Return the mean difference of pairs, its interval, what that is over, and if they vary."""
     values = [tuple(outcome.values(row) for outcome in pair) for pair in pairs]
-    gaps = np.array([_summary(row, a) - _summary(row, b) for a, b in values])
+
+    def differences(picks: Any = slice(None)) -> np.ndarray:
+        both = [[row.summarize(torch.from_numpy(v[picks])) for v in pair] for pair in values]
+        return np.array([ours - theirs for ours, theirs in both])
+
+    gaps = differences()
     parts: dict[str, tuple[float, float]] = {}  # squared error and degrees of freedom
     if len(pairs) > 1:
         parts["seeds"] = float(gaps.var(ddof=1) / len(gaps)), len(gaps) - 1.0
@@ -257,8 +262,9 @@ def difference_interval(
         if row.summary is None:
             each = np.mean([a - b for a, b in values], axis=0)
             squared = float(each.var(ddof=1) / num_points)
-        else:
-            squared = _squared_error(row, values)
+        else:  # no mean, so by resampling the points
+            picked = error_over_points(lambda picks: float(differences(picks).mean()), num_points)
+            squared = picked**2
         parts["points"] = squared, num_points - 1.0
     estimate, total = float(gaps.mean()), sum(squared for squared, _ in parts.values())
     half = np.nan if not parts else 0.0
@@ -267,18 +273,3 @@ def difference_interval(
         half = float(student.ppf((1 + LEVEL) / 2, freedom)) * float(np.sqrt(total))
     interval = Interval(estimate, estimate - half, estimate + half)
     return interval, " and ".join(parts), bool(np.ptp(gaps))
-
-
-def _summary(row: MetricRow, values: np.ndarray) -> float:
-    return row.summarize(torch.from_numpy(values))
-
-
-def _squared_error(row: MetricRow, values: Sequence[tuple[np.ndarray, ...]]) -> float:
-    """Variance over points of a metric that is no mean, by resampling them."""
-
-    def gap(picks: np.ndarray) -> float:
-        return float(
-            np.mean([_summary(row, a[picks]) - _summary(row, b[picks]) for a, b in values])
-        )
-
-    return error_over_points(gap, len(values[0][0])) ** 2

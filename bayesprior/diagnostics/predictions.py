@@ -139,15 +139,8 @@ def _check(probs: Float[np.ndarray, "N C"], targets: Int[np.ndarray, " N"]) -> N
         )
 
 
-def _outcome(
-    name: str,
-    probs: Any,
-    targets: Any,
-    log_score: Any,
-    aleatoric: Any,
-    epistemic: Any,
-    energy: Any,
-) -> Outcome:
+def _outcome(name: str, *given: Any) -> Outcome:
+    probs, targets, log_score, aleatoric, epistemic, energy = given
     if probs is None:
         raise DataError(
             f"the predictions of {name!r} hold no class probabilities: for pixels predict with "

@@ -48,6 +48,11 @@ class ChiSquareCheck:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, name: str, dim: int, mean: float, temperature: float) -> "ChiSquareCheck":
+        """Set an average beside the law's central range."""
+        return cls(name, dim, mean, *(temperature * chi2.ppf([0.025, 0.975], dim)))
+
     @property
     def ratio(self) -> float:
         """Mean over its expectation under the prior (1 for a draw from the prior)."""
@@ -157,16 +162,10 @@ def mahalanobis_checks(tree: xr.DataTree, *, temperature: float = 1.0) -> list[C
     over = ("chain", "draw")
     distances = (posterior.block_mahalanobis * _shares(tree)).sum(over)
     total = float((posterior.mahalanobis * _shares(tree)).sum())
-    rows = [("all weights", int(sizes.sum()), total)]
-    rows += [
-        (str(name), int(size), float(value))
-        for name, size, value in zip(
-            sizes.block.values, sizes.values, distances.values, strict=True
-        )
-    ]
+    by_block = zip(sizes.block.values, sizes.values, distances.values, strict=True)
     return [
-        ChiSquareCheck(name, dim, mean, *(temperature * chi2.ppf([0.025, 0.975], dim)))
-        for name, dim, mean in rows
+        ChiSquareCheck.of(str(name), int(dim), float(mean), temperature)
+        for name, dim, mean in [("all weights", sizes.sum(), total), *by_block]
     ]
 
 
@@ -204,8 +203,7 @@ def direction_check(tree: xr.DataTree, *, temperature: float = 1.0) -> ChiSquare
     """
     z = _need(tree, "posterior", "prior_coordinate").prior_coordinate
     mean, rank = float((z**2 * _shares(tree)).sum()), z.sizes["prior_direction"]
-    ends = temperature * chi2.ppf([0.025, 0.975], rank)
-    return ChiSquareCheck("the prior's own directions", rank, mean, *ends)
+    return ChiSquareCheck.of("the prior's own directions", rank, mean, temperature)
 
 
 def sensitivities(tree: xr.DataTree, *, num_permutations: int = 39) -> list[Sensitivity]:

@@ -135,11 +135,8 @@ def ood_scores(
     detection, arXiv:2010.03759
     """
     scores = {"max_probability": 1 - probs.max(axis=1), "entropy": entropy(probs)}
-    if mutual_information is not None:
-        scores["mutual_information"] = np.asarray(mutual_information, dtype=float)
-    if energy is not None:
-        scores["energy"] = np.asarray(energy, dtype=float)
-    return scores
+    known = {"mutual_information": mutual_information, "energy": energy}
+    return scores | {k: np.asarray(v, dtype=float) for k, v in known.items() if v is not None}
 
 
 def detection(inside: Points, outside: Float[np.ndarray, " M"]) -> Detection:

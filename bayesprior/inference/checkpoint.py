@@ -210,8 +210,9 @@ def load_module_state(
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether no tensor holds NaN or infinite values."""
-    return all(bool(torch.isfinite(t).all()) for t in tensors)
+    """Whether no tensor holds NaN or infinite values; one number for the host to wait for."""
+    found = [torch.isfinite(t).all() for t in tensors]
+    return not found or bool(torch.stack([f.to(found[0].device) for f in found]).all())
 
 
 @contextlib.contextmanager

@@ -287,21 +287,22 @@ def _data_gradient(
 
     Return this process's mean.
     """
-    shares, factor = [1.0], 1.0
+    sizes, shares = [], [1.0]
     if len(batches) > 1 or fabric.world_size > 1:
         sizes = [batch_size(batch) for batch in batches]
         shares = [size / sum(sizes) for size in sizes]
+    factor: Any = 1.0
     if fabric.world_size > 1:  # gradients are averaged as if all processes had equally many
-        count = torch.tensor(float(sum(sizes)), device=fabric.device)
+        count = torch.full((), sum(sizes), dtype=torch.float64, device=fabric.device)
         mean: Any = fabric.all_reduce(count.clone(), reduce_op="mean")
-        factor = float(count / mean)
+        factor = count / mean
     losses = []
     for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
         with contextlib.ExitStack() as stack:
             for part in parts if number < len(batches) else ():
                 stack.enter_context(fabric.no_backward_sync(part))
             loss, extras = call(parts[0], to_device(batch, fabric.device))
-            fabric.backward(loss * (share * factor) if share * factor != 1 else loss)
+            fabric.backward(loss * (share * factor) if sizes else loss)
         losses.append(loss.detach() * share if share != 1 else loss.detach())
     return sum(losses[1:], losses[0]), extras
 

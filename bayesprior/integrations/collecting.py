@@ -22,23 +22,8 @@ class Collection:
     """Snapshots of a network in somebody else's training loop; the base of every callback.
 
     A subclass names its library's class of callbacks in `_library`; an instance is one of that
-    class, too, so that importing this module costs nothing.
-
-    Parameters
-    ----------
-    rank
-        K, the number of directions kept.
-    start
-        Optimizer steps before the first snapshot: when the learning rate has come down.
-    every
-        Steps between two snapshots.
-    prior
-        Given to the trainer's optimizers, see `bayesprior.attach_prior`.
-    num_data
-        N, the number of training examples; needed with a prior only.
-    network
-        Name of the submodule that is meant, such as ``"model"``; its weights go by their names in
-        it. The whole module by default.
+    class, too, so that importing this module costs nothing. Its documentation has the parameters;
+    the weights of a ``network`` go by their names in it.
     """
 
     def __new__(cls, *_: Any, **__: Any) -> "Collection":

@@ -1,6 +1,7 @@
 """Networks with a backbone and a named head; torchvision is imported only when used."""
 
 from bayesprior.models.heads import head_prefix, replace_head
+from bayesprior.models.libraries import expected_images
 from bayesprior.models.mobilenet import MobileNetV1
 from bayesprior.models.small import MLP, SmallConvNet, SmallResNet
 from bayesprior.models.torchvision_nets import torchvision_model
@@ -13,6 +14,7 @@ __all__ = [
     "TaskModel",
     "SmallConvNet",
     "SmallResNet",
+    "expected_images",
     "get_model",
     "head_prefix",
     "load_weights",

@@ -1,5 +1,7 @@
 """The classification head of a network: find it, name it, replace it."""
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from bayesprior.errors import ConfigError, nearest_name
@@ -15,9 +17,10 @@ def _is_output(module: nn.Module) -> bool:
 
 
 def head_prefix(module: nn.Module) -> str:
-    """Return the name of the last linear (or 1 x 1 convolution) layer in registration order.
+    """Return the name of the classification layer.
 
-    That is the classification layer of every torchvision network and of ours, such as ``"fc"``,
+    What timm's configuration of the network names, else the last linear (or 1 x 1 convolution)
+    layer in registration order: that of every torchvision network and of ours, such as ``"fc"``,
     ``"classifier.1"``, ``"heads.head"`` or ``"head"``.
 
     Raises
@@ -30,10 +33,13 @@ def head_prefix(module: nn.Module) -> str:
     >>> head_prefix(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2), nn.Softmax(-1)))
     '2'
     """
-    names = [name for name, child in module.named_modules() if _is_output(child) and name]
-    if not names:
+    outputs = [name for name, child in module.named_modules() if _is_output(child) and name]
+    config = getattr(module, "pretrained_cfg", None)
+    if isinstance(config, Mapping) and config.get("classifier") in outputs:
+        return str(config["classifier"])
+    if not outputs:
         raise ConfigError(f"{type(module).__name__} has no linear layer that could be its head")
-    return names[-1]
+    return outputs[-1]
 
 
 def num_outputs(module: nn.Module, prefix: str) -> int | None:

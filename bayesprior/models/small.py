@@ -27,7 +27,18 @@ def _conv(inputs: int, outputs: int, norm: str, stride: int = 1, kernel: int = 3
     return nn.Sequential(conv, _norm(norm, outputs))
 
 
-class SmallConvNet(nn.Module):
+class _BackboneAndHead(nn.Module):
+    def __init__(self, layers: Sequence[nn.Module], num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(*layers)
+        self.head = nn.Linear(num_features, num_classes)
+
+    def forward(self, inputs: Float[Tensor, "B *shape"]) -> Float[Tensor, "B C"]:
+        """Return the logits."""
+        return self.head(self.backbone(inputs))
+
+
+class SmallConvNet(_BackboneAndHead):
     """3 x 3 convolutions with pooling in between, then an average over a coarse grid.
 
     Parameters
@@ -65,17 +76,12 @@ class SmallConvNet(nn.Module):
         norm: str = "group",
         pooled_size: int = 2,
     ) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         for inputs, outputs in zip([in_channels, *widths], widths, strict=False):
             layers += [nn.MaxPool2d(2)] if layers else []
             layers += [_conv(inputs, outputs, norm), nn.ReLU()]
-        self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(pooled_size), nn.Flatten())
-        self.head = nn.Linear(widths[-1] * pooled_size**2, num_classes)
-
-    def forward(self, images: Float[Tensor, "B ch H W"]) -> Float[Tensor, "B C"]:
-        """Return the logits."""
-        return self.head(self.backbone(images))
+        layers += [nn.AdaptiveAvgPool2d(pooled_size), nn.Flatten()]
+        super().__init__(layers, widths[-1] * pooled_size**2, num_classes)
 
 
 class _Block(nn.Module):
@@ -90,7 +96,7 @@ class _Block(nn.Module):
         return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
 
 
-class SmallResNet(nn.Module):
+class SmallResNet(_BackboneAndHead):
     """The residual network for 32 x 32 images: three stages, 6 ``num_blocks`` + 2 layers.
 
     Parameters
@@ -131,7 +137,6 @@ class SmallResNet(nn.Module):
         num_blocks: int = 1,
         norm: str = "group",
     ) -> None:
-        super().__init__()
         if num_blocks < 1:
             raise ConfigError(f"num_blocks must be at least 1, got {num_blocks}")
         layers: list[nn.Module] = [_conv(in_channels, width, norm), nn.ReLU()]
@@ -141,15 +146,10 @@ class SmallResNet(nn.Module):
                 stride = 2 if stage > 0 and block == 0 else 1
                 layers.append(_Block(inputs, width * 2**stage, stride, norm))
                 inputs = width * 2**stage
-        self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(inputs, num_classes)
-
-    def forward(self, images: Float[Tensor, "B ch H W"]) -> Float[Tensor, "B C"]:
-        """Return the logits."""
-        return self.head(self.backbone(images))
+        super().__init__([*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()], inputs, num_classes)
 
 
-class MLP(nn.Module):
+class MLP(_BackboneAndHead):
     """Fully connected layers with ReLU in between; images are flattened.
 
     Parameters
@@ -170,13 +170,7 @@ class MLP(nn.Module):
     def __init__(
         self, in_features: int, num_classes: int, widths: Sequence[int] = (1024, 1024)
     ) -> None:
-        super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in zip([in_features, *widths], widths, strict=False):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.backbone = nn.Sequential(*layers)
-        self.head = nn.Linear([in_features, *widths][-1], num_classes)
-
-    def forward(self, inputs: Float[Tensor, "B *shape"]) -> Float[Tensor, "B C"]:
-        """Return the logits."""
-        return self.head(self.backbone(inputs))
+        super().__init__(layers, [in_features, *widths][-1], num_classes)

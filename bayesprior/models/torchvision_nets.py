@@ -16,7 +16,11 @@ _AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
 def torchvision_model(
-    name: str, *, num_classes: int | None = None, weights: str | Path | None = "DEFAULT"
+    name: str,
+    *,
+    num_classes: int | None = None,
+    weights: str | Path | None = "DEFAULT",
+    rename: str | None = None,
 ) -> nn.Module:
     """Return a torchvision classification network, pretrained, with a head for the new classes.
 
@@ -31,6 +35,8 @@ def torchvision_model(
         ``"DEFAULT"`` or another name of torchvision's for this network (downloaded once by
         torchvision), a local file of any layout that `load_weights` reads, or None for a random
         initialization.
+    rename
+        As of `load_weights`, for a file.
 
     Returns
     -------
@@ -62,23 +68,29 @@ def torchvision_model(
         raise ConfigError(
             f"torchvision has no classification network {name!r}{nearest_name(name, known)}"
         )
-    if weights is None:
-        module = _untrained(name)
-    elif not re.fullmatch(r"\w+", str(weights)) or Path(weights).is_file():
-        module = _from_file(name, weights, keep_head=num_classes is None)
+    local = weights is not None and (
+        not re.fullmatch(r"\w+", str(weights)) or Path(weights).is_file()
+    )
+    if weights is None or local:
+        # The pretrained Inceptions take torchvision's normalization and undo it themselves.
+        inception = name in ("googlenet", "inception_v3")
+        own = {"init_weights": True, "transform_input": local} if inception else {}
+        module = models.get_model(name, weights=None, **own)
     else:
-        module = _without_auxiliary(_pretrained(name, str(weights)))
+        module = _pretrained(name, str(weights))
+    if getattr(module, "aux_logits", False):
+        for part in ("aux_logits", *_AUXILIARY):
+            if hasattr(module, part):
+                setattr(module, part, False if part == "aux_logits" else None)
+    if weights is not None and local:
+        prefix, state = head_prefix(module), read_state_dict(weights, module)
+        if num_classes is None and f"{prefix}.weight" in state:
+            replace_head(module, len(state[f"{prefix}.weight"]))
+        ignore = () if num_classes is None else prefix
+        load_weights(module, state, ignore=ignore, rename=rename)
     if num_classes is not None:
         replace_head(module, num_classes)
     return module
-
-
-def _untrained(name: str, undo_normalization: bool = False) -> nn.Module:
-    from torchvision import models
-
-    inception = name in ("googlenet", "inception_v3")
-    own = {"init_weights": True, "transform_input": undo_normalization} if inception else {}
-    return _without_auxiliary(models.get_model(name, weights=None, **own))
 
 
 def _pretrained(name: str, weights: str) -> nn.Module:
@@ -97,22 +109,4 @@ def _pretrained(name: str, weights: str) -> nn.Module:
             f"cannot fetch the weights {weights} of {name} ({str(error).splitlines()[0]}); "
             f"pass a local file, weights='{name}.pth', or weights=None"
         ) from error
-    return module
-
-
-def _from_file(name: str, path: str | Path, keep_head: bool) -> nn.Module:
-    # The pretrained Inceptions take torchvision's normalization and undo it themselves.
-    module = _untrained(name, undo_normalization=True)
-    prefix, state = head_prefix(module), read_state_dict(path, module)
-    if keep_head and f"{prefix}.weight" in state:
-        replace_head(module, len(state[f"{prefix}.weight"]))
-    load_weights(module, state, ignore=() if keep_head else prefix)
-    return module
-
-
-def _without_auxiliary(module: nn.Module) -> nn.Module:
-    if getattr(module, "aux_logits", False):
-        for name in ("aux_logits", *_AUXILIARY):
-            if hasattr(module, name):
-                setattr(module, name, False if name == "aux_logits" else None)
     return module

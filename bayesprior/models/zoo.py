@@ -12,6 +12,7 @@ from torch import nn
 from bayesprior.errors import ConfigError, checked, nearest_name
 from bayesprior.inference.generators import seeded
 from bayesprior.models.heads import head_prefix, num_outputs, replace_head
+from bayesprior.models.libraries import LIBRARIES, own_names
 from bayesprior.registry import call, resolve
 from bayesprior.weights.state_dicts import LoadReport, load_weights, read_state_dict
 
@@ -25,17 +26,16 @@ MODELS = {
 }
 """Short names of our own networks; torchvision's go by torchvision's names."""
 
-_TORCHVISION = "bayesprior.models.torchvision_nets:torchvision_model"
-
 
 @checked(name="text")
 def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
-    """Return a network by short name, torchvision's name, or import path.
+    """Return a network by short name, a library's name, or import path.
 
     Parameters
     ----------
     name
-        A key of `MODELS`, a torchvision classification network, or ``"pkg.module:callable"``, such
+        A key of `MODELS`; ``"torchvision/NAME"`` (or the bare name), ``"timm/NAME"`` or
+        ``"hf/NAME"`` of an image classifier of these libraries; or ``"pkg.module:callable"``, such
         as ``"pkg.module:Class.method"``.
     trusted
         Whether the user wrote the name; an import path out of a file is refused otherwise.
@@ -57,19 +57,11 @@ def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
     >>> get_model("mlp", in_features=2, num_classes=3, widths=(8,)).head
     Linear(in_features=8, out_features=3, bias=True)
     """
-    table, file = MODELS, None
-    if name not in MODELS and ":" not in name:
-        from torchvision import models
-
-        networks = models.list_models(module=models)
-        if name not in networks:
-            raise ConfigError(
-                f"no model {name!r}; use one of {', '.join(MODELS)}, a torchvision classification "
-                "network, or an import path 'pkg.module:callable'"
-                + nearest_name(name, [*MODELS, *networks])
-            )
-        table, options = {name: _TORCHVISION}, {"name": name, **options}
-    elif _is_file(options.get("weights")):
+    table, of_library = _table(name)
+    file = None
+    if of_library:
+        options = {"name": name.removeprefix(f"{of_library}/"), **options}
+    if of_library != "torchvision" and _is_file(options.get("weights")):
         file = options.pop("weights")
     try:
         module = call("model", name, table, options, trusted=trusted)
@@ -90,12 +82,34 @@ def get_model(name: str, *, trusted: bool = True, **options: Any) -> nn.Module:
     return module
 
 
-def _load(module: nn.Module, file: str | Path, head: str | None) -> LoadReport:
+def _table(name: str) -> tuple[Mapping[str, str], str]:
+    """Return the table in which a name is looked up, and the library that it belongs to."""
+    library = name.partition("/")[0]
+    if "/" in name and library in LIBRARIES:
+        return {name: LIBRARIES[library]}, library
+    if name in MODELS or ":" in name:
+        return MODELS, ""
+    from torchvision import models
+
+    networks = models.list_models(module=models)
+    if name not in networks:
+        raise ConfigError(
+            f"no model {name!r}; use one of {', '.join(MODELS)}, a classification network of "
+            "torchvision's, timm/NAME, hf/NAME, or an import path 'pkg.module:callable'"
+            + nearest_name(name, [*MODELS, *networks])
+        )
+    return {name: LIBRARIES["torchvision"]}, "torchvision"
+
+
+def _load(
+    module: nn.Module, file: str | Path, head: str | None, rename: str | None = None
+) -> LoadReport:
     """Load a file without its head where that is another one than the network's."""
-    state = read_state_dict(file, module)
+    state = own_names(module, read_state_dict(file, module))
     mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(f"{head}.")}
     fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
-    return load_weights(module, state, ignore=() if head is None or fits else head)
+    ignore = () if head is None or fits else head
+    return load_weights(module, state, ignore=ignore, rename=rename)
 
 
 class TaskModel(NamedTuple):
@@ -122,6 +136,7 @@ def model_for(
     num_classes: int,
     input_shape: Sequence[int],
     weights: str | Path | None = None,
+    rename: str | None = None,
     head: str | None = None,
     seed: int = 0,
     trusted: bool = True,
@@ -139,6 +154,8 @@ def model_for(
     weights
         A file, or a name of torchvision's such as DEFAULT. Their head is kept only if it has as
         many outputs as there are classes.
+    rename
+        ``"auto"`` gives a file's tensors the network's names, by order and shape (`load_weights`).
     head
         Name of the head's layer; `head_prefix` by default.
     seed
@@ -157,9 +174,10 @@ def model_for(
     >>> made.head, made.module.head.out_features
     ('head', 3)
     """
-    own = name in MODELS or ":" in name
-    target = resolve("model", name, MODELS, trusted=trusted) if own else None
-    accepted = inspect.signature(target).parameters if target else {}
+    table, library = _table(name)
+    own = library != "torchvision"
+    target = resolve("model", name, table, trusted=trusted)
+    accepted = inspect.signature(target).parameters
     any_keyword = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     known: dict[str, Any] = {
         "num_classes": num_classes,
@@ -167,13 +185,15 @@ def model_for(
         "in_features": math.prod(input_shape),
     }
     given = {name: value for name, value in known.items() if name in accepted}
-    if any_keyword or not own:
+    if any_keyword:
         given["num_classes"] = num_classes
     file = weights if _is_file(weights) else None
     if not own or weights != file:
         if own and "weights" not in accepted:
-            raise ConfigError(f"no file {str(weights)!r}; names of weights work for torchvision's")
-        given["weights"] = weights
+            raise ConfigError(
+                f"no file {str(weights)!r}; names of weights work for networks of libraries"
+            )
+        given |= {"weights": weights} | ({"rename": rename} if rename and file else {})
         if weights is not None:  # they come with their own number of classes
             given.pop("num_classes", None)
     given |= options or {}
@@ -188,7 +208,7 @@ def model_for(
         head = head or head_prefix(module)
         if given.get("weights") and num_outputs(module, head) != num_classes:
             replace_head(module, num_classes, head)
-    return TaskModel(module, head, None if file is None else _load(module, file, head))
+    return TaskModel(module, head, None if file is None else _load(module, file, head, rename))
 
 
 def _is_file(weights: Any) -> bool:

@@ -309,23 +309,8 @@ def default_metrics(likelihood: Any, num_classes: int) -> MetricCollection:
     return MetricCollection({})
 
 
-@default_metrics.register
-def _(likelihood: Categorical, num_classes: int) -> MetricCollection:
-    return _collection("classes", num_classes)
-
-
-@default_metrics.register
-def _(likelihood: PixelCategorical, num_classes: int) -> MetricCollection:
-    return _collection("pixels", num_classes, likelihood.ignore_index)
-
-
-@default_metrics.register(Normal)
-@default_metrics.register(HeteroscedasticNormal)
-def _(likelihood: Normal | HeteroscedasticNormal, num_classes: int) -> MetricCollection:
-    return _collection("numbers", num_classes)
-
-
-def _collection(task: str, num_classes: int, ignore_index: int | None = None) -> MetricCollection:
+def _of_task(task: str, likelihood: Any, num_classes: int) -> MetricCollection:
+    ignore_index = getattr(likelihood, "ignore_index", None)
     found = {
         name: row.metric(num_classes, ignore_index)
         for name, row in METRICS.items()
@@ -334,3 +319,12 @@ def _collection(task: str, num_classes: int, ignore_index: int | None = None) ->
     }
     kept: dict[str, Metric | MetricCollection] = {n: m for n, m in found.items() if m is not None}
     return MetricCollection(kept, compute_groups=False)
+
+
+for _kind, _task in {
+    Categorical: "classes",
+    PixelCategorical: "pixels",
+    Normal: "numbers",
+    HeteroscedasticNormal: "numbers",
+}.items():
+    default_metrics.register(_kind, functools.partial(_of_task, _task))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from bayesprior.errors import ConfigError
 
@@ -157,8 +158,6 @@ def risk_curve(uncertainty: Float[Tensor, " N"], loss: Float[Tensor, " N"]) -> F
 
 def mean_overlap(labels: Float[Tensor, " N"], targets: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     """Return the mean intersection over union of the classes that occur in either."""
-    num_classes = int(torch.stack([labels.max(), targets.max()]).max()) + 1
-    found = [labels[labels == targets], labels, targets]
-    both, said, true = (torch.bincount(v.long(), minlength=num_classes) for v in found)
-    union = said + true - both
-    return (both[union > 0] / union[union > 0]).mean()
+    num_classes = int(max(labels.max(), targets.max())) + 1
+    both = labels.long(), targets.long()
+    return multiclass_jaccard_index(*both, num_classes, average="macro", validate_args=False)

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,18 +39,13 @@ class BayesianNetwork(RandomNetwork):
     module, prior, random
         See `RandomNetwork`.
     likelihood
-        How outputs speak about targets (`bayesprior.tasks.likelihoods`), or its class if
-        hyperpriors give its arguments.
+        One of `bayesprior.tasks.likelihoods`, or its class if hyperpriors give its arguments.
     num_data
         N, the size of the whole training set, never of the batch. Without targets any number of
         points may be predicted.
-
-    Other Parameters
-    ----------------
     forward
-        Calls the module on a batch (`bayesprior.tasks.protocols`). The batch is the pair of the
-        arguments, ``(x, y)``, more of them if there are more, or the keyword arguments as a
-        dictionary.
+        Calls the module on a batch (`bayesprior.tasks.protocols`): the pair of the arguments,
+        ``(x, y)``, more of them if there are more, or the keyword arguments as a dictionary.
     **hyperpriors
         Distributions of hyperparameters, named as the arguments they stand for: ``rms_std`` (or
         ``cov_scale``) of ``prior.rescale``, every other of the likelihood (``std`` of `Normal`).
@@ -98,6 +92,7 @@ class BayesianNetwork(RandomNetwork):
         self.hyperpriors: dict[str, Distribution] = hyperpriors
         self._forward = forward
         self._likelihood = _template(likelihood, hyperpriors)
+        self._checked_once = False
 
     @property
     def likelihood(self) -> Likelihood:
@@ -148,7 +143,9 @@ class BayesianNetwork(RandomNetwork):
                     "of the whole training set"
                 )
             one = outputs.flatten(0, len(leading_axes(weights)))[:count]
-            likelihood.validate(one, targets)
+            if not self._checked_once or targets.device.type == "cpu":  # a GPU is waited for
+                likelihood.validate(one, targets)
+                self._checked_once = True
         law = likelihood.distribution(outputs)
         if law.batch_shape[-1:] != (count,):
             raise DataError(
@@ -175,19 +172,16 @@ def _template(likelihood: Any, hyperpriors: Mapping[str, Any]) -> Likelihood:
             "likelihood must be one of bayesprior.tasks.likelihoods, such as Normal(std=0.1), got "
             f"{likelihood!r}"
         )
-    feasible = {}
     for name, law in hyperpriors.items():
         check_hyperprior(name, law)
-        feasible[name] = transform_to(law.support)(torch.zeros(()))
-    is_class = isinstance(likelihood, type)
+    feasible = {n: transform_to(law.support)(torch.zeros(())) for n, law in hyperpriors.items()}
     try:
-        if is_class or feasible:
-            make = likelihood if is_class else functools.partial(dataclasses.replace, likelihood)
-            likelihood = make(**feasible)
+        if isinstance(likelihood, type):
+            return likelihood(**feasible)
+        return dataclasses.replace(likelihood, **feasible) if feasible else likelihood
     except (TypeError, ConfigError) as error:
-        kind = likelihood if is_class else type(likelihood)
+        kind = likelihood if isinstance(likelihood, type) else type(likelihood)
         raise ConfigError(
             f"{kind.__name__} cannot be made from the hyperpriors "
             f"({', '.join(sorted(feasible)) or 'none'}): {error}"
         ) from error
-    return likelihood

@@ -7,15 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bayesprior.errors import ConfigError
-from bayesprior.probabilistic.sites import (
-    is_latent,
-    is_observed,
-    is_weight_distribution,
-    trace_at,
-)
+from bayesprior.probabilistic.sites import is_observed, is_weight_distribution, trace_at
 from bayesprior.tasks.protocols import Batch
 
 __all__ = ["samples_to_datatree"]
@@ -23,6 +19,7 @@ __all__ = ["samples_to_datatree"]
 Found = dict[str, dict[str, list[np.ndarray]]]
 
 
+@torch.no_grad()
 def samples_to_datatree(
     samples: Mapping[str, Tensor] | tuple[Sequence[int], Iterable[Mapping[str, Tensor]]],
     *,
@@ -69,6 +66,7 @@ def samples_to_datatree(
         laws: dict[str, Any] = dict(networks or {})
         if model is not None and data is not None:
             trace = trace_at(model, data, values)
+            trace.compute_log_prob()
             _add_densities(found, observed, trace, values)
             laws |= {name: trace.nodes[name]["fn"] for name in values if name in trace.nodes}
         for name, value in values.items():
@@ -121,5 +119,3 @@ def _add_densities(
             observed[name] = site["value"].numpy(force=True)
         elif site["infer"].get("_deterministic"):
             found["posterior"][name].append(site["value"].numpy(force=True))
-        elif is_latent(site):
-            raise ConfigError(f"the model has the latent site {name!r}, which the samples lack")

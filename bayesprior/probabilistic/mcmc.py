@@ -79,7 +79,7 @@ class StochasticGradientMCMC:
                 f"{type(kernel).__name__}"
             )
         self.kernel, self.options, self.site_options = kernel, options, dict(site_options or {})
-        self._run: tuple[PyroPotential, SiteDraws, int] | None = None
+        self._run: tuple[SiteDraws, int] | None = None
 
     def run(
         self,
@@ -112,14 +112,11 @@ class StochasticGradientMCMC:
         data_loader
             Yields batches: tuples of positional arguments, mappings of keyword arguments or
             single arguments of the model. ``[(x, y)]`` is the full batch.
-        num_samples
-            Draws kept from each chain.
-        warmup_steps
-            Steps before the first kept one. The step size is not adapted.
-        num_chains
-            Number of chains; they differ in their noise, and in their starts if the init strategy
-            is random. By default all start at one point, where R-hat cannot notice a part of the
-            posterior that none of them reaches: see ``init_to_sample``.
+        num_samples, warmup_steps, num_chains
+            Draws kept from each chain, steps before the first of them, and chains. They differ in
+            their noise, and in their starts if the init strategy is random. By default all start
+            at one point, where R-hat cannot notice a part of the posterior that none of them
+            reaches: see ``init_to_sample``.
 
         Other Parameters
         ----------------
@@ -132,22 +129,18 @@ class StochasticGradientMCMC:
         num_data, init_strategy
             See `PyroPotential`.
         schedule, num_steps
-            A schedule (`bayesprior.inference.schedules`) and the chain's length in steps, in place
-            of ``num_samples``, ``warmup_steps`` and ``thin``; the schedule says what is kept.
+            A schedule (`bayesprior.inference.schedules`), which says what is kept, and the chain's
+            length in steps, in place of ``num_samples``, ``warmup_steps`` and ``thin``.
         seed
             Chain c's noise and start have the seed ``fold_seed(seed, c)``.
-        run_dir
-            Keeps draws, checkpoints and traces on disk, and nothing in memory. The network's
-            weights, under their own names and with its buffers, are read by
-            ``bayesprior.StoredDraws(run_dir)``, in any session; sites beside it by
-            ``StoredDraws(run_dir / "sites")``.
-        resume
-            Continue what lies in ``run_dir``: finished chains stay, an interrupted one goes on.
+        run_dir, resume
+            Keeps draws, checkpoints and traces on disk, and nothing in memory; finished chains
+            stay and an interrupted one goes on with ``resume``. ``StoredDraws(run_dir)`` reads the
+            network's weights under their own names, with its buffers, in any session,
+            ``StoredDraws(run_dir / "sites")`` the sites beside it.
         device
             Where the model computes. By default where its parameters are.
-        progress
-            Whether to show a progress bar.
-        **engine_options
+        progress, **engine_options
             Further arguments of `bayesprior.inference.engine.train`, such as ``fabric``.
 
         Raises
@@ -203,13 +196,12 @@ class StochasticGradientMCMC:
 
         hooks = [*engine_options.pop("hooks", ()), look]
         draws = SiteDraws(potential, run_dir)
-        self._run = potential, draws, num_samples
+        self._run = draws, num_samples
         for chain in range(runs):
             chain_seed = fold_seed(seed, chain)
             if chain:
                 potential.initialize(batch, seed=chain_seed)
             folder = None if run_dir is None else chain_dir(run_dir, chain)
-            draws.begin()
             train(
                 potential,
                 potential_loss,
@@ -219,7 +211,7 @@ class StochasticGradientMCMC:
                 num_steps,
                 prior=potential.prior,
                 num_data=potential.num_data,
-                collectors=(draws,),
+                collectors=draws.begin(),
                 hooks=hooks,
                 run_dir=folder,
                 resume=resume and folder is not None and (folder / CHECKPOINT).exists(),
@@ -244,7 +236,7 @@ class StochasticGradientMCMC:
     @property
     def potential(self) -> PyroPotential:
         """The potential of the last run."""
-        return self._last()[0]
+        return self._last()[0].potential
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Tensor]:
         """Return the draws by site name, in constrained space, on the CPU.
@@ -311,14 +303,14 @@ class StochasticGradientMCMC:
 
         return arviz_stats.summary(self.to_datatree(), **{"round_to": "none", **options})
 
-    def _last(self) -> tuple[PyroPotential, SiteDraws, int]:
+    def _last(self) -> tuple[SiteDraws, int]:
         if self._run is None:
             raise ConfigError("there are no draws yet: call run() first")
         return self._run
 
     def _chains(self, complete: bool = True) -> tuple[SiteDraws, list[int]]:
         """Return the draws and the chains to read: complete ones, if there are any."""
-        _, draws, num_samples = self._last()
+        draws, num_samples = self._last()
         lengths = draws.lengths
         found = [chain for chain, length in enumerate(lengths) if length]
         if not found:

@@ -1,5 +1,6 @@
 """`RandomNetwork`: a network with random weights, alone or inside a larger Pyro model."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,7 +105,16 @@ class RandomNetwork(nn.Module):
         widths = {"rms_std": rms_std, "cov_scale": cov_scale}
         self.widths = {name: width for name, width in widths.items() if width is not None}
         for name, width in self.widths.items():
-            _check_width(name, width, prior)
+            check_hyperprior(name, width)
+            if not prior.shared_dim:
+                raise ConfigError(
+                    f"{name!r} acts on the shared block of the prior, of which no weight is random"
+                )
+            if transform_to(width.support)(torch.tensor(-1e3)) < 0:
+                raise ConfigError(
+                    f"the width {name!r} needs a positive distribution such as dist.LogNormal, got "
+                    f"{type(width).__name__}"
+                )
         self.site, self.prior, self.module = site, prior, module
         self._watched = (0, 0)
         self.train(module.training)
@@ -128,7 +138,7 @@ class RandomNetwork(nn.Module):
     def call(self, weights: Tensor, run: Callable[[nn.Module], Any]) -> Any:
         """Return what ``run`` makes of the module under weights of shape (D,) or (..., D)."""
         layout, runner = self.prior.layout, _Runner(self.module)
-        sizes = [where.stop - where.start for where in layout.slices.values()]
+        sizes = list(map(math.prod, layout.shapes))
         fixed = self._declared() | {n: buffer.clone() for n, buffer in self._buffers_in_use()}
 
         def call(flat: Tensor) -> Any:
@@ -220,16 +230,3 @@ def check_hyperprior(name: str, distribution: Any) -> None:
     """Raise `ConfigError` unless a hyperprior is a distribution."""
     if not isinstance(distribution, Distribution):
         raise ConfigError(f"the hyperprior {name!r} must be a distribution, got {distribution!r}")
-
-
-def _check_width(name: str, width: Any, prior: Any) -> None:
-    check_hyperprior(name, width)
-    if not prior.shared_dim:
-        raise ConfigError(
-            f"{name!r} acts on the shared block of the prior, of which no weight is random"
-        )
-    if transform_to(width.support)(torch.tensor(-1e3)) < 0:
-        raise ConfigError(
-            f"the width {name!r} needs a positive distribution such as dist.LogNormal, got "
-            f"{type(width).__name__}"
-        )

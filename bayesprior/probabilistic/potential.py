@@ -1,36 +1,29 @@
 """Any Pyro model as a torch module whose parameters are its unconstrained latents."""
 
-import math
 from collections.abc import Callable, Mapping
 
 import pyro
 import torch
 from jaxtyping import Float
-from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import site_is_subsample
+from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions.transforms import identity_transform
 
-from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.errors import ConfigError
 from bayesprior.inference.generators import fold_seed
-from bayesprior.probabilistic.site_prior import SitePrior
+from bayesprior.inference.protocols import WeightDistribution
+from bayesprior.probabilistic.site_prior import closed_form
 from bayesprior.probabilistic.sites import (
     InitStrategy,
-    LatentSite,
-    PlateGuard,
-    Site,
-    call_model,
-    count_of,
     init_to_finite_mean,
-    is_latent,
     is_observed,
+    log_joint,
     trace_at,
     trace_model,
 )
 from bayesprior.tasks.protocols import Batch
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["PyroPotential", "potential_loss"]
+__all__ = ["PyroPotential", "potential_loss", "put"]
 
 
 def potential_loss(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -106,7 +99,7 @@ class PyroPotential(nn.Module):
     """
 
     layout: ParameterLayout
-    prior: SitePrior | None
+    prior: WeightDistribution | None
 
     def __init__(
         self,
@@ -124,23 +117,20 @@ class PyroPotential(nn.Module):
         # In a tuple: as a submodule its own parameters would count as latents.
         self._model, self.num_chains, self._init_strategy = (model,), num_chains, init_strategy
         self._first = self._seeds(seed)[0]
-        self._structure = trace_model(
-            model, batch, num_data=num_data, init_strategy=init_strategy, seed=self._first
-        )
+        self._structure = trace_model(model, batch, num_data, init_strategy, self._first)
         self.num_data, self.sites = self._structure.num_data, self._structure.sites
         self.is_subsampled = self._structure.is_subsampled
         start = self._starts(batch, seed)
         # Scalars beside a network's weights are often made on the CPU.
         device = next((v.device for v in start.values() if v.device.type != "cpu"), None)
         for name, value in start.items():
-            self._put(name, nn.Parameter(value.to(device).clone()))
+            put(self, name, nn.Parameter(value.to(device).clone()))
         for site in self.sites.values():
             for name, buffer in site.buffers.items():
-                self._put(site.prefix + name, buffer)
+                put(self, site.prefix + name, buffer)
         layout = ParameterLayout.from_module(self)
-        parts = [site for site in self.sites.values() if site.distribution is not None]
         # Not by attribute assignment: a latent may be called "prior".
-        self.__dict__.update(layout=layout, prior=SitePrior(layout, parts) if parts else None)
+        self.__dict__.update(layout=layout, prior=closed_form(layout, self.sites.values()))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return U / N without the part of ``prior``: what autograd is for.
@@ -163,6 +153,7 @@ class PyroPotential(nn.Module):
             ) from error
         return each.sum() - (each.sum() - each.mean()).detach()
 
+    @torch.no_grad()
     def is_random(self, batch: Batch) -> bool:
         """Whether two evaluations of the likelihood at one point on one batch differ.
 
@@ -171,10 +162,10 @@ class PyroPotential(nn.Module):
         """
         own = {n: v if self.num_chains is None else v[0] for n, v in self.values().items()}
         first = trace_at(self.model, batch, own)
-        second = trace_at(self.model, batch, own, like=first)
+        again = trace_at(poutine.replay(self.model, trace=first), batch, own)  # plates choose alike
         one, other = (
-            torch.as_tensor(trace.log_prob_sum(lambda name, site: name not in own)).detach()
-            for trace in (first, second)
+            torch.as_tensor(trace.log_prob_sum(lambda _, site: is_observed(site)))
+            for trace in (first, again)
         )
         return not torch.isclose(one, other, rtol=1e-5)
 
@@ -204,16 +195,15 @@ class PyroPotential(nn.Module):
         return self._model[0]
 
     def _log_joint(self, parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        latents = {name: site.join(parameters) for name, site in self.sites.items()}
-        joint = _LogJoint(self.sites, latents, self._structure.counts)
-        with pyro.validation_enabled(False), joint:  # the run in the constructor was validated
-            call_model(self.model, batch)
-        for name in joint.latents:
-            raise ConfigError(
-                f"the latent sites change between calls: {name!r} did not occur; every call must "
-                "have the same ones"
-            )
-        return joint.total
+        """Return the log density of a batch without that of ``prior``."""
+        sites = self.sites
+        latents = {name: site.join(parameters) for name, site in sites.items()}
+        values = {name: site.transform(latents[name]) for name, site in sites.items()}
+        closed = [name for name, site in sites.items() if site.distribution is not None]
+        with pyro.validation_enabled(False):  # the run in the constructor was validated
+            trace = trace_at(self.model, batch, values)
+            self._structure.check(trace)
+            return log_joint(trace, sites, latents, closed)
 
     def _seeds(self, seed: int) -> list[int]:
         count = self.num_chains
@@ -221,13 +211,11 @@ class PyroPotential(nn.Module):
 
     def _starts(self, batch: Batch, seed: int) -> dict[str, Tensor]:
         """Return initial values by parameter name, stacked over chains."""
-        known, strategy = self._structure, self._init_strategy
+        known, how = self._structure, (self.num_data, self._init_strategy)
         runs = [
             known
             if known.has_fixed_start or own == self._first
-            else trace_model(
-                self.model, batch, num_data=self.num_data, init_strategy=strategy, seed=own
-            )
+            else trace_model(self.model, batch, *how, own)
             for own in self._seeds(seed)
         ]
         out: dict[str, Tensor] = {}
@@ -236,76 +224,12 @@ class PyroPotential(nn.Module):
             out |= site.split(values[0] if self.num_chains is None else torch.stack(values))
         return out
 
-    def _put(self, name: str, tensor: Tensor) -> None:
-        # Past register_parameter, which refuses names with dots and names of attributes.
-        *path, last = name.split(".")
-        module: nn.Module = self
-        for part in path:
-            module = module._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
-        target = module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
-        target[last] = tensor  # type: ignore[assignment]
 
-
-class _LogJoint(PlateGuard):
-    """Substitute latents and add up the log density, log |Jacobian| included.
-
-    It does what a trace with ``compute_log_prob`` does without building the trace. Sites with a
-    constant weight distribution are left out; ``counts`` of data per observed site must stay.
-    """
-
-    def __init__(
-        self,
-        sites: Mapping[str, LatentSite],
-        latents: Mapping[str, Tensor],
-        counts: Mapping[str, float],
-    ) -> None:
-        super().__init__()
-        self.sites, self.latents, self.counts = sites, dict(latents), counts
-        self.total = torch.zeros(())
-
-    def _pyro_sample(self, msg: Site) -> None:
-        super()._pyro_sample(msg)
-        if not is_latent(msg):
-            return
-        name = msg["name"]
-        if name not in self.latents:
-            raise ConfigError(
-                f"the latent sites change between calls: {name!r} is new"
-                f"{nearest_name(name, self.latents)}; every call must have the same ones"
-            )
-        transform, unconstrained = self.sites[name].transform, self.latents.pop(name)
-        value = transform(unconstrained)
-        if value.shape != msg["fn"].shape():
-            raise ConfigError(
-                f"the latent sites change between calls: {name!r} has shape "
-                f"{tuple(msg['fn'].shape())} now and had {tuple(value.shape)}"
-            )
-        if transform is not identity_transform:
-            self.total = self.total + transform.log_abs_det_jacobian(unconstrained, value).sum()
-        msg["value"], msg["done"] = value, True
-
-    def _pyro_post_sample(self, msg: Site) -> None:
-        name, distribution = msg["name"], msg["fn"]
-        if site_is_subsample(msg) or (msg["is_observed"] and not is_observed(msg)):
-            return
-        constant = None if msg["is_observed"] else self.sites[name].distribution
-        if constant is not None:
-            if distribution is not constant:
-                raise ConfigError(
-                    f"the prior of {name!r} is another object than before; make it once, outside "
-                    "the model, or make a new potential after changing it"
-                )
-            return
-        now, before = count_of(msg), self.counts.get(name)
-        if now is not None and before is not None and not math.isclose(now, before, rel_tol=1e-6):
-            plate = next(f.name for f in msg["cond_indep_stack"] if f.size > 0)
-            raise ConfigError(
-                f"the plate {plate!r} of site {name!r} stands for {now:g} data now and for "
-                f"{before:g} before; give it the whole size: pyro.plate({plate!r}, N, "
-                "subsample_size=len(batch))"
-            )
-        log_prob = distribution.log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-        self.total = self.total + scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()
-
-    def _pyro_post_param(self, msg: Site) -> None:
-        msg["value"] = msg["value"].detach()  # points are constants here
+def put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Give a module a parameter or buffer under a dotted name, which may be an attribute's."""
+    # Past register_parameter, which refuses both.
+    *path, last = name.split(".")
+    for part in path:
+        module = module._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+    target = module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
+    target[last] = tensor  # type: ignore[assignment]

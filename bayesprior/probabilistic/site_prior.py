@@ -1,6 +1,6 @@
 """The closed-form part of a Pyro potential: its sites with a constant weight distribution."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,126 +10,104 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayesprior.errors import ConfigError
+from bayesprior.inference.protocols import WeightDistribution
 from bayesprior.probabilistic.sites import LatentSite
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["SitePrior"]
+__all__ = ["SitePrior", "closed_form"]
+
+
+def closed_form(layout: ParameterLayout, sites: Iterable[LatentSite]) -> WeightDistribution | None:
+    """Return the law of the parameters that belong to constant distributions, None without any.
+
+    That of a network alone, without chains, is its own: no step copies its weights.
+    """
+    parts = [site for site in sites if site.distribution is not None]
+    if len(parts) == 1 and parts[0].distribution.layout == layout:
+        law: WeightDistribution = parts[0].distribution
+        return law
+    return SitePrior(layout, parts) if parts else None
 
 
 class SitePrior:
     """A `WeightDistribution` over all latents of a potential that knows some sites only.
 
-    Elsewhere the score and the precision are zero: those sites' log densities are in the loss.
-
-    Parameters
-    ----------
-    layout
-        The potential's layout. Several chains stack every parameter.
-    sites
-        Those with a constant weight distribution.
+    Elsewhere mean, score and precision are zero and the maps are the identity: those sites' log
+    densities are in the loss. ``layout`` is the potential's, where several chains stack every
+    parameter; ``sites`` have a constant weight distribution.
     """
+
+    buffers: dict[str, Tensor] = {}  # the statistics of networks are buffers of the potential
 
     def __init__(self, layout: ParameterLayout, sites: Sequence[LatentSite]) -> None:
         self.layout, self._sites = layout, list(sites)
 
     @property
-    def _only(self) -> Any:
-        """The distribution of one chain of one site: the usual case needs no D-long copies."""
-        law = self._sites[0].distribution
-        same = self.layout.dim == law.layout.dim
-        return law if same and list(self.layout.names) == self._sites[0].names else None
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """None: the statistics of networks are buffers of the potential."""
-        return {}
-
-    @property
     def loc(self) -> Float[Tensor, " D"]:
-        """Means of the closed-form sites, zero elsewhere."""
-        return self._filled(lambda distribution: distribution.loc)
+        """Means of the closed-form sites."""
+        return self._written(lambda law, part: law.loc.expand_as(part))
 
     def score(
         self, value: Float[Tensor, " D"], *, out: Tensor | None = None
     ) -> Float[Tensor, " D"]:
         """Gradient of the log density, written to ``out`` where given."""
-        if (only := self._only) is not None:
-            return only.score(value, out=out)
         score = self.score_and_log_prob(value)[0]
         return score if out is None else out.copy_(score)
 
-    @torch.no_grad()
     def score_and_log_prob(
         self, value: Float[Tensor, " D"]
     ) -> tuple[Float[Tensor, " D"], Float[Tensor, ""]]:
         """Return the score and the float64 log density, summed over sites and chains."""
-        if (only := self._only) is not None:
-            return only.score_and_log_prob(value)
-        score = torch.zeros_like(value)
-        total = torch.zeros((), dtype=torch.float64, device=value.device)
-        for site, part in self._parts(value):
-            scores, log_probs = site.distribution.score_and_log_prob(part)
-            self._write(score, site, scores)
-            total += log_probs.sum()
-        return score, total
+        totals = []
 
-    @torch.no_grad()
+        def score(law: Any, part: Tensor) -> Tensor:
+            scores, log_probs = law.score_and_log_prob(part)
+            totals.append(log_probs.sum())
+            return scores
+
+        return self._written(score, value), torch.stack(totals).sum()
+
     def max_precision(self) -> Float[Tensor, " D"]:
         """Bound of the curvature that the closed-form sites add to each latent."""
-        return self._filled(lambda distribution: distribution.max_precision())
+        return self._written(lambda law, part: law.max_precision().expand_as(part))
 
     def covariance_product(self, value: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-        """Multiply by the covariance; the identity on other sites, as for `color`, `whiten`."""
-        return self._mapped("covariance_product", value)
+        """Multiply by the covariance."""
+        return self._written(lambda law, part: law.covariance_product(part), value, value.clone())
 
     def color(self, z: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """Return ``loc`` + R z: values of standard normal coordinates."""
-        return self._mapped("color", z)
+        return self._written(lambda law, part: law.color(part), z, z.clone())
 
     def whiten(self, value: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """Inverse of `color`."""
-        return self._mapped("whiten", value)
+        return self._written(lambda law, part: law.whiten(part), value, value.clone())
 
     def to(
         self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> "SitePrior":
         """Return the same elsewhere or in another type."""
-        moved = [
-            replace(site, distribution=site.distribution.to(device=device, dtype=dtype))
-            for site in self._sites
-        ]
-        return SitePrior(self.layout, moved)
+        laws = (site.distribution.to(device=device, dtype=dtype) for site in self._sites)
+        moved = zip(self._sites, laws, strict=True)
+        return SitePrior(self.layout, [replace(site, distribution=law) for site, law in moved])
 
     def save(self, path: str | Path) -> None:
-        """Refuse: this is an inside of one potential.
-
-        Raises
-        ------
-        ConfigError
-            Always; says what to save.
-        """
+        """Refuse, with `ConfigError`: this is an inside of one potential."""
         raise ConfigError("a potential's prior has no file; save the distributions of its sites")
 
-    def _filled(self, of: Callable[[Any], Tensor]) -> Tensor:
-        out = self._sites[0].distribution.loc.new_zeros(self.layout.dim)
-        for site, part in self._parts(out):
-            self._write(out, site, of(site.distribution).expand_as(part))
-        return out
-
     @torch.no_grad()
-    def _mapped(self, method: str, value: Tensor) -> Tensor:
-        out = value.clone()
-        for site, part in self._parts(value):
-            self._write(out, site, getattr(site.distribution, method)(part))
-        return out
-
-    def _parts(self, value: Tensor) -> Iterator[tuple[LatentSite, Tensor]]:
-        """Yield each site's weights in its own order, (D,), or (C, D) for C chains."""
-        views = self.layout.unflatten(value)
+    def _written(
+        self,
+        of: Callable[[Any, Tensor], Tensor],
+        value: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Write what ``of`` makes of each site's weights, (D,) or (C, D), into ``out`` or zeros."""
+        if value is None:
+            value = self._sites[0].distribution.loc.new_zeros(self.layout.dim)
+        out = torch.zeros_like(value) if out is None else out
+        read, written = self.layout.unflatten(value), self.layout.unflatten(out)
         for site in self._sites:
-            yield site, site.join(views)
-
-    def _write(self, out: Tensor, site: LatentSite, part: Tensor) -> None:
-        views = self.layout.unflatten(out)
-        for name, piece in site.split(part).items():
-            views[name].copy_(piece)
+            for name, piece in site.split(of(site.distribution, site.join(read))).items():
+                written[name].copy_(piece)
+        return out

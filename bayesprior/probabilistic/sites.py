@@ -1,7 +1,8 @@
 """What one run of a Pyro model tells: its latent sites, their starts and supports, and N."""
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,14 +10,13 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_mean, init_to_median
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution, IndependentTransform, Transform, biject_to
+from torch.distributions import Distribution, Transform, biject_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import identity_transform
 
-from bayesprior.errors import BayesPriorError, ConfigError
+from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.inference.generators import seeded
 from bayesprior.inference.protocols import WeightDistribution
 from bayesprior.tasks.protocols import Batch
@@ -26,14 +26,13 @@ __all__ = [
     "InitStrategy",
     "LatentSite",
     "ModelStructure",
-    "PlateGuard",
     "Site",
     "call_model",
-    "count_of",
     "init_to_finite_mean",
     "is_latent",
     "is_observed",
     "is_weight_distribution",
+    "log_joint",
     "trace_at",
     "trace_model",
 ]
@@ -107,6 +106,33 @@ class ModelStructure:
     counts: Mapping[str, float]
     has_fixed_start: bool
 
+    def check(self, trace: Any) -> None:
+        """Refuse a later run with other latent sites, priors or sizes of plates."""
+        for name, site in self.sites.items():
+            node = trace.nodes.get(name)
+            if node is None or not is_latent(node):
+                raise ConfigError(
+                    f"the latent sites change between calls: {name!r} did not occur; every call "
+                    "must have the same ones"
+                )
+            if site.distribution not in (None, node["fn"]):
+                raise ConfigError(
+                    f"the prior of {name!r} is another object than before; make it once, outside "
+                    "the model, or make a new potential after changing it"
+                )
+        for node in filter(is_observed, trace.nodes.values()):
+            name, now = node["name"], _count_of(node)
+            before = self.counts.get(name)
+            if now is None or before is None:
+                continue
+            if not math.isclose(now, before, rel_tol=1e-6):
+                plate = next(f.name for f in node["cond_indep_stack"] if f.size > 0)
+                raise ConfigError(
+                    f"the plate {plate!r} of site {name!r} stands for {now:g} data now and for "
+                    f"{before:g} before; give it the whole size: pyro.plate({plate!r}, N, "
+                    "subsample_size=len(batch))"
+                )
+
 
 def call_model(model: Callable[..., Any], batch: Batch) -> Any:
     """Call a model on a batch: a tuple of arguments, a mapping of keywords or one argument."""
@@ -115,8 +141,33 @@ def call_model(model: Callable[..., Any], batch: Batch) -> Any:
     return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
-class PlateGuard(Messenger):
-    """Refuse a plate that is smaller than its batch, in words that name the plate."""
+def trace_at(
+    model: Callable[..., Any], batch: Batch, values: Mapping[str, Tensor] | InitStrategy
+) -> Any:
+    """Run a model at given values of all latents, or where a strategy starts them; trace it.
+
+    With values the points (``pyro.param``) are constants.
+    """
+    start = values if callable(values) else functools.partial(_known, values)
+    # The trace as a context: as a handler it would append a table of all shapes to our errors.
+    with poutine.block(), poutine.trace() as tracer, _At(start, detach=not callable(values)):
+        call_model(model, batch)
+    return tracer.trace
+
+
+def _known(values: Mapping[str, Tensor], site: Site) -> Tensor:
+    if (name := site["name"]) not in values:
+        raise ConfigError(
+            f"the model's latent site {name!r} has no value{nearest_name(name, values)}; every "
+            "call must have the same latent sites, and samples all of them"
+        )
+    return values[name]
+
+
+class _At(InitMessenger):
+    def __init__(self, start: InitStrategy, *, detach: bool) -> None:
+        super().__init__(start)
+        self.detach = detach
 
     def _pyro_sample(self, msg: Site) -> None:
         if site_is_subsample(msg):
@@ -127,75 +178,68 @@ class PlateGuard(Messenger):
                     f"a batch of {batch} is larger than the plate {msg['name']!r} of {size}; a "
                     "plate has the size of the whole training set"
                 )
+        super()._pyro_sample(msg)
+        if is_latent(msg) and msg["value"].shape != msg["fn"].shape():
+            raise ConfigError(
+                f"the value of {msg['name']!r} has shape {tuple(msg['value'].shape)}, its "
+                f"distribution {tuple(msg['fn'].shape())}; a latent site has one shape in every "
+                "call, its initial value the same"
+            )
+
+    def _pyro_post_param(self, msg: Site) -> None:
+        if self.detach:
+            msg["value"] = msg["value"].detach()
 
 
-@torch.no_grad()
-def trace_at(
-    model: Callable[..., Any], batch: Batch, values: Mapping[str, Tensor], like: Any = None
-) -> Any:
-    """Return Pyro's trace at values of the latents; plates choose as in the trace ``like``."""
-    fixed = poutine.condition(model, data=dict(values))
-    if like is not None:
-        fixed = poutine.replay(fixed, trace=like)
-    with poutine.block():
-        trace = poutine.trace(lambda: call_model(fixed, batch)).get_trace()
-    trace.compute_log_prob()
-    return trace
+def log_joint(
+    trace: Any,
+    sites: Mapping[str, LatentSite],
+    latents: Mapping[str, Tensor],
+    closed: Collection[str] = (),
+) -> Tensor:
+    """Return a trace's log density over unconstrained latents, ``closed`` sites' own left out."""
+    total = trace.log_prob_sum(lambda name, _: name not in closed)
+    for name, site in sites.items():
+        if site.layout is None:
+            value = trace.nodes[name]["value"]
+            total = total + site.transform.log_abs_det_jacobian(latents[name], value).sum()
+    return torch.as_tensor(total)
 
 
 def trace_model(
     model: Callable[..., Any],
     batch: Batch,
-    *,
     num_data: int | None = None,
     init_strategy: InitStrategy = init_to_finite_mean,
     seed: int = 0,
 ) -> ModelStructure:
     """Run a model once, from its initial values; see `PyroPotential` for the arguments."""
-    with seeded(seed, _gpus()):
-        trace = _initial_trace(model, batch, init_strategy)
-        nodes = [site for site in trace.nodes.values() if site["type"] == "sample"]
-        latent = [site for site in nodes if is_latent(site)]
+
+    def start(site: Site) -> Tensor:
+        _check_latent(site)
+        return init_strategy(site).detach().requires_grad_()  # tells what is computed from it
+
+    # Models may draw on any GPU, if CUDA is in use already.
+    gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    with seeded(seed, [torch.device("cuda", index) for index in range(gpus)]):
+        with torch.enable_grad():
+            trace = trace_at(model, batch, start)
+        latent = [site for site in trace.nodes.values() if is_latent(site)]
         fixed = all(torch.equal(site["value"], init_strategy(site)) for site in latent)
     if not latent:
         raise ConfigError("the model has no latent site; there is nothing to infer")
     sites = _latent_sites(latent)
-    _check_energy(trace, sites)
-    observed = [site for site in nodes if is_observed(site)]
-    counts = {site["name"]: count_of(site) for site in observed}
-    return ModelStructure(
-        sites,
-        _num_data(observed, num_data),
-        any(_subsampled(s) or isinstance(s["scale"], Tensor) or s["scale"] != 1 for s in observed),
-        {name: count for name, count in counts.items() if count is not None},
-        fixed,
-    )
-
-
-def _initial_trace(model: Callable[..., Any], batch: Batch, init_strategy: InitStrategy) -> Any:
-    def strategy(site: Site) -> Tensor:
-        _check_latent(site)
-        value, shape = init_strategy(site), site["fn"].shape()
-        if value.shape != shape:
-            raise ConfigError(
-                f"the initial value of {site['name']!r} has shape {tuple(value.shape)}, its "
-                f"distribution {tuple(shape)}"
-            )
-        return value.detach().requires_grad_()  # tells what is computed from it
-
-    started = InitMessenger(strategy)(model)
-    try:
-        with poutine.block(), PlateGuard(), torch.enable_grad():
-            return poutine.trace(lambda: call_model(started, batch)).get_trace()
-    except BayesPriorError as error:
-        # Pyro appends a table of all shapes; one line says it.
-        raise type(error)(str(error).split("\nTrace Shapes")[0]) from error
-
-
-def _gpus() -> list[torch.device]:
-    """Return the GPUs that models may draw on: all, if CUDA is in use already."""
-    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
-    return [torch.device("cuda", index) for index in range(count)]
+    with torch.no_grad():
+        energy = log_joint(trace, sites, {name: site.start for name, site in sites.items()})
+    if not bool(energy.isfinite()):
+        raise ConfigError(
+            f"the log joint density is {float(energy)} at the initial values; choose others with "
+            "init_strategy=init_to_value(values={...})"
+        )
+    observed = [site for site in trace.nodes.values() if is_observed(site)]
+    counts = {site["name"]: count for site in observed if (count := _count_of(site)) is not None}
+    subsampled = any(_subsampled(site) or _is_scaled(site) for site in observed)
+    return ModelStructure(sites, _num_data(observed, num_data), subsampled, counts, fixed)
 
 
 def is_latent(site: Site) -> bool:
@@ -215,7 +259,7 @@ def is_weight_distribution(distribution: Any) -> bool:
     return isinstance(distribution, Distribution) and isinstance(distribution, WeightDistribution)
 
 
-def count_of(site: Site) -> float | None:
+def _count_of(site: Site) -> float | None:
     """Return how many data a site stands for: what lies in its plates times its scale.
 
     It stays the same from batch to batch, whether a plate subsamples (scale N / B, B data) or
@@ -230,6 +274,10 @@ def count_of(site: Site) -> float | None:
 
 def _subsampled(site: Site) -> list[Any]:
     return [frame for frame in site["cond_indep_stack"] if 0 < frame.size < frame.full_size]
+
+
+def _is_scaled(site: Site) -> bool:
+    return isinstance(site["scale"], Tensor) or site["scale"] != 1.0
 
 
 def _check_latent(site: Site) -> None:
@@ -260,57 +308,37 @@ def _depends_on_latents(constraint: Constraint) -> bool:
 
 
 def _latent_sites(latent: list[Site]) -> dict[str, LatentSite]:
-    layouts = {
-        site["name"]: site["fn"].layout
-        for site in latent
-        if is_weight_distribution(site["fn"]) and not site["fn"].batch_shape
-    }
-    names = [n for s in latent for n in getattr(layouts.get(s["name"]), "names", [s["name"]])]
+    laws = {site["name"]: site["fn"] for site in latent}
+    networks = {n for n, law in laws.items() if is_weight_distribution(law) and not law.batch_shape}
+    names = [own for n in laws for own in (laws[n].layout.names if n in networks else [n])]
     # A network keeps its own names, unless two sites would share one.
     prefixed = len(set(names)) < len(names)
     out = {}
     for site in latent:
-        name, distribution, transform = site["name"], site["fn"], _transform(site)
-        known: dict[str, Any] = {}
-        if name in layouts:
-            stored = site["infer"].get("buffers", distribution.buffers)
-            known = {
-                "layout": layouts[name],
-                "prefix": f"{name}." if prefixed else "",
-                "distribution": distribution if _is_constant(site) else None,
-                "buffers": {key: buffer.detach().clone() for key, buffer in stored.items()},
-            }
-        out[name] = LatentSite(name, transform, transform.inv(site["value"].detach()), **known)
+        name, law, value = site["name"], site["fn"], site["value"].detach()
+        if name not in networks:
+            transform = biject_to(law.support)
+            out[name] = LatentSite(name, transform, transform.inv(value))
+            continue
+        buffers = site["infer"].get("buffers", law.buffers)
+        out[name] = LatentSite(
+            name,
+            identity_transform,
+            value,
+            law.layout,
+            prefix=f"{name}." if prefixed else "",
+            distribution=law if _is_constant(site) else None,
+            buffers={key: buffer.detach().clone() for key, buffer in buffers.items()},
+        )
     return out
-
-
-def _transform(site: Site) -> Transform:
-    transform = base = biject_to(site["fn"].support)
-    while isinstance(base, IndependentTransform):
-        base = base.base_transform
-    return identity_transform if base is identity_transform else transform
 
 
 def _is_constant(site: Site) -> bool:
     """Whether a distribution counts once and as it is, and depends on no other site."""
-    if site["mask"] is not None or isinstance(site["scale"], Tensor) or site["scale"] != 1.0:
+    if site["mask"] is not None or _is_scaled(site):
         return False
     with torch.enable_grad():
         return not site["fn"].log_prob(site["value"].detach()).requires_grad
-
-
-@torch.no_grad()
-def _check_energy(trace: Any, sites: Mapping[str, LatentSite]) -> None:
-    total = trace.log_prob_sum()
-    for site in sites.values():
-        if site.transform is not identity_transform:
-            value = trace.nodes[site.name]["value"]
-            total = total + site.transform.log_abs_det_jacobian(site.start, value).sum()
-    if not bool(torch.as_tensor(total).isfinite()):
-        raise ConfigError(
-            f"the log joint density is {float(total)} at the initial values; choose others with "
-            "init_strategy=init_to_value(values={...})"
-        )
 
 
 def _num_data(observed: Iterable[Site], given: int | None) -> int:

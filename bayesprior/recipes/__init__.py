@@ -4,8 +4,9 @@ Each reads values and files, writes one run folder if ``out`` is given, and retu
 again with the same arguments and folder, it continues where it was stopped.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bayesprior.registry import lazy
 
 if TYPE_CHECKING:
     from bayesprior.recipes.prior import make_prior, shaped
@@ -37,20 +38,4 @@ __all__ = [
 ]
 
 # The options beside these are read by ``--help``, which must not wait for torch.
-_HOMES = {
-    "prior": ("make_prior", "shaped"),
-    "reporting": ("report",),
-    "saved": ("FitRun", "load_posterior", "load_run"),
-    "source": ("fit_source",),
-    "studying": ("StudyResult", "study"),
-    "target": ("fit_map", "fit_swag", "sample"),
-    "training": ("initialize_", "pick_device"),
-    "transferring": ("Transfer", "transfer"),
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy(__name__, __file__)

@@ -1,18 +1,17 @@
 """Arguments of the recipes beside their options: objects, checked when they are given."""
 
-import os
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterable
+from dataclasses import KW_ONLY
 from typing import Any
 
 from lightning_fabric import Fabric
 from torch import nn
 
-from bayesprior.data import DataBundle, check_fit
-from bayesprior.errors import ConfigError, check, kind_of
+from bayesprior.data import DataBundle, as_bundle, check_fit
+from bayesprior.errors import ConfigError, LayoutMismatchError, check, kind_of
+from bayesprior.inference.prior_term import PriorTerm
 from bayesprior.inference.protocols import LossFn
-from bayesprior.recipes.checks import as_data, check_network, check_prior_fits, head_names
 from bayesprior.recipes.digests import described
-from bayesprior.recipes.fields import option
 from bayesprior.recipes.options import (
     MadeFrom,
     MapOptions,
@@ -26,18 +25,60 @@ from bayesprior.tasks.objectives import supervised
 from bayesprior.tasks.protocols import Forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
-from bayesprior.weights.selection import Selection
+from bayesprior.weights.selection import Selection, select_names
 
-__all__ = ["FitCall", "MapCall", "SampleCall", "SourceCall", "SwagCall"]
+__all__ = [
+    "FitCall",
+    "MapCall",
+    "SampleCall",
+    "SourceCall",
+    "SwagCall",
+    "check_network",
+    "head_names",
+]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+def check_network(module: Any, name: str = "module") -> None:
+    """Raise `ConfigError` unless it is a network with something to train."""
+    check(module, "network", name)
+    if not any(p.requires_grad and p.numel() for p in module.parameters()):
+        raise ConfigError(
+            f"{name} has no trainable parameter ({type(module).__name__}); "
+            "requires_grad_(True) on what is to be inferred"
+        )
+    for parameter, value in module.named_parameters():
+        if value.is_meta:
+            raise ConfigError(f"{name}: {parameter} has no values (meta device); load them first")
+
+
+def head_names(names: Iterable[str], head: Selection | None, owner: str) -> set[str]:
+    """Return the parameters that a head names: prefixes, glob patterns or a predicate.
+
+    Raises
+    ------
+    LayoutMismatchError
+        If a prefix or pattern names no parameter.
+    """
+    names = tuple(names)
+    if head is None or callable(head):
+        return set() if head is None else set(select_names(names, head))
+    found: set[str] = set()
+    for pattern in [head] if isinstance(head, str) or not isinstance(head, Iterable) else head:
+        if not isinstance(pattern, str):
+            raise ConfigError(f"head must be names or a predicate, got {kind_of(pattern)}")
+        try:
+            found |= set(select_names(names, pattern))
+        except ConfigError:
+            raise LayoutMismatchError(
+                f"the {owner} has no trainable parameter under the head {pattern!r}; its "
+                f"parameters are {', '.join(names[-4:])} (last four)"
+            ) from None
+    return found
+
+
 class TrainCall(RunOptions):
     """What every recipe that trains takes in Python alone."""
 
-    out: str | os.PathLike[str] | None = option(  # type: ignore[assignment]
-        None, path=True, shown="nothing is written"
-    )
     likelihood: Likelihood | None = None
     """How outputs speak about targets; `Categorical` by default."""
     forward: Forward = pair_forward
@@ -80,8 +121,7 @@ class TrainCall(RunOptions):
         check_fit(module, data, forward)
 
 
-@dataclass(frozen=True, eq=False)
-class FitCall(TrainCall):
+class FitCall(TrainCall, kw_only=False):
     """Arguments of every recipe that infers with a prior."""
 
     module: nn.Module
@@ -95,28 +135,31 @@ class FitCall(TrainCall):
         super().__post_init__()
         check_network(self.module)
         check(self.prior, "gaussian", "prior")
-        object.__setattr__(self, "data", as_data(self.data))
-        check_prior_fits(self.module, self.prior, self.data.num_data)
+        object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
+        PriorTerm(self.module, self.prior, self.data.num_data)  # refuses a prior of other weights
+        buffers = dict(self.module.named_buffers())
+        for name, value in self.prior.buffers.items():
+            if name in buffers and buffers[name].shape != value.shape:
+                raise LayoutMismatchError(
+                    f"the prior's statistics {name!r} have shape {tuple(value.shape)}, the "
+                    f"network's {tuple(buffers[name].shape)}"
+                )
         self.check_task(self.module, self.data)
 
 
-@dataclass(frozen=True, eq=False)
-class MapCall(FitCall, MapOptions):
+class MapCall(FitCall, MapOptions, kw_only=False):
     """Arguments of `fit_map`."""
 
 
-@dataclass(frozen=True, eq=False)
-class SwagCall(FitCall, SwagOptions):
+class SwagCall(FitCall, SwagOptions, kw_only=False):
     """Arguments of `fit_swag`."""
 
 
-@dataclass(frozen=True, eq=False)
-class SampleCall(FitCall, SamplerOptions):
+class SampleCall(FitCall, SamplerOptions, kw_only=False):
     """Arguments of `sample`."""
 
 
-@dataclass(frozen=True, eq=False)
-class SourceCall(TrainCall, SourceOptions):
+class SourceCall(TrainCall, SourceOptions, kw_only=False):
     """Arguments of `fit_source`."""
 
     module: nn.Module
@@ -135,7 +178,7 @@ class SourceCall(TrainCall, SourceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_network(self.module)
-        object.__setattr__(self, "data", as_data(self.data))
+        object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
         names = ParameterLayout.from_module(self.module).names
         if len(head_names(names, self.head, "network")) == len(names):
             raise ConfigError(f"head = {self.head!r} covers every parameter; nothing would remain")

@@ -8,11 +8,11 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 from bayesprior.errors import ConfigError, kind_of, nearest_name
 
-__all__ = ["Options", "option"]
+__all__ = ["Options", "option", "values_of"]
 
 T = TypeVar("T")
 
@@ -33,16 +33,39 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False)
 class Options:
-    """A group of options: values brought to their types and checked."""
+    """A group of options: values brought to their types and checked.
 
+    A subclass is a frozen dataclass with keyword-only fields (``kw_only=False`` in its head allows
+    others) without being decorated as one.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     __no_type_check__ = True  # of checkers of annotations: what is given is brought to its type
+
+    def __init_subclass__(cls, *, kw_only: bool = True) -> None:
+        dataclass(frozen=True, kw_only=kw_only, eq=False)(cls)
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             value = _typed(spec.name, spec.type, getattr(self, spec.name), spec.metadata)
             object.__setattr__(self, spec.name, value)
+
+
+dataclass(frozen=True, kw_only=True, eq=False)(Options)
+
+
+def values_of(group: type[Options], options: Options) -> dict[str, Any]:
+    """Return the fields of one group among the options of a call or command.
+
+    Examples
+    --------
+    >>> from bayesprior.recipes.options import ModelOptions, StudyOptions
+    >>> values_of(ModelOptions, StudyOptions(data="digits", model="mlp", source="s"))
+    {'model': 'mlp', 'model_options': {}, 'head': None}
+    """
+    return {spec.name: getattr(options, spec.name) for spec in dataclasses.fields(group)}
 
 
 def _typed(name: str, kind: Any, value: Any, metadata: Mapping[str, Any]) -> Any:

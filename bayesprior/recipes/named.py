@@ -1,7 +1,10 @@
 """What the names of data, networks and weights stand for."""
 
 import dataclasses
+import os
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,9 @@ from bayesprior.data import (
     split_validation,
 )
 from bayesprior.data.datasets import LabeledDataset
+from bayesprior.data.transforms import PixelTransform
 from bayesprior.errors import DataError
-from bayesprior.models import model_for
+from bayesprior.models import expected_images, model_for
 from bayesprior.recipes.options import DataOptions, ModelOptions
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -25,13 +29,18 @@ from bayesprior.weights.layout import ParameterLayout
 __all__ = ["as_test_of", "foreign_set", "load_data", "load_model", "point_source"]
 
 
-def load_data(choice: DataOptions, *, trusted: bool = True) -> DataBundle:
+def load_data(
+    choice: DataOptions, model: ModelOptions | None = None, *, trusted: bool = True
+) -> DataBundle:
     """Return the data that a choice stands for.
 
     Parameters
     ----------
     choice
         Which data.
+    model
+        The network that they are for: folders of pictures get the size and the normalization that
+        it expects, where the choice does not say.
     trusted
         Whether the user wrote the name; an import path out of a file is refused otherwise.
 
@@ -40,10 +49,12 @@ def load_data(choice: DataOptions, *, trusted: bool = True) -> DataBundle:
     ConfigError, DataError
         If a name or option is unknown, or the data cannot be had.
     """
-    name, more = choice.data, {}
-    if name.endswith(".npz"):
-        name, more = "npz", {"path": name}
-    bundle = get_data(name, trusted=trusted, **{**choice.data_options, **more})
+    name, options = choice.data, choice.data_options
+    if model is not None and (name == "image_folder" or Path(name).expanduser().is_dir()):
+        expected = expected_images(model.model)
+        if expected is not None:
+            options = {"size": expected.size, "normalize": expected[1:], **options}
+    bundle = get_data(name, trusted=trusted, **options)
     if choice.classes is not None:
         tokens = [token.strip() for token in str(choice.classes).split(",")]
         known = bundle.class_names
@@ -64,6 +75,7 @@ def load_model(
     *,
     seed: int,
     weights: str | None = None,
+    rename: str | None = None,
     trusted: bool = True,
     tell: Callable[[str], None] | None = None,
 ) -> tuple[nn.Module, str]:
@@ -80,6 +92,8 @@ def load_model(
     weights
         A local file, or a name that torchvision knows such as DEFAULT. Their head is kept only
         if it has as many outputs as there are classes.
+    rename
+        As of `model_for`.
     trusted
         Whether the user wrote the name; an import path out of a file is refused otherwise.
     tell
@@ -90,11 +104,14 @@ def load_model(
     ConfigError, CheckpointError
         If a name or option is unknown, or the weights do not fit.
     """
+    if weights is not None:
+        _check_normalization(choice.model, bundle)
     module, head, loaded = model_for(
         choice.model,
         num_classes=bundle.num_classes,
         input_shape=bundle.input_shape,
         weights=weights,
+        rename=rename,
         head=choice.head,
         seed=seed,
         trusted=trusted,
@@ -103,6 +120,24 @@ def load_model(
     if loaded is not None and tell is not None:
         tell(loaded.summary)
     return module, head
+
+
+def _check_normalization(model: str, bundle: DataBundle) -> None:
+    """Warn where pretrained weights would see images normalized otherwise than they expect."""
+    expected, transform = expected_images(model), getattr(bundle.train, "transform", None)
+    if expected is None or not isinstance(transform, PixelTransform):
+        return
+    own = torch.tensor([transform.mean or (0.0,), transform.std or (1.0,)])
+    want = torch.tensor([expected.mean, expected.std])
+    if not torch.allclose(own.expand_as(want) if own.shape[1] == 1 else own, want, atol=0.01):
+        mean, std = ([round(x, 3) for x in row] for row in own.tolist())
+        warnings.warn(
+            f"the weights of {model} expect images normalized by mean {list(expected.mean)} and "
+            f"std {list(expected.std)}; {bundle.name!r} is normalized by {mean} and {std}: give "
+            f"--data_options.normalize '{[list(expected.mean), list(expected.std)]}'",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def point_source(
@@ -137,7 +172,7 @@ def foreign_set(source: str, task: DataBundle) -> tuple[LabeledDataset, int]:
     ConfigError, DataError
         If there is no such set, or it cannot be read.
     """
-    own = getattr(task.test, "transform", None)
+    own, source = getattr(task.test, "transform", None), os.path.expanduser(source)
     if not source.endswith(".npz"):
         bundle = load_data(DataOptions(data=source))
         return bundle.test, bundle.num_classes

@@ -138,8 +138,7 @@ def check_out(path: str | Path) -> Path:
     return path
 
 
-@dataclass(frozen=True, eq=False)
-class NewDataCall(NewDataOptions):
+class NewDataCall(NewDataOptions, kw_only=False):
     """Arguments of `predict_new`."""
 
     run: str | Path | FitRun

@@ -5,15 +5,18 @@ its type and checked when it is given. Nothing heavy is imported: ``--help`` ans
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+import os
+from typing import Any, Literal
 
 from bayesprior.errors import ConfigError
-from bayesprior.recipes.fields import Options, option
+from bayesprior.recipes.fields import Options, option, values_of
+from bayesprior.recipes.prior_options import PriorOptions
 
 __all__ = [
+    "METHODS",
     "AverageOptions",
     "DataOptions",
+    "DemoOptions",
     "MadeFrom",
     "MapOptions",
     "ModelOptions",
@@ -39,36 +42,31 @@ def plain_values(options: Options) -> dict[str, Any]:
     >>> plain_values(RunOptions(out="runs/map", progress=False))["seed"]
     0
     """
-    own = {
-        spec.name
-        for kind in type(options).__mro__
-        if kind.__name__.endswith(("Options", "MadeFrom")) and dataclasses.is_dataclass(kind)
-        for spec in dataclasses.fields(kind)
-    }
-    return {
-        spec.name: getattr(options, spec.name)
-        for spec in dataclasses.fields(options)
-        if spec.name in own
-    }
+    homes = (__name__, PriorOptions.__module__)
+    groups = [kind for kind in type(options).__mro__ if kind.__module__ in homes]
+    return {k: v for group in reversed(groups) for k, v in values_of(group, options).items()}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunOptions(Options):
-    """Folder, seed, device."""
+class DeviceOptions(Options):
+    """Device."""
 
-    out: str | None = option(None, path=True, shown="nothing is written")
-    """Folder to write; an unfinished run of the same options in it is resumed."""
-    seed: int = option(0, least=0)
-    """Decides initialization, order of the data, and noise."""
     device: str = "auto"
     """Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1."""
     progress: bool = True
     """Show progress bars."""
+
+
+class RunOptions(DeviceOptions):
+    """Folder, seed."""
+
+    out: str | os.PathLike[str] | None = option(None, path=True, shown="nothing is written")
+    """Folder to write; an unfinished run of the same options in it is resumed."""
+    seed: int = option(0, least=0)
+    """Decides initialization, order of the data, and noise."""
     checkpoint_every: int = option(1000, least=1)
     """Steps between checkpoints."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class DataOptions(Options):
     """Data."""
 
@@ -90,13 +88,12 @@ class DataOptions(Options):
     """Decides which examples; --seed decides everything else."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelOptions(Options):
     """Network."""
 
     model: str
-    """A short name (small_conv, small_resnet, mlp, mobilenet_v1), a torchvision classification
-    network, or an import path pkg.module:callable."""
+    """A short name (small_conv, small_resnet, mlp, mobilenet_v1), a library's image classifier
+    (torchvision/NAME or NAME, timm/NAME, hf/NAME), or an import path pkg.module:callable."""
     model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of the network, as --model_options.NAME VALUE, such as widths. The numbers of
     classes, channels and features come from the data."""
@@ -104,7 +101,6 @@ class ModelOptions(Options):
     """Name of the layer that does not transfer."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class SourceOptions(RunOptions):
     """Source fit: SGD, then SWAG."""
 
@@ -138,20 +134,31 @@ class SourceOptions(RunOptions):
             _check_rank(self.rank, self.num_snapshots)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MapOptions(RunOptions):
+class FitOptions(RunOptions):
+    """Every fit."""
+
+    batch_size: int = option(64, least=1)
+    """Examples a step."""
+    head_lr: float | None = option(None, above=0, shown="lr")
+    """Learning rate of the new weights."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """Whether BatchNorm statistics stay the source's or are updated."""
+
+
+class DescentOptions(FitOptions):
+    """Descent."""
+
+    lr: float = option(0.03, above=0)
+    """Learning rate on the mean loss."""
+    momentum: float = option(0.9, least=0, most=1)
+    """Share of the last step that is repeated."""
+
+
+class MapOptions(DescentOptions):
     """MAP."""
 
     num_steps: int = option(500, least=1)
     """Steps, with a cosine to zero."""
-    batch_size: int = option(64, least=1)
-    """Examples a step."""
-    lr: float = option(0.03, above=0)
-    """Learning rate on the mean loss."""
-    head_lr: float | None = option(None, above=0, shown="lr")
-    """Learning rate of the new weights."""
-    momentum: float = option(0.9, least=0, most=1)
-    """Share of the last step that is repeated."""
     warm_up: int = option(0, least=0)
     """Steps of rising learning rate."""
     stop: int | None = option(None, least=1, shown="num_steps")
@@ -162,8 +169,6 @@ class MapOptions(RunOptions):
     start: Literal["prior", "module"] = "prior"
     """Start the transferred weights at the prior's mean, or all weights where the network has
     them: with a prior around zero that is fine-tuning with weight decay 1 / (N std^2)."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether BatchNorm statistics stay the source's or are updated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,8 +180,7 @@ class MapOptions(RunOptions):
                 )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SwagOptions(RunOptions):
+class SwagOptions(DescentOptions):
     """MAP, then SWAG."""
 
     rank: int = option(20, least=1)
@@ -187,26 +191,15 @@ class SwagOptions(RunOptions):
     """Snapshots of the weights."""
     collect_every: int = option(5, least=1)
     """Steps between two snapshots."""
-    batch_size: int = option(64, least=1)
-    """Examples a step."""
-    lr: float = option(0.03, above=0)
-    """Learning rate on the mean loss."""
-    head_lr: float | None = option(None, above=0, shown="lr")
-    """Learning rate of the new weights."""
     swag_lr_factor: float = option(0.5, above=0)
     """Factor on lr while snapshots are taken."""
-    momentum: float = option(0.9, least=0, most=1)
-    """Share of the last step that is repeated."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether BatchNorm statistics stay the source's or are updated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_rank(self.rank, self.num_snapshots)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SampleOptions(RunOptions):
+class SampleOptions(FitOptions):
     """Chains of a sampler."""
 
     num_draws: int = option(30, least=1)
@@ -219,18 +212,12 @@ class SampleOptions(RunOptions):
     """Steps between two draws."""
     cycles: int = option(0, least=0)
     """Cosine cycles of exploration and sampling; 0 keeps lr. num_draws must be a multiple."""
-    batch_size: int = option(64, least=1)
-    """Examples a step."""
     lr: float = option(1e-3, above=0)
     """Step size on grad U / N."""
-    head_lr: float | None = option(None, above=0, shown="lr")
-    """Step size of the new weights."""
     temperature: float = option(1.0, least=0)
     """1 samples the posterior; every other value is another law."""
     head_temperature: float | None = option(None, least=0, shown="temperature")
     """Temperature of the new weights."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether BatchNorm statistics stay the source's or are updated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,7 +226,6 @@ class SampleOptions(RunOptions):
             raise ConfigError(f"num_draws = {draws} is no multiple of cycles = {cycles}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class SghmcOptions(SampleOptions):
     """Chains of SGHMC."""
 
@@ -247,7 +233,15 @@ class SghmcOptions(SampleOptions):
     """Share of the velocity that SGHMC loses a step."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+METHODS: dict[str, tuple[str, type[FitOptions]]] = {
+    "map": ("fit_map", MapOptions),
+    "swag": ("fit_swag", SwagOptions),
+    "sgld": ("sample", SampleOptions),
+    "sghmc": ("sample", SghmcOptions),
+}
+"""Kinds of inference: the recipe, and its options."""
+
+
 class SamplerOptions(SampleOptions):
     """Chains of either sampler."""
 
@@ -264,7 +258,6 @@ class SamplerOptions(SampleOptions):
             object.__setattr__(self, "friction", SghmcOptions.friction)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class TransferOptions(RunOptions):
     """Transfer."""
 
@@ -279,7 +272,6 @@ class TransferOptions(RunOptions):
     five fine-tunings (AdamW at three rates, LP-FT, L2-SP; WiSE-FT) where there is a test split."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class MadeFrom(Options):
     """The names and files that a run's objects were made from, so that its folder finds them."""
 
@@ -302,8 +294,7 @@ def _check_rank(rank: int, num_snapshots: int) -> None:
         raise ConfigError(f"rank must be between 1 and num_snapshots = {num_snapshots}, got {rank}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AverageOptions(Options):
+class AverageOptions(DeviceOptions):
     """Model average of a run."""
 
     num_draws: int | None = option(None, least=1, shown="all stored, or 30 of a SWAG posterior")
@@ -311,19 +302,13 @@ class AverageOptions(Options):
     batch_size: int = option(256, least=1)
     """Examples at a time."""
     batch_norm: Literal["draw", "module", "reestimate"] = "draw"
-    """BatchNorm statistics: those stored with each draw, the network's own, or averages over the
-    training split."""
+    """BatchNorm statistics: each draw's own, the network's, or averages over the training split."""
     seed: int = option(0, least=0)
     """Of what is drawn."""
-    device: str = "auto"
-    """Where to compute: auto (a GPU if there is one), cpu, cuda, or cuda:1."""
-    progress: bool = True
-    """Show progress bars."""
     trust: bool = False
     """Import what a run's folder names by an import path; that executes its writer's code."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class NewDataOptions(AverageOptions):
     """New data."""
 
@@ -332,7 +317,6 @@ class NewDataOptions(AverageOptions):
     largest probability that keeps it is fitted on the validation split."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class PageOptions(AverageOptions):
     """Report."""
 
@@ -347,11 +331,8 @@ class PageOptions(AverageOptions):
     """summary keeps moments instead of sampled labels, for large sets."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class StudyOptions(ModelOptions, DataOptions, RunOptions):
     """Study."""
-
-    hidden: ClassVar[tuple[str, ...]] = ("per_class", "data_seed")
 
     out: str = option("study", path=True)
     """Folder to write; a study that was stopped continues, what is finished is not done again."""
@@ -383,3 +364,24 @@ class StudyOptions(ModelOptions, DataOptions, RunOptions):
         if isinstance(self.num_data, int) and not isinstance(self.num_data, bool):
             object.__setattr__(self, "num_data", (self.num_data,))
         super().__post_init__()
+
+
+class DemoOptions(Options):
+    """Demo."""
+
+    out: str = option("demo", path=True)
+    """Folder to write; a run that was stopped continues, what is finished is not done again."""
+    num_data: int = option(20, least=1)
+    """Labeled handwritten images in all."""
+    seeds: int = option(5, least=1)
+    """Repetitions with fresh images, head and noise."""
+    budget: int = option(200, least=30)
+    """Gradient evaluations of each fit."""
+    source_steps: int = option(800, least=1)
+    """Steps on the source."""
+    seed: int = option(0, least=0)
+    """First of the seeds."""
+    jobs: int = option(2, least=1)
+    """Fits at a time, each on one core."""
+    progress: bool = True
+    """Show progress bars."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bayesprior.data.catalog import DATA
 from bayesprior.errors import ConfigError
 from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
 
@@ -47,6 +48,12 @@ def restored(found: Mapping[str, Any], folder: str | Path) -> MadeFrom:
         raise ConfigError(f"{folder}: its config.yaml names no data or network: {error}") from None
 
 
+def _is_file(data: str) -> bool:
+    """Whether data go by a file or folder, which may have moved, and not by a name."""
+    is_named = data in DATA or not Path(data).expanduser().exists()
+    return not is_named or data.endswith(".npz") or os.path.isabs(data)
+
+
 def _paths(parts: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """Return (group, key) of the entries that are files or folders."""
     data = parts.get("data") or {}
@@ -57,7 +64,7 @@ def _paths(parts: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
         (group, name)
         for group, name in places
         if isinstance(path := group.get(name), str)
-        and (name != "data" or path.endswith(".npz"))
+        and (name != "data" or _is_file(path))
         # torchvision's names of weights (DEFAULT, IMAGENET1K_V1) have no suffix
         and (name != "weights" or Path(path).suffix or Path(path).expanduser().exists())
     ]

@@ -14,7 +14,7 @@ from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.protocols import Batch, Posterior
 from bayesprior.prediction.predict import Prediction, predict
 from bayesprior.recipes.options import AverageOptions
-from bayesprior.recipes.runs import FITS, add_results, is_finished, read_config, read_results
+from bayesprior.recipes.runs import FITS, add_results, finished_fit, read_config, read_results
 from bayesprior.recipes.saved import FitRun, load_run
 from bayesprior.recipes.training import pick_device
 from bayesprior.storage import predictive_path
@@ -27,9 +27,10 @@ __all__ = [
     "at_most",
     "averaged",
     "compare_runs",
+    "is_predicted",
     "load_prediction",
+    "method_result",
     "predict_run",
-    "stage_of_split",
 ]
 
 # Options that change the numbers; a prediction with others has a file of its own.
@@ -76,8 +77,17 @@ def at_most(num_draws: int | None, posterior: Posterior) -> int | None:
     return num_draws
 
 
-def stage_of_split(split: str, options: AverageOptions) -> str:
-    """Return the name of a split's numbers in ``results.json``, as `predict_run` does."""
+def is_predicted(run: str | Path, split: str, options: AverageOptions) -> bool:
+    """Whether `predict_run` has written what it writes."""
+    stage = _stage(split, options)
+    return stage in read_results(run) and _file(run, stage).exists()
+
+
+def _file(run: str | Path, stage: str) -> Path:
+    return predictive_path(run, stage.removeprefix("predict-"))
+
+
+def _stage(split: str, options: AverageOptions) -> str:
     own = _own(options)
     suffix = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if own else ""
     return f"predict-{split}{suffix}"
@@ -126,16 +136,15 @@ def predict_run(
         If it is no fit's folder or the fit is not finished.
     """
     options = options or AverageOptions()
-    stage = stage_of_split(split, options)
-    path = predictive_path(run, stage.removeprefix("predict-"))
-    _check_finished(run)
-    if stage in read_results(run) and path.exists():
+    stage = _stage(split, options)
+    finished_fit(run)
+    if is_predicted(run, split, options):
         return stage
     fit = load_run(run, trust=options.trust) if fit is None else fit
     found = averaged(fit, fit.data.loader(split, options.batch_size), options)
     names = fit.data.class_names or None
     tree = to_datatree(test=found, class_names=names, mode="summary", attrs={"split": split})
-    save_tree(tree, path)
+    save_tree(tree, _file(run, stage))
     numbers = {"num_points": found.num_points, "draws": len(found.draw)}
     add_results(run, stage, {**found.metrics, **numbers, **_own(options)})
     return stage
@@ -146,13 +155,17 @@ def load_prediction(
 ) -> Prediction:
     """Return what `predict_run`, which takes the same, wrote of the test split."""
     stage = predict_run(run, options=options, fit=fit)
-    path = predictive_path(run, stage.removeprefix("predict-"))
-    return to_prediction(load_tree(path))
+    return to_prediction(load_tree(_file(run, stage)))
 
 
-def _check_finished(run: str | Path) -> None:
-    if not is_finished(run, read_config(run, *FITS).recipe):
-        raise ConfigError(f"{run} is not finished; run the same fit again, which goes on with it")
+def method_result(
+    name: str, runs: Sequence[Path], seeds: Sequence[int], options: AverageOptions | None
+) -> MethodResult:
+    """Return one method's outcomes on the test split, a run a seed, and the mean of its seconds."""
+    found = [load_prediction(run, options) for run in runs]
+    outcomes = [Outcome.from_prediction("test set", prediction) for prediction in found]
+    seconds = sum(read_results(run)["fit"]["seconds"] for run in runs) / len(runs)
+    return MethodResult(name, outcomes, seeds, seconds)
 
 
 class RunComparison(NamedTuple):
@@ -203,7 +216,7 @@ def compare_runs(
     if against is not None:
         folders.setdefault(against, Path(baseline or ""))
     for run in folders.values():  # before any of them is predicted
-        _check_finished(run)
+        finished_fit(run)
     groups: dict[str, list[Path]] = {}
     for folder in folders:
         method = {k: v for k, v in _configuration(folder).items() if k not in FREE}
@@ -224,14 +237,13 @@ def compare_runs(
 def _configuration(run: Path) -> dict[str, Any]:
     """Return everything that a run was asked for, in one level; the prior by its content."""
     config = read_config(run, *FITS)
-    made_from = {k: v for k, v in config.made_from.items() if k != "relative"}
-    groups = [made_from.pop(name, None) or {} for name in ("data", "model")]
+    own = {"recipe": config.recipe, "network": config.digests.get("network")}
+    found = {**own, **config.options, **config.chosen}
     if "prior" in config.digests:  # wherever its file lies, and whatever width it was brought to
-        made_from = {"prior": config.digests["prior"]}
-    network = config.digests.get("network")
-    return {"recipe": config.recipe, "network": network, **config.options, **made_from} | {
-        key: value for group in groups for key, value in group.items()
-    }
+        files = ("rms_std", "source", "weights")
+        found = {k: v for k, v in found.items() if k not in files}
+        found["prior"] = config.digests["prior"]
+    return found
 
 
 def _result(runs: Sequence[Path], options: AverageOptions | None) -> MethodResult:
@@ -242,10 +254,8 @@ def _result(runs: Sequence[Path], options: AverageOptions | None) -> MethodResul
         return int(found.get("data_seed", 0)), int(found.get("seed", 0))
 
     runs = sorted(runs, key=seeds)
-    outcomes = [Outcome.from_prediction("test set", load_prediction(run, options)) for run in runs]
     own = [seeds(run)[1] for run in runs]
     if len(set(own)) < len(own):  # other training images with the same seed
         own = []
-    seconds = sum(read_results(run)["fit"]["seconds"] for run in runs) / len(runs)
     more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
-    return MethodResult(runs[0].name + more, outcomes, own, seconds)
+    return method_result(runs[0].name + more, runs, own, options)

@@ -1,18 +1,18 @@
 """Turn a source posterior into a prior."""
 
 import math
-import os
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bayesprior.data import DataBundle, check_fit
+from bayesprior.data import DataBundle, as_bundle, check_fit
 from bayesprior.errors import ConfigError, LayoutMismatchError, check
+from bayesprior.recipes.arguments import check_network, head_names
 from bayesprior.recipes.calls import recipe
-from bayesprior.recipes.checks import as_data, check_network, head_names
 from bayesprior.recipes.digests import (
     data_digests,
     described,
@@ -20,9 +20,7 @@ from bayesprior.recipes.digests import (
     prior_digest,
     state_digest,
 )
-from bayesprior.recipes.fields import option
 from bayesprior.recipes.head_priors import HeadChoice, head_of, rms_by_tensor, with_widths
-from bayesprior.recipes.numbers import law_numbers
 from bayesprior.recipes.options import MadeFrom, plain_values
 from bayesprior.recipes.places import recorded
 from bayesprior.recipes.prior_options import PriorOptions
@@ -34,11 +32,10 @@ from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 from bayesprior.weights.selection import Selection
 
-__all__ = ["make_prior", "shaped"]
+__all__ = ["law_numbers", "make_prior", "shaped"]
 
 
-@dataclass(frozen=True, eq=False)
-class PriorCall(PriorOptions):
+class PriorCall(PriorOptions, kw_only=False):
     """Arguments of `make_prior`."""
 
     source: GaussianWeights
@@ -46,9 +43,6 @@ class PriorCall(PriorOptions):
     target: nn.Module
     """The network to come."""
     _: KW_ONLY
-    out: str | os.PathLike[str] | None = option(  # type: ignore[assignment]
-        None, path=True, shown="nothing is written"
-    )
     head: Selection | None = None
     """The target's new head, never taken from the source: a prefix, glob patterns, several of
     them, or a predicate of the name. Every other trainable parameter of the target must be in the
@@ -66,7 +60,7 @@ class PriorCall(PriorOptions):
         check(self.source, "gaussian", "source")
         check_network(self.target, "target")
         if self.data is not None:
-            object.__setattr__(self, "data", as_data(self.data))
+            object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
             check_fit(self.target, self.data, self.forward)
 
 
@@ -192,3 +186,20 @@ def shaped(prior: GaussianWeights, shape: str, rank: int | None = None) -> Gauss
     if shape not in shapes:
         raise ConfigError(f"shape must be one of {', '.join(shapes)}, got {shape!r}")
     return shapes[shape]()
+
+
+def law_numbers(law: GaussianWeights) -> dict[str, Any]:
+    """Return width, rank, directions and blocks, as ``results.json`` holds them.
+
+    ``effective_rank`` is 1 / sum p^2 over the directions' shares p of the factor's variance;
+    ``drift_share`` is the largest share.
+    """
+    return {
+        "num_weights": law.dim,
+        "shared": law.shared_dim,
+        "rank": law.rank,
+        "rms_std": law.rms_std,
+        "effective_rank": law.effective_rank,
+        "drift_share": law.drift_share,
+        "rms_std_by_block": law.block_rms_std(),
+    }

@@ -1,6 +1,6 @@
 """The options of a prior's shape and width."""
 
-from dataclasses import dataclass
+import os
 from typing import Literal
 
 from bayesprior.errors import ConfigError
@@ -9,7 +9,6 @@ from bayesprior.recipes.fields import Options, option
 __all__ = ["PriorOptions"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class PriorOptions(Options):
     """Width and shape of a prior."""
 
@@ -38,7 +37,7 @@ class PriorOptions(Options):
     L2-SP. zero is isotropic around zero: the run without the source."""
     rank: int | None = option(None, least=0, shown="all")
     """Keep fewer directions."""
-    out: str | None = option(None, path=True, shown="nothing is written")
+    out: str | os.PathLike[str] | None = option(None, path=True, shown="nothing is written")
     """Folder to write."""
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from bayesprior.prediction.predict import Prediction, predict
 from bayesprior.recipes.training import pick_device
 from bayesprior.report.build import build_report
 from bayesprior.report.sections.uncertainty import shown_points
-from bayesprior.storage import TRACE, chain_dir
+from bayesprior.storage import REPORT_TREE, TRACE, chain_dir
 from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.protocols import Forward, pair_forward
 from bayesprior.tree.build import to_datatree
@@ -35,7 +35,6 @@ from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["corrupted", "rebuild", "report"]
 
-REPORT = "report.nc"
 _HELD_BYTES = 2**31  # draws kept in memory, so that each file is read once
 
 
@@ -214,7 +213,7 @@ def report(
         seed=seed,
     )
     tree.attrs["missing"] = json.dumps(json.loads(tree.attrs["missing"]) | unusable)
-    save_tree(tree, folder / REPORT)
+    save_tree(tree, folder / REPORT_TREE)
     rebuild(folder)  # from the file, so that the page is the one that it gives later
     return tree
 
@@ -237,7 +236,7 @@ def rebuild(folder: str | Path) -> Path:
     DataError
         If there is no ``report.nc``, or it is no tree.
     """
-    return build_report(load_tree(Path(folder) / REPORT)).write(folder)
+    return build_report(load_tree(Path(folder) / REPORT_TREE)).write(folder)
 
 
 def corrupted(data: DataBundle, severity: int) -> dict[str, DataBundle]:

@@ -23,6 +23,7 @@ __all__ = [
     "RESULTS",
     "RunConfig",
     "add_results",
+    "finished_fit",
     "is_finished",
     "open_run",
     "read_config",
@@ -75,6 +76,15 @@ class RunConfig:
     made_from: Mapping[str, Any]
     digests: Mapping[str, str]
     versions: Mapping[str, str]
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Names, files, and options of data and network in one level."""
+        found: dict[str, Any] = {}
+        for name, value in self.made_from.items():
+            if name != "relative":
+                found |= value if isinstance(value, Mapping) else {name: value}
+        return found
 
 
 def versions() -> dict[str, str]:
@@ -174,19 +184,15 @@ def _differing(old: RunConfig, new: RunConfig) -> str | None:
         return f"it was made by {old.recipe}, not {new.recipe}"
     pairs = [(old.options, new.options)]
     if old.digests != new.digests:  # an option of the data says more than that they changed
-        pairs += [(_chosen(old.made_from), _chosen(new.made_from)), (old.digests, new.digests)]
+        files = ("prior", "source", "weights")
+        then, now = ({k: c.chosen[k] for k in c.chosen if k not in files} for c in (old, new))
+        pairs += [(then, now), (old.digests, new.digests)]
     for one, other in pairs:
         for key in {**other, **one}:
             if key not in _FREE and one.get(key) != other.get(key):
                 told = f"its {key} is {one.get(key)!r}, this one's {other.get(key)!r}"
                 return _DIGESTS.get(key, told)
     return None
-
-
-def _chosen(made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of data, network and prior."""
-    groups = {**(made_from.get("data") or {}), **(made_from.get("model") or {})}
-    return groups | {"rms_std": made_from.get("rms_std")}
 
 
 def read_config(run: str | Path, *recipes: str) -> RunConfig:
@@ -264,6 +270,20 @@ def stage_of(recipe: str) -> str:
 def is_finished(run: str | Path, recipe: str) -> bool:
     """Whether the recipe's own results are in the folder: the last thing that it writes."""
     return stage_of(recipe) in read_results(run)
+
+
+def finished_fit(run: str | Path) -> RunConfig:
+    """Read the configuration of a finished fit.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is no fit's, or the fit is not finished.
+    """
+    config = read_config(run, *FITS)
+    if not is_finished(run, config.recipe):
+        raise ConfigError(f"{run} is not finished; run the same fit again, which goes on with it")
+    return config
 
 
 def add_results(run: str | Path, name: str, values: Mapping[str, Any]) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprior.data import DataBundle
+from bayesprior.data import DataBundle, as_bundle
 from bayesprior.errors import ConfigError, PriorFileError, check
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
-from bayesprior.recipes.checks import as_data, check_network
+from bayesprior.recipes.arguments import check_network
 from bayesprior.recipes.digests import data_digests, described, prior_digest
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import MadeFrom
 from bayesprior.recipes.places import restored
-from bayesprior.recipes.runs import FITS, RunConfig, is_finished, read_config, read_results
+from bayesprior.recipes.runs import RunConfig, finished_fit, read_results
 from bayesprior.recipes.training import bound, read_posterior
 from bayesprior.storage import PRIOR
 from bayesprior.tasks.likelihoods import (
@@ -97,11 +97,7 @@ def load_posterior(run: str | Path) -> FitPosterior:
     PriorFileError
         If a file is missing or corrupt.
     """
-    recipe = read_config(run, *FITS).recipe
-    folder = Path(run).expanduser()
-    if not is_finished(folder, recipe):
-        raise ConfigError(f"{run} is not finished; run the same fit again, which goes on with it")
-    found: FitPosterior = read_posterior(folder, recipe)
+    found: FitPosterior = read_posterior(Path(run).expanduser(), finished_fit(run).recipe)
     return found
 
 
@@ -142,8 +138,8 @@ def load_run(
     PriorFileError
         If a file of posterior or prior is missing, corrupt or another one.
     """
-    posterior = load_posterior(run)
-    config, folder = read_config(run, *FITS), Path(run).expanduser()
+    config, folder = finished_fit(run), Path(run).expanduser()
+    posterior = read_posterior(folder, config.recipe)
     made_from = restored(config.made_from, folder)
     data = _data(config, made_from, folder, data, trust)
     if network is not None:
@@ -153,7 +149,7 @@ def load_run(
     else:
         network, _ = load_model(made_from.model, data, seed=config.options["seed"], trusted=trust)
     diff = ParameterLayout.from_module(network).compare(posterior.layout)
-    if diff.only_here or diff.only_there or diff.shape_conflicts:
+    if not diff.is_equal:
         raise ConfigError(
             f"the network is not the one of {folder} (network against fit: {diff.describe()})"
         )
@@ -175,9 +171,9 @@ def _data(
     if given is None and made_from.data is None:
         raise ConfigError(f"{folder} does not name its data; give data=, as in the fit")
     if given is not None or made_from.data is None:
-        data = as_data(given)
+        data = as_bundle(check(given, "data", "data"))
     else:
-        data = load_data(made_from.data, trusted=trust)
+        data = load_data(made_from.data, made_from.model, trusted=trust)
     for name, now in data_digests(data).items():
         then = config.digests.get(f"data.{name}")
         if then not in (None, now) and (given is None or name == "train"):

@@ -9,11 +9,10 @@ from torch.optim import Optimizer
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.protocols import LossFn
 from bayesprior.inference.schedules import chain, constant, cosine, scaled
-from bayesprior.recipes.arguments import SourceCall
+from bayesprior.recipes.arguments import SourceCall, head_names
 from bayesprior.recipes.calls import recipe
-from bayesprior.recipes.checks import head_names
 from bayesprior.recipes.head_priors import source_statistics
-from bayesprior.recipes.numbers import law_numbers
+from bayesprior.recipes.prior import law_numbers
 from bayesprior.recipes.training import Run
 from bayesprior.version import __version__
 from bayesprior.weights.gaussian import GaussianWeights

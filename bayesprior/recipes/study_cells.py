@@ -1,7 +1,5 @@
 """One fit of a study: its folder, its start, its fit and its predictions."""
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +9,23 @@ from torch import nn
 from bayesprior.inference.generators import seeded
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws, stored_step
 from bayesprior.prediction.predict import predict
+from bayesprior.recipes import target
+from bayesprior.recipes.fields import values_of
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import (
+    METHODS,
     AverageOptions,
     DataOptions,
     MadeFrom,
     ModelOptions,
     StudyOptions,
 )
-from bayesprior.recipes.predicting import at_most, predict_run, stage_of_split
+from bayesprior.recipes.predicting import at_most, is_predicted, predict_run
 from bayesprior.recipes.runs import add_results, read_results
+from bayesprior.recipes.saved import load_run
 from bayesprior.recipes.study_plan import Configuration, Method, words
-from bayesprior.recipes.target import fit_map, fit_swag, sample
 from bayesprior.recipes.training import initialize_, pick_device
-from bayesprior.storage import PRIOR, chain_dir, draw_path, predictive_path
+from bayesprior.storage import PRIOR, chain_dir, draw_path
 from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.weights.gaussian import GaussianWeights
 
@@ -75,9 +76,7 @@ class Cell:
         found = read_results(folder)
         if DIVERGED in found or self.split == "validation":
             return DIVERGED in found or _VALIDATED in found
-        stage = stage_of_split(self.split, averaging(call))
-        path = predictive_path(folder, stage.removeprefix("predict-"))
-        return stage in found and path.exists()
+        return is_predicted(folder, self.split, averaging(call))
 
     def scores(self, out: str | Path) -> dict[str, float | None]:
         """Return the validation NLL at each step where it could stop; nothing if it diverged."""
@@ -92,25 +91,24 @@ def prior_folder(out: str | Path, configuration: Configuration) -> Path:
 
 def data_options(call: StudyOptions, num_data: int | None, seed: int) -> DataOptions:
     """Return the data of one seed and number of examples."""
-    values = {spec.name: getattr(call, spec.name) for spec in dataclasses.fields(DataOptions)}
-    return DataOptions(**values | {"num_data": num_data, "data_seed": seed})
+    own = {"num_data": num_data, "data_seed": seed}
+    return DataOptions(**values_of(DataOptions, call) | own)
 
 
 def model_options(call: StudyOptions) -> ModelOptions:
     """Return the network."""
-    names = [spec.name for spec in dataclasses.fields(ModelOptions)]
-    return ModelOptions(**{name: getattr(call, name) for name in names})
+    return ModelOptions(**values_of(ModelOptions, call))
 
 
 def averaging(call: StudyOptions) -> AverageOptions:
-    """Return how a fit of the study is predicted. Its own data and network are trusted."""
-    return AverageOptions(num_draws=call.num_draws, device=call.device, progress=False, trust=True)
+    """Return how a fit of the study is predicted."""
+    return AverageOptions(num_draws=call.num_draws, device=call.device, progress=False)
 
 
 def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
     """Fit one cell in its folder and predict the split that it is for."""
     of_data, of_model = data_options(call, cell.num_data, cell.seed), model_options(call)
-    data = load_data(of_data)
+    data = load_data(of_data, of_model)
     module, head = load_model(of_model, data, seed=cell.seed)
     prior_file = prior_folder(call.out, cell.configuration) / PRIOR
     law, rms_std = GaussianWeights.load(prior_file), cell.configuration.rms_std
@@ -124,7 +122,7 @@ def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
         lr = options.setdefault("lr", 1e-3)
         options.setdefault("head_lr", lr)
         options["lr"] = min(lr, data.num_data / float(law.max_precision()[: law.shared_dim].max()))
-    fit = _RECIPES[cell.method.inference](
+    fit = getattr(target, METHODS[cell.method.inference][0])(
         module,
         law,
         data,
@@ -140,7 +138,9 @@ def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
     # The file that the prior was read from serves every fit; each folder's copy would add up.
     (folder / PRIOR).unlink(missing_ok=True)
     if cell.split == "test":
-        predict_run(folder, "test", averaging(call))
+        predict_run(
+            folder, "test", averaging(call), fit=load_run(folder, network=module, data=data)
+        )
         return
 
     def nll(posterior: Any) -> float:
@@ -157,9 +157,6 @@ def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
             step = stored_step(draw_path(chain_dir(folder, 0), draw.index))
             found[str(step)] = nll(PointPosterior(law.layout, draw.weights, draw.buffers))
     add_results(folder, _VALIDATED, {"nll": found or {"end": nll(fit)}})
-
-
-_RECIPES: Mapping[str, Any] = {"map": fit_map, "swag": fit_swag, "sgld": sample, "sghmc": sample}
 
 
 def _start(

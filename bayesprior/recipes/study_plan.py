@@ -9,29 +9,15 @@ from typing import Any, Literal
 
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.recipes.fields import Options
-from bayesprior.recipes.options import (
-    MapOptions,
-    RunOptions,
-    SampleOptions,
-    SghmcOptions,
-    StudyOptions,
-    SwagOptions,
-)
+from bayesprior.recipes.options import METHODS, RunOptions, StudyOptions
 from bayesprior.recipes.prior_options import PriorOptions
 
 __all__ = ["Configuration", "Method", "edges", "evaluations", "plan", "select", "words"]
 
-_GROUPS: dict[str, type[Options]] = {
-    "map": MapOptions,
-    "swag": SwagOptions,
-    "sgld": SampleOptions,
-    "sghmc": SghmcOptions,
-}
 # The study's own: equal for all methods.
 _SHARED = {spec.name for spec in dataclasses.fields(RunOptions)} | {"batch_size", "stop", "start"}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class MethodOptions(Options):
     """A method as a user describes it, without the options of the fit."""
 
@@ -125,7 +111,7 @@ def _method(name: str, text: Any, call: StudyOptions) -> Method:
 def _configuration(
     described: MethodOptions, fixed: Mapping[str, Any], point: Mapping[str, Any], call: StudyOptions
 ) -> Configuration:
-    of_fit = {spec.name for spec in dataclasses.fields(_GROUPS[described.inference])}
+    of_fit = {spec.name for spec in dataclasses.fields(METHODS[described.inference][1])}
     of_prior = {spec.name for spec in dataclasses.fields(PriorOptions)} - {"out"}
     options, prior = dict(fixed), dict(described.prior)
     for key, value in point.items():
@@ -159,7 +145,7 @@ def evaluations(inference: str, options: Mapping[str, Any]) -> int:
     >>> evaluations("sgld", {"chains": 2, "burn_in": 30, "num_draws": 10, "thin": 2})
     100
     """
-    full: Any = _GROUPS[inference](**options)
+    full: Any = METHODS[inference][1](**options)
     if inference == "map":
         return int(full.stop or full.num_steps)
     if inference == "swag":

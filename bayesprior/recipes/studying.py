@@ -21,7 +21,6 @@ from bayesprior.diagnostics.compare import (
     only_prior_differs,
     paired_differences,
 )
-from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import BayesPriorError, ConfigError, DivergenceError
 from bayesprior.inference.progress import progress_bar
 from bayesprior.prediction.metrics import METRICS
@@ -29,12 +28,11 @@ from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.digests import file_digest
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import (
-    AverageOptions,
     MadeFrom,
     StudyOptions,
     plain_values,
 )
-from bayesprior.recipes.predicting import load_prediction
+from bayesprior.recipes.predicting import method_result
 from bayesprior.recipes.prior import make_prior
 from bayesprior.recipes.runs import add_results, open_run, read_results
 from bayesprior.recipes.sessions import locked
@@ -134,7 +132,8 @@ def study(call: StudyOptions) -> StudyResult:
     methods = plan(call)
     source = GaussianWeights.load(call.source)
     amounts: Sequence[int | None] = call.num_data or (None,)
-    task = [load_data(data_options(call, n, call.seed)) for n in amounts][0]
+    model = model_options(call)
+    task = [load_data(data_options(call, n, call.seed), model) for n in amounts][0]
     if task.validation is None:
         raise ConfigError(f"{task.name} has no validation split to choose by; give num_validation")
     with locked(call.out):
@@ -295,7 +294,7 @@ def _compare(
         remarks.append(f"Unequal tuning, in configurations tried: {counts}.")
     options = averaging(call)
     results = [
-        _outcomes(name, folders[name], seeds[name], options) for name in first if folders[name]
+        method_result(name, folders[name], seeds[name], options) for name in first if folders[name]
     ]
     rows = []
     for row in comparison_table(results):
@@ -320,15 +319,6 @@ def _compare(
     ]
     amount = cells[0].num_data or task.num_data
     return Comparison(amount, baseline, results, rows, differences, verdicts, remarks, folders)
-
-
-def _outcomes(
-    name: str, folders: Sequence[Path], seeds: Sequence[int], options: AverageOptions
-) -> MethodResult:
-    found = [load_prediction(folder, options) for folder in folders]
-    outcomes = [Outcome.from_prediction("test set", prediction) for prediction in found]
-    seconds = [read_results(folder)["fit"]["seconds"] for folder in folders]
-    return MethodResult(name, outcomes, seeds, sum(seconds) / len(seconds))
 
 
 def _numbers(
@@ -382,13 +372,10 @@ def _page(call: StudyOptions, comparisons: Sequence[Comparison]) -> Report:
         items.append(Table("Budgets and choices", columns, c.rows, note))
         items += compared(c.results, c.differences, c.baseline, picture)
         sections.append(Section(f"{c.num_data:,} training examples", items))
-    verdicts = [v for c in comparisons for v in c.verdicts]
-    if len(comparisons) > 1:
-        verdicts = [
-            replace(v, question=f"{v.question} ({c.num_data:,} examples)")
-            for c in comparisons
-            for v in c.verdicts
-        ]
+    verdicts = []
+    for c in comparisons:
+        at = f" ({c.num_data:,} examples)" if len(comparisons) > 1 else ""
+        verdicts += [replace(v, question=v.question + at) for v in c.verdicts]
     title = f"Study of {len(call.methods)} methods on {call.data}"
     subtitle = (
         f"{call.model}, {call.seeds} seed(s), budget {call.budget} gradient evaluations a fit"

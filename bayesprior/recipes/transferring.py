@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprior.data import DataBundle
+from bayesprior.data import DataBundle, as_bundle
 from bayesprior.errors import ConfigError, DataError, check
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws, save_draw
@@ -22,7 +22,6 @@ from bayesprior.models import head_prefix
 from bayesprior.prediction.predict import predict
 from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.candidates import Candidate, candidates, network_for, ranked
-from bayesprior.recipes.checks import as_data
 from bayesprior.recipes.committee import RULE, fit_committee
 from bayesprior.recipes.digests import (
     data_digests,
@@ -32,7 +31,6 @@ from bayesprior.recipes.digests import (
     prior_digest,
     state_digest,
 )
-from bayesprior.recipes.fields import option
 from bayesprior.recipes.head_priors import examples, head_prior_of
 from bayesprior.recipes.leaderboard import leaderboard, split_numbers
 from bayesprior.recipes.members import MemberTask
@@ -61,8 +59,7 @@ MEMBERS = "members"
 _NOISE_ON = 256  # training examples
 
 
-@dataclass(frozen=True, eq=False)
-class TransferCall(TransferOptions):
+class TransferCall(TransferOptions, kw_only=False):
     """Arguments of `transfer`."""
 
     data: Any
@@ -76,9 +73,6 @@ class TransferCall(TransferOptions):
     features tell the head's prior."""
     weights: Any = None
     """Or a checkpoint's file for a model by name; or several."""
-    out: str | os.PathLike[str] | None = option(  # type: ignore[assignment]
-        None, path=True, shown="nothing is written"
-    )
     head: str | None = None
     """Name of the head's layer; the last linear one by default."""
     forward: Forward = pair_forward
@@ -97,8 +91,8 @@ class TransferCall(TransferOptions):
         if isinstance(self.data, str | os.PathLike):
             choice_of_data = DataOptions(data=os.fspath(self.data))
             made = dataclasses.replace(made, data=made.data or choice_of_data)
-            object.__setattr__(self, "data", load_data(choice_of_data))
-        object.__setattr__(self, "data", as_data(self.data))
+            object.__setattr__(self, "data", load_data(choice_of_data, made.model))
+        object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
         for name in ("source", "weights"):
             object.__setattr__(self, name, _listed(getattr(self, name)))
         object.__setattr__(self, "made_from", made)

@@ -14,22 +14,23 @@ from bayesprior.report.sections import (
     sampler,
     uncertainty,
 )
+from bayesprior.report.verdicts import CHANGED, FIT, HELP, SAMPLER, TRUST
 
 __all__ = ["SECTIONS", "build_report"]
 
 SECTIONS: list[Heading] = [
-    results.HEADING,
-    comparison.HEADING,
-    calibration.HEADING,
-    uncertainty.HEADING,
-    changed_data.HEADING,
-    sampler.HEADING,
-    prior.HEADING,
-    closing.NOT_REPORTED,
-    closing.DECISIONS,
-    closing.CONFIGURATION,
+    Heading("Results", results.items),
+    Heading("Comparison", comparison.items, comparison.verdict, HELP),
+    Heading("Calibration", calibration.items, calibration.verdict, TRUST),
+    Heading("Uncertainty", uncertainty.items),
+    Heading("Changed data", changed_data.items, changed_data.verdict, CHANGED),
+    Heading("The sampler", sampler.items, sampler.verdict, SAMPLER),
+    Heading("The prior", prior.items, prior.verdict, FIT),
+    Heading("Not reported", closing.missing),
+    Heading("How the answers are decided", closing.decisions),
+    Heading("Configuration", closing.configuration),
 ]
-"""Headings in the order of the page."""
+"""Headings in the order of the page; one added at run time is on it, and in the command's help."""
 
 
 def build_report(tree: xr.DataTree) -> Report:
@@ -63,7 +64,10 @@ def build_report(tree: xr.DataTree) -> Report:
     Did the sampler work? There was no sampler
     Does the prior fit the data? Yes, no sign of conflict
     """
-    context = Context(tree, dict(_missing(tree)))
+    context = Context(tree)
+    context.notes.update(context.attrs.get("missing", {}))
+    if dropped := int(context.attrs.get("dropped_draws", 0)):
+        context.notes[f"{dropped} draw(s)"] = "left out so that all chains are equally long"
     verdicts, sections = [], []
     for heading in SECTIONS:
         verdict = heading.verdict(context) if heading.verdict else None
@@ -73,10 +77,3 @@ def build_report(tree: xr.DataTree) -> Report:
     title, subtitle = (str(context.attrs.get(k, "")) for k in ("title", "subtitle"))
     data = {"configuration": closing.configured(context)}
     return Report(title or "bayesprior report", subtitle, verdicts, sections, data)
-
-
-def _missing(tree: xr.DataTree) -> dict[str, str]:
-    found: dict[str, str] = Context(tree).attrs.get("missing", {})
-    if dropped := int(tree.attrs.get("dropped_draws", 0)):
-        found = {**found, f"{dropped} draw(s)": "left out so that all chains are equally long"}
-    return found

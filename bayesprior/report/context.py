@@ -262,8 +262,11 @@ class Heading(NamedTuple):
         What stands under it.
     verdict
         The answer it supports, on top of the page; None for no question.
+    question
+        What is answered, for those who ask what a report holds; a run's own may name its methods.
     """
 
     title: str
     items: Callable[[Context], Sequence[Item]]
     verdict: Callable[[Context], Verdict | None] | None = None
+    question: str = ""

@@ -20,7 +20,7 @@ from bayesprior.report.style import themed_svg
 from bayesprior.report.verdicts import Verdict
 from bayesprior.storage import atomic_path
 
-__all__ = ["Column", "Item", "Picture", "Report", "Section", "Table", "Text"]
+__all__ = ["Column", "Item", "Picture", "Report", "Section", "Table", "Text", "plain"]
 
 MARKS = {"ok": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
 
@@ -143,19 +143,23 @@ class Report:
             label = Markup('<svg role="img" aria-label="{}"').format(item.title)
             return Markup(drawings[id(item)].replace("<svg", label, 1))
 
-        return self._render("page.html.j2", _html_environment(), drawing=drawing)
+        return self._render("page.html.j2", {"drawing": drawing}, autoescape=True)
 
     def to_markdown(self, figures: str = "figures") -> str:
         """Return the same content as Markdown, figures as files of the folder ``figures``."""
         names = {id(p): f"{figures}/{name}.svg" for name, p in self.pictures()}
-        text = self._render(
-            "report.md.j2", _markdown_environment(), file=lambda item: Markup(names[id(item)])
-        )
+        filters = {
+            "file": lambda item: Markup(names[id(item)]),
+            "verbatim": lambda text: Markup(text.replace("```", "'''")),
+        }
+        text = self._render("report.md.j2", filters, finalize=_escaped)
         return re.sub(r"\n{3,}", "\n\n", text).strip()
 
-    def _render(self, template: str, environment: Environment, **filters: Any) -> str:
-        environment.filters |= filters
-        return environment.get_template(template).render(report=self, marks=MARKS)
+    def _render(self, template: str, filters: Mapping[str, Any], **options: Any) -> str:
+        loader = PackageLoader("bayesprior.report")
+        made = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, **options)
+        made.filters |= {"slug": _slug, "cell": _text, "key": _key, "kind": _kind, **filters}
+        return made.get_template(template).render(report=self, marks=MARKS)
 
     def to_json(self) -> str:
         """Return the same content for machines; numbers unrounded, NaN and infinity as null."""
@@ -184,7 +188,7 @@ class Report:
             ],
             "data": self.data,
         }
-        return json.dumps(_plain(content), indent=1, allow_nan=False)
+        return json.dumps(plain(content), indent=1, allow_nan=False)
 
     def write(self, folder: str | Path) -> Path:
         """Write ``report.html``, ``report.md``, ``report.json`` and ``figures/*.svg``.
@@ -210,23 +214,6 @@ class Report:
             with atomic_path(folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")
         return folder / "report.html"
-
-
-def _environment(**options: Any) -> Environment:
-    loader = PackageLoader("bayesprior.report")
-    made = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, **options)
-    made.filters |= {"slug": _slug, "cell": _text, "key": _key, "kind": _kind}
-    return made
-
-
-def _html_environment() -> Environment:
-    return _environment(autoescape=True)
-
-
-def _markdown_environment() -> Environment:
-    made = _environment(finalize=_escaped)
-    made.filters["verbatim"] = lambda text: Markup(text.replace("```", "'''"))
-    return made
 
 
 def _escaped(value: Any) -> Any:
@@ -279,16 +266,16 @@ def _kind(table: Table, column: Column) -> Markup:
     return Markup(' class="text long"' if is_long else ' class="text"')
 
 
-def _plain(value: Any) -> Any:
-    """Reduce to what JSON knows."""
+def plain(value: Any) -> Any:
+    """Reduce a value to what JSON knows; NaN and infinity to None, and the rest to text."""
     if isinstance(value, Interval):
-        return _plain(value._asdict())
+        return plain(value._asdict())
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -37,6 +38,9 @@ __all__ = [
     "uncertainty_histograms",
 ]
 
+_PERFECT: dict[str, Any] = {"color": GRAY, "linestyle": "--", "label": "perfect"}
+_BAND: dict[str, Any] = {"color": GRAY, "alpha": 0.35, "label": "95% band if perfect"}
+
 
 @styled
 def reliability_diagram(bins: CalibrationBins) -> Figure:
@@ -51,16 +55,8 @@ def reliability_diagram(bins: CalibrationBins) -> Figure:
     top, bottom = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     curve = bins.curve()
     width = np.diff(bins.edges)[bins.count > 0]
-    top.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="perfect")
-    top.bar(
-        curve.confidence,
-        curve.high - curve.low,
-        width * 0.9,
-        curve.low,
-        color=GRAY,
-        alpha=0.35,
-        label="95% band if perfect",
-    )
+    top.plot([0, 1], [0, 1], **_PERFECT)
+    top.bar(curve.confidence, curve.high - curve.low, 0.9 * width, curve.low, **_BAND)
     top.plot(curve.confidence, curve.accuracy, "o-", color=BLUE, markersize=4, label="model")
     top.set(ylabel="accuracy", ylim=(-0.02, 1.02), xlim=(0, 1))
     top.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
@@ -145,9 +141,8 @@ def trace_plot(tree: xr.DataTree) -> Figure:
     for axes, (over, label, values) in zip(
         figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
     ):
-        for chain, color in zip(values.chain.values, COLORS * len(values.chain), strict=False):
-            line = values.sel(chain=chain)
-            axes.plot(line[over], line, color=color, linewidth=1, label=f"chain {chain}")
+        for line in values.transpose("chain", over):
+            axes.plot(line[over], line, linewidth=1, label=f"chain {int(line.chain)}")
         axes.set(xlabel=over, ylabel=label)
         if 1 < len(values.chain) <= 5 and label == panels[0][1]:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4)
@@ -164,10 +159,10 @@ def risk_coverage_plot(curves: Mapping[str, RiskCoverage]) -> Figure:
         By name of the method or of the score of uncertainty.
     """
     figure, axes = _axes()
-    for (name, curve), color in zip(curves.items(), COLORS * len(curves), strict=False):
+    for name, curve in curves.items():
         thin = np.unique(np.linspace(0, len(curve.risk) - 1, 400).astype(int))
         label = f"{name} (area {curve.aurc:.3f})"
-        axes.plot(curve.coverage[thin], curve.risk[thin], color=color, label=label)
+        axes.plot(curve.coverage[thin], curve.risk[thin], label=label)
     axes.set(xlabel="share of points kept", ylabel="error among them", xlim=(0, 1))
     axes.set_ylim(0, None)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
@@ -226,18 +221,12 @@ def shift_curves(rows: Sequence[ShiftRow]) -> Figure:
         raise DataError("no shifted set has a severity in its name (as jpeg-3 has)")
     figure = Figure(figsize=(4.8, 4.6))
     panels = figure.subplots(2, 1, sharex=True)
-    for kind, color, marker in zip(kinds, COLORS * len(kinds), "osD^v" * len(kinds), strict=False):
+    for kind, marker in zip(kinds, itertools.cycle("osD^v"), strict=False):
         found = sorted((r for r in rows[1:] if r.shift == kind), key=lambda r: r.severity or 0)
         line = [rows[0], *found]
         for axes, metric in zip(panels, ("accuracy", "ece"), strict=True):
-            axes.plot(
-                [r.severity for r in line],
-                [r.scores[metric] for r in line],
-                color=color,
-                marker=marker,
-                markersize=4,
-                label=kind.replace("_", " "),
-            )
+            at, values = [r.severity for r in line], [r.scores[metric] for r in line]
+            axes.plot(at, values, marker=marker, markersize=4, label=kind.replace("_", " "))
     panels[0].set(ylabel="accuracy", ylim=(0, 1.02))
     panels[1].set(ylabel="calibration error", xlabel="severity (0 = test set)", ylim=(0, None))
     panels[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
@@ -324,8 +313,8 @@ def coverage_plot(pit: Float[np.ndarray, " N"]) -> Figure:
     figure, axes = _axes(4.0)
     levels = np.linspace(0, 1, 51)
     low, high = (binom.ppf(q, len(pit), levels) / len(pit) for q in (0.025, 0.975))
-    axes.fill_between(levels, low, high, color=GRAY, alpha=0.35, label="95% band if perfect")
-    axes.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="perfect")
+    axes.fill_between(levels, low, high, **_BAND)
+    axes.plot([0, 1], [0, 1], **_PERFECT)
     axes.plot(levels, [coverage(pit, level) for level in levels], color=BLUE, label="model")
     axes.set(xlabel="level of the interval", ylabel="share of targets inside")
     axes.legend(loc="upper left")

@@ -61,12 +61,15 @@ THRESHOLDS = {
         10, "effective draws wanted of each chain", f"{_OURS}; arXiv:1903.08008 asks for 100"
     ),
     "temperature": Threshold(0.1, "relative error of a temperature that is no matter", _OURS),
+    "temperature_fail": Threshold(2.0, "times too hot or too cold that fails", _OURS),
     "ece_ok": Threshold(0.02, "ECE up to it is no practical matter", _OURS),
     "ece_fail": Threshold(
         0.1, "ECE beyond it is not to be trusted; where chance shows as much, unknown", _OURS
     ),
+    "ece_changed_fail": Threshold(0.25, "ECE on changed data that fails, not only warns", _OURS),
     "ranks_ok": Threshold(0.05, "distance of ranks from uniform that is no matter", _OURS),
     "ranks_fail": Threshold(0.2, "distance of ranks beyond which intervals mislead", _OURS),
+    "bias": Threshold(0.15, "distance of the ranks' mean from a half that is bias", _OURS),
     "sensitivity": Threshold(
         0.05,
         "power-scaling sensitivity that counts, if beyond its Monte Carlo noise",
@@ -219,7 +222,8 @@ def temperature_verdict(checks: Sequence[TemperatureCheck]) -> Verdict:
             verdicts.append(Verdict(SAMPLER, "ok", headline, reason))
             continue
         way = "Too hot, lower the learning rate" if check.ratio > 1 else "Too cold, run longer"
-        level: Level = "warn" if 0.5 <= check.ratio <= 2 else "fail"
+        most = _limit("temperature_fail")
+        level: Level = "warn" if 1 / most <= check.ratio <= most else "fail"
         verdicts.append(Verdict(SAMPLER, level, way, reason))
     claims = {f"{check.claimed:.3g}" for check in checks}
     if len(claims) > 1:
@@ -288,7 +292,7 @@ def coverage_verdict(pit: np.ndarray) -> Verdict:
         f"Of {len(pit)} targets {inside:.1%} lie in their 90 % predictive interval; their ranks "
         f"are {distance:.2f} from uniform, by chance up to {chance:.2f} (Kolmogorov-Smirnov)."
     )
-    off = abs(float(np.mean(pit)) - 0.5) > 0.15
+    off = abs(float(np.mean(pit)) - 0.5) > _limit("bias")
     width = "narrow" if inside < 0.9 else "wide"
     way = "the predictions are biased" if off else f"the intervals are too {width}"
     return _graded("ranks", distance, chance, way, reason)
@@ -313,7 +317,7 @@ def shift_verdict(rows: Sequence[ShiftRow]) -> Verdict:
         return Verdict(CHANGED, "ok", "Yes", reason)
     sure = bad.scores["confidence"] > bad.scores["accuracy"]
     headline = f"No, it stays {'too sure' if sure else 'too unsure'}"
-    level: Level = "warn" if ece < 2.5 * _limit("ece_fail") else "fail"
+    level: Level = "warn" if ece < _limit("ece_changed_fail") else "fail"
     return Verdict(CHANGED, level, headline, reason)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesprior.errors import ConfigError, DataError, check
+from bayesprior.tasks.protocols import to_device
 
 __all__ = [
     "Categorical",
@@ -197,8 +198,9 @@ class PixelCategorical(ClassProbabilities):
         self, outputs: Float[Tensor, "B C H W"], targets: Integer[Tensor, "B H W"]
     ) -> dict[str, Tensor]:
         """Give the ``accuracy`` on the batch's labeled pixels (NaN without any)."""
-        correct = (outputs.argmax(1) == targets)[targets != self.ignore_index]
-        return {"accuracy": correct.float().mean()}
+        labeled = targets != self.ignore_index
+        correct = (outputs.argmax(1) == targets) & labeled
+        return {"accuracy": correct.sum() / labeled.sum()}
 
 
 class _IndependentNormal:
@@ -285,7 +287,8 @@ class Normal(_IndependentNormal):
 
     def predictive(self, outputs: Float[Tensor, "*B P"]) -> Moments:
         """Mean and noise variance, both (B, P)."""
-        std = torch.as_tensor(self.std, dtype=outputs.dtype, device=outputs.device)
+        std = self.std if isinstance(self.std, Tensor) else outputs.new_full((), self.std)
+        std = to_device(std, outputs.device).to(outputs.dtype)
         return Moments(outputs, (std**2).expand_as(outputs))
 
 
@@ -378,10 +381,10 @@ def _check_labels(targets: Tensor, num_classes: int, ignore_index: int | None = 
     if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
         raise DataError(f"labels must be integers, got {targets.dtype}; convert with .long()")
     if ignore_index is not None:
-        targets = targets[targets != ignore_index]
+        targets = targets.where(targets != ignore_index, 0)
     if not targets.numel():
         return
-    low, high = (int(t) for t in targets.aminmax())
+    low, high = torch.stack(targets.aminmax()).tolist()
     if low < 0 or high >= num_classes:
         raise DataError(
             f"labels must be in 0 ... {num_classes - 1} (the outputs have {num_classes} classes)"

@@ -1,6 +1,7 @@
 """What every collector promises."""
 
 import io
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,9 @@ def check_collector(
     whole = result(parts).clone()
     file.seek(0)
     resumed = make()
-    resumed.load_state_dict(torch.load(file, weights_only=True))
+    try:
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+    except pickle.UnpicklingError as error:
+        raise AssertionError("state_dict must hold tensors and primitives only") from error
     show(resumed, range(half, num_steps))
     assert torch.equal(result(resumed), whole), "a resumed collector must learn the same"

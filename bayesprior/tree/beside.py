@@ -13,6 +13,8 @@ from bayesprior.errors import DataError
 
 __all__ = ["image_group", "images_of", "method_group", "methods_of"]
 
+_ARRAYS = ("probs", "targets", "log_score", "aleatoric", "epistemic")
+
 
 def method_group(result: MethodResult) -> xr.Dataset:
     """Return a method's results as a group, of dims (seed, point, class_name).
@@ -22,15 +24,13 @@ def method_group(result: MethodResult) -> xr.Dataset:
     DataError
         If the outcomes of its seeds are not of the same labeled points.
     """
-    names = {"probs": ("seed", "point", "class_name")} | dict.fromkeys(
-        ("targets", "log_score", "aleatoric", "epistemic"), ("seed", "point")
-    )
     variables: dict[str, Any] = {}
-    for name, dims in names.items():
+    for name in _ARRAYS:
         parts = [getattr(outcome, name) for outcome in result.outcomes]
         if any(part is None or np.shape(part) != np.shape(parts[0]) for part in parts):
             raise DataError(f"the results of {result.name!r} are not of the same labeled points")
-        variables[name] = (dims, np.stack(parts))
+        values = np.stack(parts)
+        variables[name] = (("seed", "point", "class_name")[: values.ndim], values)
     attrs: dict[str, Any] = {"method": result.name, "is_dense": int(result.outcomes[0].is_dense)}
     if result.seconds is not None:
         attrs["seconds"] = float(result.seconds)
@@ -43,9 +43,8 @@ def methods_of(tree: xr.DataTree) -> list[MethodResult]:
     while (group := f"methods_{len(out)}") in tree.children:
         data = tree[group].dataset
         name, is_dense = str(data.attrs["method"]), bool(data.attrs["is_dense"])
-        names = ("probs", "targets", "log_score", "aleatoric", "epistemic")
         outcomes = [
-            Outcome(name=name, is_dense=is_dense, **{n: data[n].values[i] for n in names})
+            Outcome(name=name, is_dense=is_dense, **{n: data[n].values[i] for n in _ARRAYS})
             for i in range(data.sizes["seed"])
         ]
         seeds = [int(seed) for seed in data.seed.values]

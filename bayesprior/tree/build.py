@@ -189,28 +189,21 @@ def _dataset(variables: Variables, grid: ChainGrid | None, **coords: Any) -> xr.
 
 
 def _weights(prior: GaussianWeights, found: WeightStatistics, grid: ChainGrid) -> xr.Dataset:
-    dims: dict[str, tuple[str, ...]] = {
-        "prior_coordinate": ("prior_direction",),
-        "mahalanobis": (),
-        "block_mahalanobis": ("block",),
-        "weight_norm": ("block",),
-    }
-    coords: dict[str, Any] = {
-        "block": list(prior.layout.names),
-        "prior_direction": np.arange(prior.rank),
-    }
-    if not prior.rank:  # ArviZ summarizes no variable without values
-        del dims["prior_coordinate"], coords["prior_direction"]
+    dims: dict[str, tuple[str, ...]] = {"mahalanobis": ()}
+    dims |= dict.fromkeys(("block_mahalanobis", "weight_norm"), ("block",))
+    coords: dict[str, Any] = {"block": list(prior.layout.names)}
+    if prior.rank:  # ArviZ summarizes no variable without values
+        dims = {"prior_coordinate": ("prior_direction",), **dims}
+        coords["prior_direction"] = np.arange(prior.rank)
     variables = {name: _drawn(grid, found.values[name], *rest) for name, rest in dims.items()}
     return _dataset(variables, grid, **coords)
 
 
 def _constants(prior: GaussianWeights) -> xr.Dataset:
-    widths = prior.block_rms_std()
-    sizes = [prior.layout.slice(name) for name in prior.layout.names]
+    sizes = [where.stop - where.start for where in prior.layout.slices.values()]
     variables: Variables = {
-        "prior_rms_std": (("block",), list(widths.values())),
-        "block_size": (("block",), [where.stop - where.start for where in sizes]),
+        "prior_rms_std": (("block",), list(prior.block_rms_std().values())),
+        "block_size": (("block",), sizes),
     }
     shape = {
         "rank": prior.rank,

@@ -38,8 +38,13 @@ def rescaled(
     if (cov_scale is None) == (rms_std is None):
         raise ConfigError("rescale takes exactly one of cov_scale and rms_std")
     name, given = ("cov_scale", cov_scale) if rms_std is None else ("rms_std", rms_std)
-    check_positive(name, given)
-    factor = torch.as_tensor(given).to("cpu", torch.float64).reshape(())
+    # A learned width on a GPU is not looked at: the host would wait for it in every step.
+    seen = not (isinstance(given, Tensor) and given.requires_grad and given.device.type != "cpu")
+    if seen:
+        check_positive(name, given)
+    factor = torch.as_tensor(given).to(torch.float64).reshape(())
+    if factor.device.type != "cpu":
+        factor = factor.to(next((p.covariance.anchor.device for p in placed), factor.device))
     if select is None:
         names = {n for p in placed if not p.block.new for n in p.local}
     else:
@@ -59,10 +64,12 @@ def rescaled(
         if held:
             part = factor
             if len(held) < len(block.names):
-                mask = torch.tensor([n in held for n in block.names])
+                mask = torch.tensor([n in held for n in block.names], device=factor.device)
                 part = torch.where(mask, factor, torch.ones_like(factor))
-            block = replace(block, scale=block.scale * part)
-            if not transformed():
+            here = block.scale.device if factor.device.type == "cpu" else factor.device
+            scale, part = (t.to(here, non_blocking=True) for t in (block.scale, part))
+            block = replace(block, scale=scale * part)
+            if seen and not transformed():
                 _check_scale(name, block, strict=not isinstance(given, Tensor))
         blocks.append(block)
     return blocks
@@ -154,11 +161,12 @@ def trace_of_product(p: Iterable[Placed], q: Sequence[Placed]) -> Float[Tensor, 
 
 
 def _trace(p: Placed, q: Placed, names: list[str]) -> Tensor:
-    above, below = (x.block.scale.expand(len(x.sizes)) for x in (p, q))
+    place = p.covariance.anchor.device
+    above, below = (x.block.scale.to(place).expand(len(x.sizes)) for x in (p, q))
     mine, its = ([list(x.local).index(n) for n in names] for x in (p, q))
     ratio = above[mine] / below[its]
     if p.block.scale.dim() or q.block.scale.dim():
-        ratio = expanded(ratio, [p.sizes[i] for i in mine]).to(p.covariance.anchor.device)
+        ratio = expanded(ratio, [p.sizes[i] for i in mine])
     else:
         ratio = ratio[0]
     at_p, at_q = (merged(x.local[n] for n in names) for x in (p, q))

@@ -84,7 +84,9 @@ class Placed:
         """A^2 in the law's type: a number on the CPU, or one for each of the F weights."""
         like = self.covariance.anchor if like is None else like
         scale = self.block.scale.to(like.dtype)
-        return expanded(scale.to(like.device), self.sizes) if scale.dim() else scale
+        if not scale.dim():
+            return scale
+        return expanded(scale.to(like.device, non_blocking=True), self.sizes)
 
     def total(self, chosen: Collection[str] | None = None) -> Tensor:
         """Sum of the variances of all or some parameters, float64 on the CPU."""
@@ -94,7 +96,7 @@ class Placed:
         variance = self.covariance.variance()
         sums = torch.stack([variance[at].sum(dtype=torch.float64) for at in self.local.values()])
         kept = [chosen is None or name in chosen for name in names]
-        return (scale * sums.cpu() * torch.tensor(kept)).sum()
+        return (scale.cpu() * sums.cpu() * torch.tensor(kept)).sum()
 
     def score_(self, value: Tensor, loc: Tensor, out: Tensor) -> None:
         """Write -Sigma^-1 (value - loc) into the block's part of ``out``, which may be value."""
@@ -210,10 +212,17 @@ def merged(slices: Iterable[slice]) -> list[slice]:
 def moved_blocks(
     blocks: tuple[Block, ...], device: str | torch.device | None, dtype: torch.dtype | None
 ) -> tuple[Block, ...]:
-    """Put the covariances elsewhere or into another type; the widths stay."""
+    """Put the covariances elsewhere or into another type; widths made on the CPU stay there."""
     if device is None and all(dtype in (None, b.covariance.anchor.dtype) for b in blocks):
         return blocks
-    return tuple(replace(b, covariance=b.covariance.to(device, dtype)) for b in blocks)
+    return tuple(
+        replace(
+            b,
+            covariance=b.covariance.to(device, dtype),
+            scale=b.scale if b.scale.device.type == "cpu" else b.scale.to(device),
+        )
+        for b in blocks
+    )
 
 
 def lives(buffer: str, before: ParameterLayout, after: ParameterLayout) -> bool:

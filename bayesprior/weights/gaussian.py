@@ -207,7 +207,7 @@ class GaussianWeights(Bindable, BlockNormal):
         spectra = [torch.zeros(0, dtype=torch.float64)]
         for p in self._placed:
             scale = p.scale().detach().double()
-            width, rest = (scale.sqrt(), 1.0) if scale.dim() else (None, scale)
+            width, rest = (scale.sqrt(), 1.0) if scale.dim() else (None, float(scale))
             spectra.append(torch.linalg.eigvalsh(p.covariance.gram(width)).cpu() * rest)
         values = torch.cat(spectra).clamp_min(0).sort(descending=True).values
         return values / values.sum() if values.sum() > 0 else values[:0]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprior.errors import CheckpointError, ConfigError, PriorFileError
+from bayesprior.errors import CheckpointError, ConfigError, LayoutMismatchError, PriorFileError
 from bayesprior.inference.collectors import SWAG
 from bayesprior.weights.checks import check_positive
 from bayesprior.weights.gaussian import GaussianWeights
@@ -154,7 +154,12 @@ def from_swa_gaussian(
 
 @_prior_file_errors()
 def from_state_dict(
-    source: Source, module: nn.Module, *, std: float, head: Selection = ()
+    source: Source,
+    module: nn.Module,
+    *,
+    std: float,
+    head: Selection = (),
+    rename: str | None = None,
 ) -> GaussianWeights:
     """Make the isotropic prior (L2-SP) around a checkpoint's weights.
 
@@ -169,6 +174,8 @@ def from_state_dict(
         Standard deviation, in weight units.
     head
         Layers to leave out although the file has them.
+    rename
+        As of `load_weights`.
 
     Raises
     ------
@@ -180,7 +187,7 @@ def from_state_dict(
     UserWarning
         If layers other than ``head`` are not in the file.
     """
-    layout, loc, buffers, report = _weights(source, module, head)
+    layout, loc, buffers, report = _weights(source, module, head, rename)
     provenance = {"imported": {"format": "state dict", **report.record()}}
     return GaussianWeights.point(layout, loc, std, buffers=buffers, provenance=provenance)
 
@@ -190,27 +197,29 @@ def from_checkpoints(
     sources: Iterable[Source], module: nn.Module, *, rank: int = 20, **options: object
 ) -> GaussianWeights:
     """Fit `SWAG` (whose options these are) to checkpoints of one trajectory, read one at a time."""
-    swag, names, layouts = SWAG(rank=rank, **options), [], set()  # type: ignore[arg-type]
+    swag, names = SWAG(rank=rank, **options), []  # type: ignore[arg-type]
     buffers: dict[str, Tensor] = {}
     for source in sources:
         layout, loc, buffers, report = _weights(source, module, ())
-        swag.update_weights(loc, layout)
+        try:
+            swag.update_weights(loc, layout)
+        except LayoutMismatchError as error:
+            raise PriorFileError(
+                f"{report.source} holds other layers than the files before it: {error}"
+            ) from None
         names.append(report.source)
-        layouts.add(layout.digest())
-        if len(layouts) > 1:
-            raise PriorFileError(f"{report.source} holds other layers than the files before it")
     record = {"format": "checkpoints", "source": names}
     return swag.posterior(buffers=buffers, provenance={"imported": record})
 
 
 @torch.no_grad()
 def _weights(
-    source: Source, module: nn.Module, head: Selection
+    source: Source, module: nn.Module, head: Selection, rename: str | None = None
 ) -> tuple[ParameterLayout, Tensor, dict[str, Tensor], LoadReport]:
     """Return what a checkpoint holds of a network's parameters and buffers, in single precision."""
     before = {n: t.clone() for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     try:
-        report = load_weights(module, source, ignore=head)
+        report = load_weights(module, source, ignore=head, rename=rename)
         whole = ParameterLayout.from_module(module)
         layout = whole.select(n for n in whole.names if n not in report.missing)
         loc = layout.flatten(module)

@@ -180,7 +180,7 @@ class LowRankCovariance(Covariance):
 
     def product(self, value: Tensor) -> Tensor:
         """Return (diag(d) + W W^T) v; two passes over W."""
-        return self._map(value, 1, 0, 0, torch.eye(self.rank).to(self._eigen[0]))
+        return self._map(value, 1, 0, 0, torch.eye(self.rank, out=torch.empty_like(self._eigen[1])))
 
     def color(self, noise: Tensor, *, transposed: bool = False) -> Tensor:
         r"""Return R z or R^T z with R R^T = diag(d) + W W^T; two passes over W.

@@ -171,6 +171,7 @@ class BlockNormal(dist.LowRankMultivariateNormal):
         total = torch.tensor(self.dim * math.log(2 * math.pi), dtype=torch.float64)
         for p in self._placed:
             sizes = torch.tensor(p.sizes, dtype=torch.float64)
+            sizes = sizes.to(p.block.scale.device, non_blocking=True)
             total = p.covariance.log_det + (p.block.scale.log() * sizes).sum() + total
         return total
 

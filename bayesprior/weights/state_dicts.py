@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bayesprior.errors import CheckpointError, nearest_name
+from bayesprior.errors import CheckpointError, ConfigError, nearest_name
+from bayesprior.weights.renaming import names_by_order
 from bayesprior.weights.selection import Selection, is_selected
 
 __all__ = ["FoundState", "LoadReport", "Source", "load_weights", "read_file", "read_state_dict"]
@@ -54,11 +55,14 @@ class FoundState(dict[str, Tensor]):
         Keys that lead to them inside the file, such as ``"teacher"``; empty for the top.
     stripped
         What was cut off the front of every name, such as ``"module."``.
+    renamed
+        Whether the names are the network's, given by order and shape.
     """
 
     source = "the state dict"
     where = ""
     stripped = ""
+    renamed = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class LoadReport:
 
     Attributes
     ----------
-    source, where, stripped
+    source, where, stripped, renamed
         As in `FoundState`.
     taken, missing
         Entries of the network that came from the file, and those that did not.
@@ -80,6 +84,7 @@ class LoadReport:
     source: str
     where: str = ""
     stripped: str = ""
+    renamed: bool = False
     taken: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -91,6 +96,7 @@ class LoadReport:
         text = f"{self.source}: {len(self.taken)} tensors taken"
         text += f" from {self.where!r}" if self.where else ""
         text += f", {self.stripped!r} cut off their names" if self.stripped else ""
+        text += ", which were named by order and shape" if self.renamed else ""
         text += f", {', '.join(self.converted)} converted" if self.converted else ""
         text += f"; not in the file: {_by_module(self.missing)}" if self.missing else ""
         return text + (f"; left out: {_by_module(self.left_out)}" if self.left_out else "")
@@ -98,7 +104,12 @@ class LoadReport:
     def record(self) -> dict[str, Any]:
         """Return the same as JSON primitives, for a provenance."""
         told = {"source": self.source, "where": self.where, "stripped": self.stripped}
-        return {**told, "converted": list(self.converted), "summary": self.summary}
+        return {
+            **told,
+            "renamed": self.renamed,
+            "converted": list(self.converted),
+            "summary": self.summary,
+        }
 
 
 def _by_module(names: Sequence[str], limit: int = 4) -> str:
@@ -251,7 +262,11 @@ def _entries(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_weights(
-    module: nn.Module, source: Source, name: str | Path | None = None, ignore: Selection = ()
+    module: nn.Module,
+    source: Source,
+    name: str | Path | None = None,
+    ignore: Selection = (),
+    rename: str | None = None,
 ) -> LoadReport:
     """Copy a file's weights into a network, name by name, all or nothing.
 
@@ -269,9 +284,14 @@ def load_weights(
         Where it comes from, for messages; the file's name by default.
     ignore
         Layers of the network that are not to be loaded, such as a new head.
+    rename
+        ``"auto"`` gives the file's tensors the network's names, by order and shape, where their
+        own names are of another network; such a renaming is proposed in the error's message.
 
     Raises
     ------
+    ConfigError
+        If ``rename`` is something else.
     CheckpointError
         If the file cannot be read, a shape conflicts, a layer comes only in part, or less than
         half of the network's parameters are in it.
@@ -283,6 +303,10 @@ def load_weights(
     """
     found = source if isinstance(source, FoundState) else read_state_dict(source, module)
     where, mine = str(name or found.source), _entries(module)
+    if rename not in (None, "auto"):
+        raise ConfigError(f"rename must be 'auto' or nothing, got {rename!r}")
+    if rename and 2 * sum(_spelled(n, mine) in mine for n in found) < len(mine):
+        found = _renamed(found, mine)
     unfit = f"{where} does not fit {type(module).__name__}"
     state, ignored, old_head = {}, [], set()
     for entry, tensor in found.items():
@@ -311,7 +335,7 @@ def load_weights(
         if (only := [n for n in lacking if _layer(n) in partly]) or 2 * len(fitted) < len(needed):
             raise CheckpointError(
                 f"{unfit}: it has {len(fitted)} of {len(needed)} parameters; only here: "
-                + _listed(only or lacking, found)
+                + _listed(only or lacking, found, mine)
             )
     except Exception as error:
         module.load_state_dict(before, strict=False)
@@ -322,10 +346,24 @@ def load_weights(
     left_out = (*ignored, *(n for n in found if _layer(n) in old_head), *result.unexpected_keys)
     types = {state[n].dtype for n in taken if n in state and state[n].dtype != mine[n].dtype}
     kinds = tuple(sorted(str(kind).removeprefix("torch.") for kind in types))
-    report = LoadReport(where, found.where, found.stripped, taken, tuple(missing), left_out, kinds)
+    told = (where, found.where, found.stripped, found.renamed)
+    report = LoadReport(*told, taken, tuple(missing), left_out, kinds)
     if lacking:
         warnings.warn(report.summary, UserWarning, stacklevel=3)
     return report
+
+
+def _renamed(found: FoundState, mine: Mapping[str, Tensor]) -> FoundState:
+    names = names_by_order(found, mine)
+    if not names:
+        raise CheckpointError(
+            f"{found.source}: its tensors do not have the network's shapes in the same order, so "
+            f"rename='auto' cannot name them; {_PICK}"
+        )
+    new = FoundState((names.get(n, n), tensor) for n, tensor in found.items())
+    new.source, new.where, new.stripped = found.source, found.where, found.stripped
+    new.renamed = True
+    return new
 
 
 def _layer(name: str) -> str:
@@ -340,9 +378,15 @@ def _missing(module: nn.Module, names: Sequence[str]) -> list[str]:
     return [n for n in names if n not in counters and id(every.get(n)) not in here]
 
 
-def _listed(names: Sequence[str], found: FoundState) -> str:
+def _listed(names: Sequence[str], found: FoundState, mine: Mapping[str, Tensor]) -> str:
     """Name a few entries that a file lacks, the nearest that it has, and what helps."""
     some = ", ".join(n + nearest_name(n, found).rstrip("?") for n in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     moments = any(n.endswith("_sq_mean") for n in found)
+    if pairs := list((names_by_order(found, mine) or {}).items()):
+        (a, b), (y, z) = pairs[0], pairs[-1]
+        return (
+            f"{some}{more}; its tensors have the network's shapes in the same order: rename='auto' "
+            f"(--rename auto) takes {a} for {b}, ..., {y} for {z}"
+        )
     return f"{some}{more}; {'from_swa_gaussian reads moments of SWAG' if moments else _PICK}"

@@ -2,9 +2,7 @@ import dataclasses
 
 import pytest
 
-from bayesprior.cli.commands import COMMANDS, metric_lines
-from bayesprior.diagnostics.compare import compared_metrics
-from bayesprior.prediction.metrics import METRICS
+from bayesprior.cli.commands import COMMANDS
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.calls import field_docs
 
@@ -20,7 +18,7 @@ def test_no_command_restates_an_option_of_a_recipe(name):
     }
     for kind in COMMANDS[name].options.__mro__:
         if kind.__module__ == "bayesprior.cli.commands":
-            own = set(vars(kind).get("__annotations__", {})) - {"method", "metrics"}
+            own = set(vars(kind).get("__annotations__", {})) - {"method", "listed"}
             # a baseline is a run to report and compare, and a method to a study
             assert own & known <= {"out", "prior", "source", "weights", "rms_std", "baseline"}
     assert set(field_docs(COMMANDS[name].options)) >= {
@@ -31,10 +29,3 @@ def test_no_command_restates_an_option_of_a_recipe(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_finds_its_function(name):
     assert callable(COMMANDS[name].function)
-
-
-def test_help_names_the_metrics_of_the_table():
-    directed = {n: r for n, r in METRICS.items() if r.larger_is_better is not None}
-    assert metric_lines("directed") == [f"{n}: {r.meaning}" for n, r in directed.items()]
-    rows = compared_metrics().items()
-    assert metric_lines("compared") == [f"{name}: {row.meaning}" for name, row in rows]

@@ -180,3 +180,17 @@ def test_a_runs_own_configuration_repeats_it(work):
     for name in ("fit map", "fit sghmc", "fit-source"):
         with pytest.raises(ConfigError, match="is a configuration of bayesprior fit sgld"):
             parse(name, ["--config", str(path)])
+
+
+@pytest.mark.parametrize("group", ["data", "model"])
+def test_an_import_path_in_a_runs_configuration_is_the_users_to_give(group, tmp_path, work):
+    found = yaml.safe_load((work / "sgld" / "config.yaml").read_text())
+    found["made_from"][group] |= {group: "os:system"}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(found))
+    message = f"names the {group} 'os:system', .* give --{group} os:system yourself"
+    with pytest.raises(ConfigError, match=message):
+        parse("fit sgld", ["--config", str(path)])
+    for words in ([f"--{group}", "os:system"], [f"--{group}=digits"]):
+        options = parse("fit sgld", ["--config", str(path), *words])
+        assert getattr(options, group) == words[-1].rpartition("=")[2]

@@ -110,13 +110,19 @@ def nan_pixel(x):
         ({"x_train": None}, "lacks x_train"),
         ({"x_val": np.zeros((2, 6, 5, 3), np.uint8)}, "lacks y_val"),
         ({"y_train": np.arange(12)}, r"train labels .* run from 0 to 11, outside 0\.\.3"),
-        ({"y_test": np.array([0, 1, 2, -1])}, "y_test has the label -1; class indices start at 0"),
+        (
+            {"y_test": np.array([0, 1, 2, -1])},
+            "the label -1 among 4 inputs; number the classes 0, 1",
+        ),
         ({"y_test": np.arange(4.0)}, "y_test has dtype float64; store class indices as integers"),
         ({"y_test": np.arange(3)}, r"y_test has shape \(3,\) but there are 4 inputs"),
         ({"y_test": np.eye(4, dtype=int)}, r"y_test has shape \(4, 4\).*one label per input"),
         ({"x_train": nan_pixel}, "x_train has 3 NaN or infinite numbers; remove or repair"),
-        ({"x_train": lambda x: x * 1.0}, r"x_train has float pixels .*scale them to \[0, 1\]"),
-        ({"x_train": lambda x: x.astype(np.int64)}, "x_train has dtype int64; store uint8"),
+        ({"x_train": lambda x: x * 1.0}, r"x_train has float64 pixels .*floats scaled to \[0, 1\]"),
+        (
+            {"x_train": lambda x: x.astype(np.int64)},
+            r"int64 pixels from \d+ to \d+; store uint8",
+        ),
         ({"x_train": lambda x: x[:, 0, 0, 0]}, r"x_train has shape \(12,\); images must be N x H"),
         ({"x_test": lambda x: np.moveaxis(x, -1, 1)}, r"x_test .*numpy.moveaxis\(x, 1, -1\)"),
         (

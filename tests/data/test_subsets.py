@@ -6,7 +6,7 @@ from scipy import stats
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
-from bayesprior.data.subsets import few_shot, select_classes, split_validation, stratified_split
+from bayesprior.data.subsets import few_shot, select_classes, split_off, split_validation
 from bayesprior.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no training example")
@@ -76,8 +76,8 @@ def test_few_shot_leaves_the_other_splits_alone():
     [
         ({"num_data": 9}, DataError, "num_data = 9 is more than the 8 training examples of 'toy'"),
         ({"per_class": 4}, DataError, "per_class = 4 is more than the 3 .* of class 'b'"),
-        ({"num_data": 0}, ConfigError, "num_data must be at least 1, got 0"),
-        ({"per_class": -1}, ConfigError, "per_class must be at least 1"),
+        ({"num_data": 0}, ConfigError, "num_data must be a whole number of at least 1, got 0"),
+        ({"per_class": -1}, ConfigError, "per_class must be .* at least 1"),
         ({}, ConfigError, "exactly one"),
         ({"num_data": 2, "per_class": 1}, ConfigError, "exactly one"),
     ],
@@ -94,15 +94,17 @@ def test_few_shot_warns_of_classes_left_out():
 
 
 @given(counts=counts, data=st.data(), seed=st.integers(0, 3))
-def test_stratified_split_keeps_the_shares(counts, data, seed):
-    labels = bundle(counts).train.targets
-    num = data.draw(st.integers(1, len(labels) - 1))
-    rest, part = stratified_split(labels, num, seed)
-    assert sorted([*rest.tolist(), *part.tolist()]) == list(range(len(labels)))
-    got = torch.bincount(labels[part], minlength=len(counts))
+def test_splits_keep_the_shares_of_the_classes(counts, data, seed):
+    num = data.draw(st.integers(1, sum(counts) - 1))
+    whole = bundle(counts)
+    split = split_off(whole, "validation", num, seed)
+    rest, part = members(split.train), members(split.validation)
+    assert rest | part == members(whole.train)
+    assert (len(rest), len(part)) == (sum(counts) - num, num)
+    got = torch.bincount(split.validation.targets, minlength=len(counts))
     # Rounding of the shares; where all classes tie at one half, the total decides, within one.
     assert all(
-        abs(n - c * num / len(labels)) <= 1 for n, c in zip(got.tolist(), counts, strict=True)
+        abs(n - c * num / sum(counts)) <= 1 for n, c in zip(got.tolist(), counts, strict=True)
     )
 
 
@@ -170,7 +172,7 @@ def test_select_classes_relabels_every_split():
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (["a", "z"], "no class 'z'"),
+        (["a", "z"], r"no class 'z'; its classes are 0\.\.1"),
         ([0, 9], r"no class 9; its classes are 0\.\.1"),
         ([1, 1], "each once"),
         ([0], "at least two"),

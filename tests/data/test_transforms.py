@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from bayesprior.data.transforms import CropFlip, PixelTransform, normalization
+from bayesprior.data.transforms import IMAGENET, CropFlip, PixelTransform, normalization
 from bayesprior.errors import ConfigError
 
 
@@ -69,6 +69,10 @@ def test_constant_channel_is_left_finite():
 def test_named_normalizations():
     images = pixels(2, 3, 2, 2)
     assert normalization("imagenet", images)[0] == (0.485, 0.456, 0.406)
+    assert normalization("imagenet") == IMAGENET
+    assert normalization("MNIST") == ((0.1307,), (0.3081,))
+    with pytest.raises(ConfigError, match="'train' of these inputs; use 'train' .of arrays only"):
+        normalization("train")
     assert normalization(None, images) == ((), ())
     assert normalization(((0.1,), (0.2,)), images) == ((0.1,), (0.2,))
     with pytest.raises(ConfigError, match="'imagnet'.*did you mean 'imagenet'"):

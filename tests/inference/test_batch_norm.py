@@ -83,3 +83,13 @@ def test_tracking_instance_norm_is_frozen_too():
     freeze_batch_norm(module)
     module(torch.randn(3, 2, 4, 4) + 5)
     assert not module[0].running_mean.any()
+
+
+def test_an_error_of_a_later_batch_is_the_networks_own():
+    def forward(module, batch):
+        if len(batch) == 3:
+            raise ValueError("three is no good")
+        return module(batch), None
+
+    with pytest.raises(ValueError, match="three is no good"):
+        reestimate_(network(), [torch.randn(4, 1), torch.randn(3, 1)], forward)

@@ -5,7 +5,7 @@ from inference_linear import NUM_DATA, Problem, half_square
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGLD, ImplicitPriorSGD
-from bayesprior.inference.prior_term import PriorTerm, attach_prior
+from bayesprior.inference.prior_term import PriorTerm, _stability_limit, attach_prior
 from bayesprior.inference.schedules import constant
 
 
@@ -164,3 +164,27 @@ def test_bad_input_is_one_clear_error():
     narrow = problem.prior.rescale(rms_std=1e-4)
     with pytest.raises(ConfigError, match="unstable under this prior"):
         attach_prior(sgd, problem.module, narrow, num_data=NUM_DATA)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_largest_stable_rate_of_momentum_sgd_is_that_of_its_recurrence(nesterov):
+    """Just below the limit a quadratic's error dies out, just above it grows."""
+    momentum, curvature = 0.8, 2.5
+    for share, dies in ((0.98, True), (1.02, False)):
+        weight = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+        optimizer = torch.optim.SGD([weight], lr=1.0, momentum=momentum, nesterov=nesterov)
+        group = optimizer.param_groups[0]
+        group["lr"] = share * _stability_limit(optimizer, group, curvature)
+        for _ in range(2000):
+            weight.grad = curvature * weight.detach()
+            optimizer.step()
+        assert (abs(weight.item()) < 1) == dies
+
+
+def test_priors_of_two_modules_under_one_optimizer_both_stay():
+    problems = Problem(), Problem()
+    params = [p for problem in problems for p in problem.module.parameters()]
+    optimizer = torch.optim.SGD(params, lr=0.1)
+    for problem in (*problems, *problems):  # attached twice, each counts once
+        attach_prior(optimizer, problem.module, problem.prior, num_data=NUM_DATA)
+    assert len(optimizer._optimizer_step_pre_hooks) == 2

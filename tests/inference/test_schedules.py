@@ -156,3 +156,8 @@ def test_scaled_changes_nothing_but_the_learning_rate(factor, step):
 def test_impossible_schedules_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_warm_up_rises_to_the_cosines_start():
+    schedule = cosine(num_steps=6, warm_up=3)
+    assert [schedule(t).lr_factor for t in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])

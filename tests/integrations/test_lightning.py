@@ -126,18 +126,6 @@ def test_the_prior_enters_every_step_and_is_taken_away(tmp_path):
     assert not trainer.optimizers[0]._optimizer_step_pre_hooks
 
 
-def test_what_cannot_work_is_told():
-    law = bp.GaussianWeights.point(bp.ParameterLayout(("w",), ((1,),)), torch.zeros(1), std=1.0)
-    with pytest.raises(bp.ConfigError, match="num_data"):
-        CollectSWAG(prior=law)
-    with pytest.raises(bp.ConfigError, match="every at least 1"):
-        CollectSWAG(every=0)
-    with pytest.raises(bp.ConfigError, match="did you mean 'model'"):
-        CollectSWAG(every=1, network="modell")._after_step(Task(), 1)
-    with pytest.raises(bp.ConfigError, match="one optimizer, and the trainer has 2"):
-        CollectSWAG(prior=law, num_data=3)._begin(Task(), [Task().configure_optimizers()] * 2)
-
-
 def test_a_callback_can_be_sent_to_another_process():
     collect = CollectSWAG(rank=2, every=1, network="model")
     collect._after_step(Task(), 1)

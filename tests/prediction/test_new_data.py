@@ -45,3 +45,12 @@ def test_regression_has_no_classes():
     fit = PointPosterior.from_module(line).bind(NewData(line, Normal(std=1.0)))
     with pytest.raises(ConfigError, match=r"Normal has no class probabilities; bp\.predict"):
         fit.predict_proba(torch.zeros(1, 3))
+
+
+def test_indices_stay_integers():
+    network = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
+    fit = PointPosterior.from_module(network).bind(NewData(network, Categorical()))
+    tokens = torch.randint(0, 5, (7, 2))
+    torch.testing.assert_close(
+        fit.predict_proba(tokens, batch_size=3).float(), network(tokens).softmax(1)
+    )

@@ -53,3 +53,20 @@ def test_numbers_have_no_classes():
         points.is_right  # noqa: B018
     with pytest.raises(ConfigError, match="no class probabilities"):
         points.entropy  # noqa: B018
+
+
+def test_edges_of_ones_own():
+    values, hits = torch.tensor([0.1, 0.3, 0.9]), torch.tensor([1, 0, 1])
+    found = bin_sums(values, hits, torch.tensor([0.2, 0.5], dtype=torch.float64))
+    assert found[0].tolist() == [1, 1, 1]
+    torch.testing.assert_close(
+        found, torch.stack([torch.ones(3).double(), values.double(), hits.double()])
+    )
+
+
+def test_entropy_of_classes_and_not_of_numbers():
+    points = Points(torch.tensor([0]), torch.zeros(1), torch.full((1, 4), 0.25))
+    torch.testing.assert_close(points.entropy, torch.tensor([4.0]).log())
+    numbers = Points(torch.zeros(1, 1), torch.zeros(1), mean=torch.zeros(1, 1))
+    with pytest.raises(ConfigError, match="numbers have no class probabilities"):
+        numbers.entropy  # noqa: B018

@@ -57,6 +57,12 @@ def test_samples_that_are_not_grouped(shapes):
         samples_to_datatree(samples)
 
 
+def test_a_latent_site_without_samples(network):
+    samples = {"weight": network.prior.loc.expand(1, 1, -1)}
+    with pytest.raises(ConfigError, match="'weights' has no value; did you mean 'weight'.*samples"):
+        samples_to_datatree(samples, model=network, data=(torch.randn(5, 3), torch.randn(5, 1)))
+
+
 def test_the_likelihood_is_not_scaled_by_the_batch(network):
     x, y = torch.randn(5, 3), torch.randn(5, 1)
     samples = {"weights": network.prior.loc.expand(1, 1, -1)}

@@ -1,11 +1,14 @@
 import warnings
+from inspect import signature
 
 import arviz_stats
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from probabilistic.problems import eight_schools, make_prior, schools_model
+from probabilistic.problems import eight_schools, make_prior, network_problem, schools_model
+from pyro import poutine
+from pyro.infer import MCMC
 from pyro.infer.autoguide.initialization import init_to_sample
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -90,6 +93,25 @@ class TestSamples:
         mcmc.run(schools_model, SCHOOLS, seed=5, **QUICK)
         assert mcmc.get_samples()["eta"].shape == (6, 8)
 
+    def test_words_are_those_of_pyros_mcmc(self):
+        ours = {*signature(StochasticGradientMCMC.run).parameters}
+        assert {"num_samples", "warmup_steps", "num_chains"} <= ours & {*signature(MCMC).parameters}
+        theirs = {*signature(MCMC.get_samples).parameters}
+        assert {*signature(StochasticGradientMCMC.get_samples).parameters} <= theirs
+        text = " ".join(StochasticGradientMCMC.__doc__.split())
+        assert "Words are those of `pyro.infer.MCMC`" in text
+        assert "warm-up adapts nothing, no step is rejected, and there is no ``diagn" in text
+
+    def test_batches_that_are_scaled_by_hand(self):
+        def model(y):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            with poutine.scale(scale=20 / len(y)), pyro.plate("data", len(y)):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+        mcmc = StochasticGradientMCMC(SGLD, lr=0.1)
+        mcmc.run(model, DataLoader(torch.zeros(20), batch_size=8), **QUICK)
+        assert mcmc.potential.num_data == 20
+
     def test_progress_is_shown(self, capsys):
         schools(progress=True, num_chains=2)
         assert "chain 2 of 2" in capsys.readouterr().err
@@ -170,6 +192,21 @@ class TestArviz:
         with warnings.catch_warnings(action="ignore"):  # few draws, heavy tails
             loo = arviz_stats.loo(tree, pointwise=True)
         assert loo.elpd_i.shape == (8,)
+
+    def test_a_random_width_is_not_taken_at_its_start(self):
+        """Positions under the initial width would be wrong; with data each draw has its own."""
+        model, batch = network_problem(rms_std=dist.LogNormal(-1.0, 0.5))
+        mcmc = StochasticGradientMCMC(SGLD, lr=1e-3)
+        mcmc.run(model, [batch], **QUICK)
+        alone = mcmc.to_datatree(max_size=3)["posterior"]
+        assert set(alone.data_vars) == {"rms_std"}
+        found = mcmc.to_datatree(batch, max_size=3)["posterior"]["weights_mahalanobis"]
+        samples = mcmc.get_samples()
+        for distance, width, weights in zip(
+            found.values[0], samples["rms_std"], samples["weights"], strict=True
+        ):
+            own = model.prior.rescale(rms_std=float(width)).mahalanobis(weights)
+            assert distance == pytest.approx(float(own), rel=1e-5)
 
 
 class TestBadInput:

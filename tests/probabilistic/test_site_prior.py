@@ -5,7 +5,8 @@ from torch import nn
 from torch.distributions.transforms import identity_transform
 
 from bayesprior.errors import ConfigError
-from bayesprior.probabilistic.site_prior import SitePrior
+from bayesprior.inference.protocols import WeightDistribution
+from bayesprior.probabilistic.site_prior import SitePrior, closed_form
 from bayesprior.probabilistic.sites import LatentSite
 from bayesprior.weights.layout import ParameterLayout
 
@@ -35,10 +36,26 @@ def test_it_speaks_of_its_sites_only():
 
 def test_one_site_of_one_chain_is_the_distribution_itself():
     law = make_prior(nn.Linear(2, 1))
-    prior = SitePrior(law.layout, [site(law)])
-    value = torch.randn(3)
-    assert torch.equal(prior.score(value), law.score(value))
-    assert prior.score_and_log_prob(value)[1] == law.score_and_log_prob(value)[1]
+    rest = LatentSite("mu", identity_transform, torch.zeros(()))
+    assert closed_form(law.layout, [site(law)]) is law
+    assert closed_form(ParameterLayout(("mu",), ((),)), [rest]) is None
+    beside = ParameterLayout(("mu", *law.layout.names), ((), *law.layout.shapes))
+    stacked = ParameterLayout(law.layout.names, ((5, 1, 2), (5, 1)))
+    for layout, sites in ((beside, [rest, site(law)]), (stacked, [site(law)])):
+        assert isinstance(closed_form(layout, sites), SitePrior)
+
+
+def test_the_maps_are_those_of_the_sites_and_the_identity_elsewhere():
+    law = make_prior(nn.Linear(2, 1), dtype=torch.float64)
+    layout = ParameterLayout(("x", *law.layout.names), ((2,), *law.layout.shapes))
+    prior, value = SitePrior(layout, [site(law)]), torch.randn(5).double()
+    assert isinstance(prior, WeightDistribution)
+    for name in ("covariance_product", "color", "whiten"):
+        found = getattr(prior, name)(value)
+        assert torch.equal(found[:2], value[:2])
+        torch.testing.assert_close(found[2:], getattr(law, name)(value[2:]))
+    torch.testing.assert_close(prior.whiten(prior.color(value)), value)
+    assert prior.score(value, out=value) is value
 
 
 @pytest.mark.parametrize("num_chains", [None, 1, 5])

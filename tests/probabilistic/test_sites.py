@@ -69,7 +69,9 @@ class TestSites:
                 pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
         potential = PyroPotential(model, torch.zeros(4))
-        with pytest.raises(ConfigError, match="change between calls: 'man' is new.*'mean'"):
+        with pytest.raises(
+            ConfigError, match="latent site 'man' has no value.*'mean'.*same latent sites"
+        ):
             potential(torch.zeros(5))
 
     def test_latents_that_vanish(self):
@@ -91,7 +93,9 @@ class TestSites:
                 pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
         potential = PyroPotential(model, torch.zeros(4))
-        with pytest.raises(ConfigError, match=r"'mean' has shape \(5,\) now and had \(4,\)"):
+        with pytest.raises(
+            ConfigError, match=r"'mean' has shape \(4,\), its .* \(5,\).*every call"
+        ):
             potential(torch.zeros(5))
 
     def test_plate_as_large_as_the_batch(self):

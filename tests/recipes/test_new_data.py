@@ -7,10 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bayesprior.data import ArrayDataset, DataBundle, LazyDataset
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.recipes.new_data import fitted_threshold, predict_new
-from bayesprior.recipes.new_inputs import NewInputs
 from bayesprior.recipes.saved import load_run
 
 QUIET = {"device": "cpu", "progress": False}
@@ -113,20 +111,6 @@ def test_color_becomes_gray_as_the_run_wants_it(striped, pictures):
         image.convert("RGB").save(pictures / "color.png")
     found = predict_new(striped / "map", [pictures / "0.png", pictures / "color.png"], **QUIET)
     np.testing.assert_allclose(found.probs[0], found.probs[1], atol=1e-6)
-
-
-def test_runs_of_files_read_pictures_through_their_own_crop(pictures):
-    def crop(image):
-        assert image.mode == "RGB"
-        return torch.from_numpy(np.array(image.resize((4, 4)))).permute(2, 0, 1)
-
-    source = [(Image.new("RGB", (8, 8)), 0)] * 2
-    test = LazyDataset(source, torch.tensor([0, 1]), crop=crop, transform=lambda x: x / 255)
-    train = ArrayDataset(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]))
-    task = DataBundle("files", train, test, class_names=("a", "b"))
-    [inputs] = NewInputs([pictures, pictures.parent / "new.npz"], task, batch_size=100)
-    assert inputs.shape == (8, 3, 4, 4)
-    torch.testing.assert_close(inputs[:4], inputs[4:])
 
 
 def test_nothing_to_predict(striped, tmp_path):

@@ -23,6 +23,14 @@ def test_names_come_back(tmp_path):
     assert (nothing.data, nothing.model, nothing.prior) == (None, None, None)
 
 
+def test_a_name_is_a_name_whatever_lies_beside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    for name in ("digits", "pkg.module:function"):
+        made_from = MadeFrom(data=DataOptions(data=name))
+        assert recorded(made_from, tmp_path)["data"]["data"] == name
+
+
 def test_files_are_found_in_place_and_after_a_move(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     old = tmp_path / "old"
@@ -35,7 +43,11 @@ def test_files_are_found_in_place_and_after_a_move(tmp_path, monkeypatch):
         weights=str(old / "net.pth"),
     )
     arrays = MadeFrom(data=DataOptions(data="~/old/data.npz"))
+    monkeypatch.chdir(old)
+    folder = MadeFrom(data=DataOptions(data="pictures"))
     found, of_arrays = recorded(made_from, old / "run"), recorded(arrays, old / "run")
+    of_folder = recorded(folder, old / "run")
+    monkeypatch.chdir(tmp_path)
     assert restored(found, old / "run").prior == str(old / "prior.safetensors")
     new = tmp_path / "new"
     shutil.move(old, new)
@@ -46,6 +58,7 @@ def test_files_are_found_in_place_and_after_a_move(tmp_path, monkeypatch):
         (again.weights, "net.pth"),
         (again.data.data_options["root"], "pictures"),
         (restored(of_arrays, new / "run").data.data, "data.npz"),
+        (restored(of_folder, new / "run").data.data, "pictures"),
     ):
         assert (new / name).samefile(path)
 

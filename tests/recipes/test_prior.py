@@ -137,16 +137,6 @@ def test_a_prior_that_is_refused_leaves_nothing(fitted, tmp_path, options):
     assert not (tmp_path / "prior").exists()
 
 
-def test_statistics_of_another_shape_are_no_statistics_of_this_network(fitted):
-    source, _, data = fitted
-    from bayesprior.recipes import fit_map
-
-    law = make_prior(source, Net(2), head="head")
-    law.buffers["backbone.2.running_mean"] = torch.zeros(13)
-    with pytest.raises(LayoutMismatchError, match=r"'backbone.2.running_mean' have shape \(13,\)"):
-        fit_map(Net(2), law, data, progress=False)
-
-
 def test_several_heads(fitted):
     class Two(nn.Module):
         def __init__(self):

@@ -203,7 +203,6 @@ def test_samplers_agree_with_nuts(problem, seed):
         check(reference, exact_schools())
     potential = mcmc.potential
     draws = SiteDraws(potential)
-    draws.begin()
     train(
         potential,
         potential_loss,
@@ -215,7 +214,7 @@ def test_samplers_agree_with_nuts(problem, seed):
         5 * thin,
         prior=potential.prior,
         num_data=potential.num_data,
-        collectors=(draws,),
+        collectors=draws.begin(),
         progress=False,
     )
     chains = [list(draws.read(chain)) for chain in range(500)]

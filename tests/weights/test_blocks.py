@@ -6,7 +6,9 @@ import torch
 from dense import LAYOUT, make_case
 
 from bayesprior.errors import BayesPriorError, ConfigError, LayoutMismatchError
+from bayesprior.weights.blocks import merged
 from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.lowrank import LowRankCovariance
 
 D = LAYOUT.dim
 NAN, INFINITE = torch.full((D,), torch.nan), torch.full((D,), -torch.inf)
@@ -75,3 +77,20 @@ def test_no_tensor_of_the_factor_s_size_is_made():
     assert law.loc.data_ptr() == loc.data_ptr()
     first = law.marginal(LAYOUT.names[:2]).blocks[0].covariance  # one run of the rows
     assert first.rows.data_ptr() == rows.data_ptr()
+
+
+def test_slices_that_follow_on_each_other_are_one():
+    found = merged([slice(2, 4), slice(4, 4), slice(4, 7), slice(9, 9), slice(8, 9)])
+    assert found == [slice(2, 7), slice(8, 9)]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_low_rank_block_takes_rows_of_its_features():
+    with pytest.raises(LayoutMismatchError, match=r"rows \(K, F\), the factor's columns; got"):
+        LowRankCovariance(torch.ones(3), torch.ones(2, 4)).check()
+
+
+def test_a_law_goes_to_another_type_and_place():
+    law = GaussianWeights(LAYOUT, torch.randn(D), torch.ones(D), None)
+    assert law.to(dtype=torch.float64).loc.dtype == torch.float64
+    assert torch.equal(law.to("cpu").loc, law.loc)

@@ -264,3 +264,13 @@ def test_imported_laws_are_saved_like_any_other(prefix, backbone, tmp_path):
     again = type(law).load(tmp_path / "prior.safetensors")
     assert again.provenance == law.provenance
     assert torch.equal(again.cov_factor, law.cov_factor)
+
+
+def test_checkpoints_of_different_layers_are_no_trajectory(backbone):
+    whole = backbone.state_dict()
+    without = {n: t for n, t in whole.items() if not n.startswith("norm.")}
+    with (
+        pytest.warns(UserWarning, match="not in the file: norm"),
+        pytest.raises(PriorFileError, match="other layers than the files before it"),
+    ):
+        from_checkpoints([whole, without], backbone, rank=1)

@@ -1,7 +1,7 @@
 import pytest
 
 from bayesprior.errors import ConfigError
-from bayesprior.weights.selection import select_names
+from bayesprior.weights.selection import is_selected, select_names
 
 NAMES = ("body.0.weight", "body.0.bias", "head.weight", "head.bias")
 
@@ -33,3 +33,8 @@ def test_names_keep_their_order(selection, expected):
 def test_nothing_selected(selection, message):
     with pytest.raises(ConfigError, match=message):
         select_names(NAMES, selection)
+
+
+def test_one_name_and_a_predicate():
+    assert is_selected("head.bias", lambda name: name.endswith("bias"))
+    assert not is_selected("head.weight", lambda name: name.endswith("bias"))

@@ -327,3 +327,18 @@ def test_selections_take_the_names_of_modules():
     assert select_names(names, ["head.", "*.bias"]) == ("head.weight", "out.bias")
     with pytest.raises(ConfigError, match="'hea' matches no parameter"):
         select_names(names, "hea")
+
+
+def test_a_hook_of_the_network_that_fails_is_one_line_and_nothing_changes():
+    def refuse(*_):
+        raise ValueError("old\nlayout")
+
+    net = nn.Sequential(nn.Linear(2, 2))
+    state = {name: tensor + 1 for name, tensor in net.state_dict().items()}
+    before = net[0].weight.clone()
+    handle = net.register_load_state_dict_pre_hook(refuse)
+    with pytest.raises((CheckpointError, ValueError)) as caught:
+        load_weights(net, state)
+    handle.remove()
+    assert torch.equal(net[0].weight, before)
+    assert "old" in str(caught.value)

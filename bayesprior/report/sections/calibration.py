@@ -4,12 +4,12 @@ import numpy as np
 
 from bayesprior.diagnostics.calibration import brier, class_wise_ece
 from bayesprior.diagnostics.regression import coverage
-from bayesprior.report.context import Context, Heading
+from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Picture, Table
 from bayesprior.report.plots import coverage_plot, reliability_diagram
 from bayesprior.report.verdicts import Verdict, calibration_verdict, coverage_verdict
 
-__all__ = ["HEADING"]
+__all__ = ["items", "verdict"]
 
 RELIABILITY = (
     "Points on the dashed line mean that of the answers given with 80 % confidence, 80 % are "
@@ -77,6 +77,3 @@ def verdict(context: Context) -> Verdict:
         return coverage_verdict(context.pit)
     is_dense = context.kind == "pixels" or (context.test is not None and context.test.is_dense)
     return calibration_verdict(context.bins, independent=not is_dense)
-
-
-HEADING = Heading("Calibration", items, verdict)

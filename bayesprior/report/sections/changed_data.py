@@ -1,12 +1,12 @@
 """Changed data: whether accuracy and honesty survive it."""
 
 from bayesprior.prediction.metrics import METRICS
-from bayesprior.report.context import Context, Heading
+from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Table
 from bayesprior.report.plots import shift_curves
 from bayesprior.report.verdicts import Verdict, shift_verdict
 
-__all__ = ["HEADING"]
+__all__ = ["items", "verdict"]
 
 
 def items(context: Context) -> list[Item]:
@@ -34,6 +34,3 @@ def verdict(context: Context) -> Verdict | None:
     """Say whether the probabilities stay honest; None if no changed data were given."""
     rows = context.shift_rows
     return shift_verdict(rows) if rows else None
-
-
-HEADING = Heading("Changed data", items, verdict)

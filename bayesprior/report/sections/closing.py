@@ -3,13 +3,11 @@
 import json
 from typing import Any
 
-import numpy as np
-
-from bayesprior.report.context import Context, Heading
-from bayesprior.report.document import Column, Item, Table, Text
+from bayesprior.report.context import Context
+from bayesprior.report.document import Column, Item, Table, Text, plain
 from bayesprior.report.verdicts import THRESHOLDS
 
-__all__ = ["CONFIGURATION", "DECISIONS", "NOT_REPORTED", "configured"]
+__all__ = ["configuration", "configured", "decisions", "missing"]
 
 
 def missing(context: Context) -> list[Item]:
@@ -38,15 +36,5 @@ def configured(context: Context) -> dict[str, Any]:
 
 def configuration(context: Context) -> list[Item]:
     """Show what was asked for."""
-    text = json.dumps(configured(context), indent=1, default=_plain)
+    text = json.dumps(plain(configured(context)), indent=1)
     return [Text(text, is_code=True, title="Options and provenance")]
-
-
-def _plain(value: Any) -> Any:
-    """Return Python's number for NumPy's, which a tree out of a file has; text of the rest."""
-    return value.item() if isinstance(value, np.generic) else str(value)
-
-
-NOT_REPORTED = Heading("Not reported", missing)
-DECISIONS = Heading("How the answers are decided", decisions)
-CONFIGURATION = Heading("Configuration", configuration)

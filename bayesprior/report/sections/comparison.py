@@ -9,12 +9,12 @@ from bayesprior.diagnostics.compare import (
     comparison_table,
 )
 from bayesprior.prediction.metrics import METRICS
-from bayesprior.report.context import Context, Heading
+from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Picture, Table
 from bayesprior.report.plots import comparison_forest
 from bayesprior.report.verdicts import HELP, Verdict, comparison_verdict
 
-__all__ = ["HEADING", "compared"]
+__all__ = ["compared", "items", "verdict"]
 
 
 def items(context: Context) -> list[Item]:
@@ -83,6 +83,3 @@ def verdict(context: Context) -> Verdict:
         question = HELP if only_prior else f"Is {names[0]} better than {names[1]}?"
         return Verdict(question, "unknown", "Not compared", context.notes["paired differences"])
     return comparison_verdict(context.differences, *names, only_prior=only_prior)
-
-
-HEADING = Heading("Comparison", items, verdict)

@@ -1,12 +1,12 @@
 """The prior: what it said, and where the posterior ended in it."""
 
 from bayesprior.diagnostics.prior import diagnose, prior_summary
-from bayesprior.report.context import Context, Heading
+from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Picture, Table, Text
 from bayesprior.report.plots import mahalanobis_plot, prior_coordinate_plot
 from bayesprior.report.verdicts import THRESHOLDS, Verdict, conflict_verdict
 
-__all__ = ["HEADING"]
+__all__ = ["items", "verdict"]
 
 
 def _diagnoses(context: Context) -> dict[int, str]:
@@ -98,6 +98,3 @@ def verdict(context: Context) -> Verdict:
         reason = f"{found.reason} But the sampler failed."
         return Verdict(found.question, "unknown", "Cannot tell yet", reason)
     return found
-
-
-HEADING = Heading("The prior", items, verdict)

@@ -10,10 +10,11 @@ from bayesprior.diagnostics.calibration import apply_temperature, fit_temperatur
 from bayesprior.diagnostics.intervals import metric_interval
 from bayesprior.diagnostics.predictions import Outcome, metric_rows, score_intervals, scores
 from bayesprior.diagnostics.regression import regression_points
-from bayesprior.report.context import Context, Heading
+from bayesprior.prediction.metrics import MetricRow
+from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Table
 
-__all__ = ["HEADING"]
+__all__ = ["items"]
 
 NOTE = "In brackets: 95 % intervals over the test points."
 
@@ -31,16 +32,14 @@ def items(context: Context) -> list[Item]:
     intervals = context.attempt("intervals of the metrics", score_intervals, test) or {}
     scaled, note = _scaled(context, test)
     rows = [
-        {
-            "score": row.label,
-            "value": intervals.get(name, found[name]),
-            "scaled": scaled.get(name),
-            "meaning": row.meaning,
-            "format": row.format,
-        }
+        _line(row, intervals.get(name, found[name])) | {"scaled": scaled.get(name)}
         for name, row in metric_rows("pixels" if test.is_dense else "classes").items()
     ]
     return [_table(len(test.probs), rows, note)]
+
+
+def _line(row: MetricRow, value: Any) -> dict[str, Any]:
+    return {"score": row.label, "value": value, "meaning": row.meaning, "format": row.format}
 
 
 def _table(num_points: int, rows: list[dict[str, Any]], note: str) -> Table:
@@ -73,13 +72,8 @@ def _numbers(context: Context) -> list[Item]:
     points = context.attempt("metrics of the numbers", regression_points, data)
     if points is None:
         return []
-    rows: list[dict[str, Any]] = [
-        {
-            "score": row.label,
-            "value": metric_interval(row, np.asarray(row.points(points), float)),
-            "meaning": row.meaning,
-            "format": row.format,
-        }
+    rows = [
+        _line(row, metric_interval(row, np.asarray(row.points(points), float)))
         for row in metric_rows("numbers").values()
     ]
     std = float(np.sqrt(data.variance.values).mean())
@@ -106,6 +100,3 @@ def _streamed(context: Context) -> list[Item]:
 def _logs(outcome: Outcome) -> np.ndarray:
     with np.errstate(divide="ignore"):
         return np.log(outcome.probs)
-
-
-HEADING = Heading("Results", items)

@@ -1,10 +1,11 @@
 """The sampler: whether the draws can be relied on."""
 
-from bayesprior.report.context import Context, Heading
+from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Table
 from bayesprior.report.plots import trace_plot
+from bayesprior.report.verdicts import Verdict
 
-__all__ = ["HEADING"]
+__all__ = ["items", "verdict"]
 
 
 def items(context: Context) -> list[Item]:
@@ -38,4 +39,6 @@ def items(context: Context) -> list[Item]:
     return out
 
 
-HEADING = Heading("The sampler", items, lambda context: context.sampler)
+def verdict(context: Context) -> Verdict:
+    """Say whether the draws can be relied on."""
+    return context.sampler

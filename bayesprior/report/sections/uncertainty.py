@@ -7,12 +7,12 @@ import numpy as np
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.diagnostics.shift import ood_table
 from bayesprior.diagnostics.uncertainty import entropy, risk_coverage
-from bayesprior.report.context import Context, Heading
+from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Picture, Table
 from bayesprior.report.plots import image_grid, risk_coverage_plot, uncertainty_histograms
 from bayesprior.tree.beside import images_of
 
-__all__ = ["HEADING", "shown_points"]
+__all__ = ["items", "shown_points"]
 
 NUM_SHOWN = 8
 
@@ -100,6 +100,3 @@ def _pictures(context: Context, test: Outcome, images: dict[int, np.ndarray]) ->
             figure = image_grid(np.stack([images[i] for i in kept]), words)
             out.append(Picture(title, captions[title], figure))
     return out
-
-
-HEADING = Heading("Uncertainty", items)

@@ -31,8 +31,9 @@ def supervised(
     Parameters
     ----------
     likelihood
-        How outputs speak about targets. It checks every batch, so a label out of range is a
-        `DataError` and not a fault inside a kernel.
+        How outputs speak about targets. It checks every batch on the CPU, so a label out of range
+        is a `DataError` and not a fault inside a kernel; on a GPU, which would have to be waited
+        for, the first one (the labels of a `DataBundle` were checked when it was made).
     forward
         Calls the module on a batch; ``(inputs, targets)`` by default. Ready-made ones for
         dictionaries and for modules that return them are in `bayesprior.tasks.protocols`.
@@ -55,9 +56,13 @@ def supervised(
     >>> print(f"{loss:.4f}", {name: f"{value:.3f}" for name, value in extras.items()})
     0.6931 {'accuracy': '0.667'}
     """
+    checked_once = False
 
     def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        likelihood.validate(outputs, targets)
+        nonlocal checked_once
+        if not checked_once or targets.device.type == "cpu":
+            likelihood.validate(outputs, targets)
+            checked_once = True
         return -likelihood.log_prob(outputs, targets).mean()
 
     def loss_fn(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -55,7 +55,7 @@ def test_noise_by_tensor_is_in_units_of_its_own_weights():
     net = nn.Sequential(nn.Linear(16, 64, bias=False), nn.Linear(64, 2))
     inputs = torch.randn(30, 16)
     share = feature_noise(net, inputs, by_tensor=True)
-    unit = float(net[0].weight.square().mean().sqrt())
+    unit = float(net[0].weight.detach().square().mean().sqrt())
     assert share * unit == pytest.approx(feature_noise(net, inputs), rel=0.02)
 
 

@@ -1,4 +1,4 @@
-"""The suites must reject what is wrong: a battery without power proves nothing."""
+"""The suite must reject samplers that are wrong: a battery without power proves nothing."""
 
 import functools
 import math
@@ -142,9 +142,38 @@ class Variant:
         return SGLD(params, **kwargs)
 
 
+class Restless(SGLD):
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    p.add_(1)
+        return loss
+
+
+class Silent(SGLD):
+    def step(self, closure=None):
+        super().step(closure)
+
+
+def refusing(text):
+    def make(params, *, lr, **kwargs):
+        if not lr > 0:
+            raise ValueError(text)
+        return SGLD(params, lr=lr, **kwargs)
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (Restless, "a parameter without a gradient moved"),
+        (Silent, "must return the closure's loss"),
+        (refusing("no"), "lr = 0.0 is refused without naming it: no"),
+        (refusing("lr\nis wrong"), "lr = 0.0 is refused in more than one line"),
         (Variant.unchecked, "is accepted"),
         (Variant.same_seed, "two seeds gave the same noise"),
         (Variant.global_noise, "uses the global generator"),

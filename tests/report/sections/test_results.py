@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import xarray as xr
+from report_items import column
+
+from bayesprior.diagnostics.calibration import apply_temperature, fit_temperature
+from bayesprior.diagnostics.predictions import metric_rows, score_intervals
+from bayesprior.prediction.metrics import METRICS
+from bayesprior.report.context import Context
+from bayesprior.report.sections.results import items
+from bayesprior.tree.build import to_datatree
+
+
+def test_every_metric_of_classes_stands_with_its_interval_and_meaning(run):
+    context = Context(run.tree())
+    [table] = items(context)
+    assert table.title == "Metrics of the test set (30 points)"
+    shown = metric_rows("classes")
+    assert column(table, "score") == [row.label for row in shown.values()]
+    assert column(table, "meaning") == [row.meaning for row in shown.values()]
+    found = dict(zip(shown, column(table, "value"), strict=True))
+    intervals = score_intervals(context.test)
+    for name, value in found.items():
+        expected = intervals.get(name, context.scores[name])
+        np.testing.assert_array_equal(value, expected)
+    assert found["nll"].low < found["nll"].estimate < found["nll"].high
+    assert table.note == "In brackets: 95 % intervals over the test points."
+    assert set(column(table, "scaled")) == {None}
+    assert "temperature scaling" in context.notes
+
+
+def test_temperature_scaling_stands_beside_and_changes_nothing_else(run):
+    tree = run.tree(validation=run.predictions["rotated"])
+    context = Context(tree)
+    [table] = items(context)
+    [alone] = items(Context(run.tree()))
+    assert column(table, "value") == column(alone, "value")
+    with np.errstate(divide="ignore"):
+        logs = {n: np.log(tree[n].probs.values) for n in ("validation", "predictions")}
+    temperature = fit_temperature(logs["validation"], tree["validation"].target.values)
+    assert f"(T = {temperature:.2f}, fitted on validation data)" in table.note
+    probs = apply_temperature(logs["predictions"], temperature)
+    nll = -np.log(probs[np.arange(30), tree["predictions"].target.values]).mean()
+    scaled = dict(zip(metric_rows("classes"), column(table, "scaled"), strict=True))
+    assert scaled["nll"] == pytest.approx(nll)
+    assert scaled["accuracy"] == context.scores["accuracy"]
+    assert scaled["aleatoric"] is scaled["epistemic"] is None
+
+
+def test_a_class_that_never_occurs_changes_nothing_else(run):
+    for name in ("train", "test"):
+        x, y = run.sets[name]
+        run.sets[name] = (x, y.where(y != 3, 0))
+    run.predict()
+    context = Context(run.tree())
+    [table] = items(context)
+    assert np.isfinite([value.estimate for value in column(table, "value")[:2]]).all()
+    assert "predictions" not in context.notes
+
+
+def test_numbers_have_metrics_of_their_own(numbers):
+    [table] = items(Context(to_datatree(test=numbers)))
+    assert table.title == "Metrics of the test set (50 points)"
+    found = dict(zip(column(table, "score"), column(table, "value"), strict=True))
+    assert list(found) == ["NLL", "RMSE", "predicted std"]
+    assert found["NLL"].estimate == pytest.approx(numbers.metrics["nll"])
+    assert found["RMSE"].estimate == pytest.approx(numbers.metrics["rmse"])
+    assert found["predicted std"] == pytest.approx(1.0)
+
+
+def test_pixels_without_maps_are_told_from_their_sums(maps):
+    prediction = maps(keep_maps=False)
+    [table] = items(Context(to_datatree(test=prediction, shifted={"fog-2": prediction})))
+    assert column(table, "set") == ["test set", "fog-2"]
+    for name, value in prediction.metrics.items():
+        assert column(table, name) == [pytest.approx(value)] * 2
+    labels = {c.label for c in table.columns}
+    assert {METRICS[name].label for name in prediction.metrics} <= labels
+    assert "no intervals" in table.note
+
+
+def test_pixels_with_maps_are_points_that_have_no_intervals(maps):
+    context = Context(to_datatree(test=maps(keep_maps=True)))
+    [table] = items(context)
+    assert table.title == "Metrics of the test set (432 points)"
+    assert all(isinstance(value, float) for value in column(table, "value"))
+    assert "pixels are not independent" in context.notes["intervals of the metrics"]
+
+
+def test_a_tree_without_predictions_has_no_results(run):
+    context = Context(run.tree(test=None, shifted={}, ood={}))
+    assert items(context) == []
+    assert items(Context(xr.DataTree())) == []
+    assert "no group 'predictions'" in context.notes["predictions"]
