@@ -100,12 +100,10 @@ def fit(options: Fit) -> None:
 
 def transfer(options: Transfer) -> None:
     """Transfer a network and print the leaderboard."""
-    files = {
-        name: [
-            os.path.expanduser(part) for part in (getattr(options, name) or "").split(",") if part
-        ]
-        for name in ("source", "weights")
-    }
+    files: dict[str, Any] = {}
+    for name in ("source", "weights"):
+        parts = (getattr(options, name) or "").split(",")
+        files[name] = [os.path.expanduser(part) for part in parts if part]
     found = recipes.transfer(
         load_data(options, options),
         options.model,

@@ -26,9 +26,11 @@ def fine_tunings(task: MemberTask, probe: Probe, num_steps: int = 100) -> dict[s
     """
     found: dict[str, PointPosterior] = {}
     linear = task.with_head(probe.weight, probe.bias)
-    runs = [(f"AdamW {rate:g}", rate, _HEAD_FACTOR, None, None) for rate in ADAMW_RATES]
-    runs.append(("LP-FT", _LP_RATE, 1.0, linear, None))
-    runs.append(("L2-SP", _L2SP_RATE, _HEAD_FACTOR, None, _around_the_source(task)))
+    runs: list[tuple[str, float, float, Tensor | None, GaussianWeights | None]] = [
+        *((f"AdamW {rate:g}", rate, _HEAD_FACTOR, None, None) for rate in ADAMW_RATES),
+        ("LP-FT", _LP_RATE, 1.0, linear, None),
+        ("L2-SP", _L2SP_RATE, _HEAD_FACTOR, None, _around_the_source(task)),
+    ]
     for name, rate, factor, start, prior in runs:
         decay = _WEIGHT_DECAY if prior is None else 0.0
         recipe = Recipe(rate, factor * rate, num_steps, num_steps // 10)

@@ -1,7 +1,6 @@
 """The members of a transfer committee: short fits by one trainer, each kept in a file."""
 
 import dataclasses
-import functools
 import math
 import shutil
 from collections.abc import Callable, Iterable
@@ -245,9 +244,10 @@ class MemberTask:
             return Member(name, point, float(point.provenance["loss"]))
         units = self.units if prior is None else prior
         start = self.start(rows, recipe.head_start) if start is None else start
-        if optimizer is None:
-            rates = {"lr": recipe.lr, "head_lr": recipe.head_lr}
-            optimizer = functools.partial(WhitenedAdam, units=units, **rates)
+
+        def whitened(module: nn.Module) -> Optimizer:
+            return WhitenedAdam(module, units, lr=recipe.lr, head_lr=recipe.head_lr)
+
         self.place(PointPosterior(self.prior.layout, start, self.prior.buffers))
         seed = fold_seed(self.seed, name) >> 1
         device = next(self.module.parameters()).device
@@ -257,7 +257,7 @@ class MemberTask:
                     self.module,
                     supervised(Categorical(), forward=self.forward),
                     self._loader(rows, seed=seed),
-                    optimizer(self.module),
+                    (optimizer or whitened)(self.module),
                     cosine(num_steps=recipe.num_steps, warm_up=recipe.warm_up),
                     recipe.num_steps,
                     num_data=self.data.num_data if rows is None else len(rows),
