@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
     from bayesprior.inference.posteriors import PointPosterior, StoredDraws
     from bayesprior.inference.prior_term import attach_prior
+    from bayesprior.inference.strength import feature_noise
     from bayesprior.integrations import huggingface, lightning
     from bayesprior.models import get_model
     from bayesprior.prediction.predict import Prediction, predict
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         report,
         sample,
         study,
+        transfer,
     )
     from bayesprior.recipes.new_data import predict_new
     from bayesprior.report import plots
@@ -103,6 +105,7 @@ __all__ = [
     "attach_prior",
     "check_fit",
     "dictionary_forward",
+    "feature_noise",
     "few_shot",
     "fit_map",
     "fit_source",
@@ -124,6 +127,7 @@ __all__ = [
     "study",
     "supervised",
     "train",
+    "transfer",
     "two_view",
 ]
 

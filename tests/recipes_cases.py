@@ -27,11 +27,11 @@ class Net(nn.Module):
         return self.head(self.backbone(inputs))
 
 
-def blobs(num_classes: int, num_data: int = 120, seed: int = 0):
+def blobs(num_classes: int, num_data: int = 120, seed: int = 0, noise: float = 0.5):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(num_data) % num_classes
     centers = torch.randn(num_classes, 4, 4, generator=generator)
-    images = centers[labels] + 0.5 * torch.randn(num_data, 4, 4, generator=generator)
+    images = centers[labels] + noise * torch.randn(num_data, 4, 4, generator=generator)
     images = images.sub(images.min()).div(images.max() - images.min())
     half = num_data // 2
     images, names = images.numpy(), labels.numpy()

@@ -22,7 +22,14 @@ MAX_SIZE = 1.25 * FIRST_EDITION
 # Floors of the house: a module imports only from lower ones, or from its own entry (a folder).
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "signals", "version"),
-    ("weights.layout", "weights.selection", "weights.checks", "storage", "registry"),
+    (
+        "weights.layout",
+        "weights.selection",
+        "weights.checks",
+        "storage",
+        "registry",
+        "models.heads",
+    ),
     ("tasks.protocols", "inference.generators", "inference.wrappers", "weights.renaming"),
     ("weights.state_dicts",),
     ("weights.covariance",),
@@ -32,7 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("weights.normal",),
     ("weights.gaussian", "tasks.likelihoods"),
     ("inference.optimizers", "inference.posteriors", "tasks.objectives"),
-    ("inference.collectors", "inference.prior_term", "inference.checkpoint"),
+    ("inference.collectors", "inference.prior_term", "inference.checkpoint", "inference.strength"),
     ("inference.run_state",),
     ("inference.engine", "prediction", "weights.importers"),
     ("diagnostics", "probabilistic", "testing", "models", "data"),

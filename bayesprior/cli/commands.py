@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.fields import Options, option
+from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.registry import resolve
 
 __all__ = ["COMMANDS", "Command"]
@@ -40,7 +41,7 @@ class FitSource(Named, groups.SourceOptions):
     """auto: give the file's tensors the network's names, by order and shape."""
 
 
-class MakePrior(Named, groups.PriorOptions, groups.RunOptions):
+class MakePrior(Named, PriorOptions, groups.RunOptions):
     """Turn a source posterior into a prior for the target's network.
 
     Writes prior.safetensors. The data only give the shapes of input and head.
@@ -100,6 +101,20 @@ class FitSghmc(Fit, groups.SghmcOptions):
     """
 
     method: ClassVar[str] = "sghmc"
+
+
+class Transfer(Named, groups.TransferOptions):
+    """Transfer a trained network to a task with few labels: calibrated, without a search.
+
+    Averages the MAP under the source's prior with short fine-tunings on folds; how far they move
+    and how confident they are is chosen out of fold. Writes chain-00, prior.safetensors, and with a
+    test split report.html; `bayesprior predict OUT NEW ...` predicts new data.
+    """
+
+    source: str | None = dataclasses.field(default=None, metadata={"several": True})
+    """File that fit-source wrote; given several times, the best one is taken."""
+    weights: str | None = dataclasses.field(default=None, metadata={"several": True})
+    """Or a checkpoint, likewise."""
 
 
 class Predict(groups.NewDataOptions):
@@ -203,6 +218,7 @@ COMMANDS = {
     "fit swag": Command(FitSwag, "bayesprior.cli.fitting:fit"),
     "fit sgld": Command(FitSgld, "bayesprior.cli.fitting:fit"),
     "fit sghmc": Command(FitSghmc, "bayesprior.cli.fitting:fit"),
+    "transfer": Command(Transfer, "bayesprior.cli.fitting:transfer"),
     "predict": Command(Predict, "bayesprior.cli.reporting:predict"),
     "report": Command(Report, "bayesprior.cli.reporting:report"),
     "compare": Command(Compare, "bayesprior.cli.reporting:compare"),

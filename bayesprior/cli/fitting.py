@@ -1,26 +1,29 @@
 """``fit-source``, ``make-prior``, ``fit``: names become objects, and a recipe does the rest."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from bayesprior import recipes
-from bayesprior.cli.commands import Fit, FitSource, MakePrior, Named
-from bayesprior.cli.console import print_pairs, printable
+from bayesprior.cli.commands import Fit, FitSource, MakePrior, Named, Transfer
+from bayesprior.cli.console import print_pairs, print_table, printable
 from bayesprior.cli.inspection import show
 from bayesprior.data import DataBundle
 from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.prediction.metrics import METRICS
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.arguments import head_names
 from bayesprior.recipes.fields import values_of
 from bayesprior.recipes.named import load_data, load_model, point_source
+from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.runs import read_results
 from bayesprior.storage import PRIOR, RESULTS, SOURCE
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["fit", "fit_source", "make_prior"]
+__all__ = ["fit", "fit_source", "make_prior", "transfer"]
 
 
 def fit_source(options: FitSource) -> None:
@@ -46,7 +49,7 @@ def make_prior(options: MakePrior) -> None:
     if options.source is None and options.rms_std is None:
         raise ConfigError("a prior without --source has no width of its own; give --rms_std")
     data, module, head = _task(options, options.weights)
-    values = values_of(groups.PriorOptions, options)
+    values = values_of(PriorOptions, options)
     if options.source is not None:
         source = GaussianWeights.load(options.source)
     else:
@@ -93,6 +96,38 @@ def fit(options: Fit) -> None:
     results = read_results(options.out)["fit"]
     print_pairs({k: v for k, v in results.items() if not isinstance(v, dict | list) and k != "end"})
     print(f"written to {printable(Path(options.out) / RESULTS)}")
+
+
+def transfer(options: Transfer) -> None:
+    """Transfer a network and print the leaderboard."""
+    files: dict[str, Any] = {}
+    for name in ("source", "weights"):
+        parts = (getattr(options, name) or "").split(",")
+        files[name] = [os.path.expanduser(part) for part in parts if part]
+    found = recipes.transfer(
+        load_data(options, options),
+        options.model,
+        head=options.head,
+        made_from=_made_from(options),
+        **files,
+        **values_of(groups.TransferOptions, options),
+    )
+    fit, rows = found.results["fit"], found.leaderboard()
+    for row in fit["candidates"] if len(fit["candidates"]) > 1 else ():
+        print(f"{printable(row['source'])}: NLL {row['nll']:.3f} of a probe on its features")
+    for note in fit["notes"]:
+        print(f"* {printable(note)}")
+    why = f" ({fit['head_note']})" if fit["head_note"] else ""
+    print(f"head prior: {fit['head_prior']}{why}; {rows[0]['n']:,} examples, {rows[0]['on']}")
+    shown = [name for name in ("nll", "accuracy", "ece", "brier") if name in rows[0]]
+    table = [
+        [row["method"], *(format(row[n], METRICS[n].format) for n in shown), str(row["fits"])]
+        for row in rows
+    ]
+    print_table(["method", *(METRICS[name].label for name in shown), "fits"], table)
+    if "test" in found.results:
+        found.report(progress=options.progress, device=options.device)
+    print(f"written to {printable(options.out)}")
 
 
 def _task(

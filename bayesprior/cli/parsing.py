@@ -232,6 +232,10 @@ def _prepared(name: str, arguments: Sequence[str]) -> list[str]:
             if not is_pair:
                 raise ConfigError(f"--{base} takes NAME=VALUE, not {inner!r}")
             dot = "."
+        earlier = next((w for w in out if w.startswith(f"--{base}=")), None)
+        if earlier and base in specs and specs[base].metadata.get("several"):
+            out.remove(earlier)
+            value = f"{earlier.partition('=')[2]},{value}"
         out.append(f"--{base}{dot}{inner}={value}")
     return first + out
 

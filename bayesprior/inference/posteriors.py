@@ -149,6 +149,8 @@ class StoredDraws(Bindable):
         Names of the D weights.
     num_chains, num_draws
         How many chains, and how many draws in each.
+    average
+        What `bayesprior.predict` averages over them: "probabilities" or "logits".
 
     Raises
     ------
@@ -174,7 +176,9 @@ class StoredDraws(Bindable):
             raise PriorFileError(f"no stored draws in {chains[0]}")
         self.num_chains = len(chains)
         self.num_draws = len(self._paths[0])
-        self.layout = _layout(self._paths[0][0], read_header(self._paths[0][0], format=_DRAW))
+        header = read_header(self._paths[0][0], format=_DRAW)
+        self.layout = _layout(self._paths[0][0], header)
+        self.average = header.get("average", "probabilities")
         self._verified: dict[Path, tuple[int, int]] = {}  # size and time of a file when it was
 
     def __repr__(self) -> str:
@@ -273,7 +277,12 @@ def stored_draw_paths(folder: str | Path) -> list[Path]:
 
 
 def save_draw(
-    folder: str | Path, layout: ParameterLayout, draw: Draw, *, step: int | None = None
+    folder: str | Path,
+    layout: ParameterLayout,
+    draw: Draw,
+    *,
+    step: int | None = None,
+    average: str = "probabilities",
 ) -> None:
     """Write one draw into its chain's folder, atomically; `StoredDraws` reads it.
 
@@ -287,6 +296,8 @@ def save_draw(
         Weights, the BatchNorm statistics that belong to them, mixture weight and confidence.
     step
         Completed steps of the run, for the record.
+    average
+        What is averaged over the draws; the first one's counts.
 
     Raises
     ------
@@ -294,6 +305,8 @@ def save_draw(
         If the file cannot be written.
     """
     extra = {"chain": str(draw.chain), "index": str(draw.index), "step": str(step)}
+    if average != "probabilities":
+        extra["average"] = average
     path = draw_path(folder, draw.index)
     _write(path, _DRAW, layout, draw, extra)
 

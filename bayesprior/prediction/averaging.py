@@ -32,13 +32,25 @@ class DrawAverage:
         Turns outputs into laws.
     targets
         The batch's, shape (B, ...); None if it has none.
+    of_logits
+        Whether logits are averaged, not probabilities: a geometric mean.
+
+    Raises
+    ------
+    ConfigError
+        If the outputs are no logits, but these are to be averaged.
     """
 
-    def __init__(self, likelihood: Likelihood, targets: Tensor | None) -> None:
-        self.likelihood, self.targets = likelihood, targets
+    def __init__(
+        self, likelihood: Likelihood, targets: Tensor | None, *, of_logits: bool = False
+    ) -> None:
+        self.likelihood, self.targets, self.of_logits = likelihood, targets, of_logits
         self.has_logits = isinstance(likelihood, ClassProbabilities)
+        if of_logits and not self.has_logits:
+            name = type(likelihood).__name__
+            raise ConfigError(f"average='logits' is for classes: {name} has no logits")
         # One sweep gives softmax, entropy and energy, where all three are what it computes.
-        self._is_softmax = inherits(
+        self._is_softmax = not of_logits and inherits(
             likelihood, ClassProbabilities, "predictive", "average", "entropy"
         )
         self._is_picked = self._is_softmax and inherits(likelihood, PixelCategorical, "log_prob")
@@ -135,9 +147,12 @@ class DrawAverage:
             parts["expected_entropy"] = self.likelihood.entropy(law)
             if self.has_logits:
                 parts["energy"] = -output.logsumexp(1)
-            known = [(self.total, self.weight)] if self.count else []
-            laws, weights = zip(*known, (law, weight), strict=True)
-            self.total = self.likelihood.average(laws, weights)
+            if self.of_logits:
+                self.total = weight * output + (self.total if self.count else 0)
+            else:
+                known = [(self.total, self.weight)] if self.count else []
+                laws, weights = zip(*known, (law, weight), strict=True)
+                self.total = self.likelihood.average(laws, weights)
         for name, part in parts.items():
             self.sums[name] = self.sums[name] + weight * part if self.count else weight * part
         self.count += 1
@@ -146,8 +161,16 @@ class DrawAverage:
 
     def average(self) -> tuple[Any, dict[str, Tensor]]:
         """Return the averaged law, and the averages of the draws' entropies and energies."""
-        law = self.total / self.weight if self._is_softmax else self.total
+        law = self.total / self.weight if self._is_softmax or self.of_logits else self.total
+        law = self.likelihood.predictive(law) if self.of_logits else law
         return law, {name: total / self.weight for name, total in self.sums.items()}
+
+    def log_score(self) -> Tensor | None:
+        """Log likelihoods (B,) under averaged logits; of other averages the draws' tell it."""
+        if not self.of_logits or self.targets is None:
+            return None
+        logits = self.total / self.weight
+        return self.likelihood.log_prob(logits, self.targets.to(logits.device)).double()
 
     def release(self) -> None:
         """Forget what the results have taken over."""

@@ -61,6 +61,8 @@ class Prediction:
         answers. Of every pixel without its map; None if no metric has bins.
     weight
         (S,), shares of the draws in all averages; they sum to 1.
+    log_score
+        (N,), log p(y_n | x_n) in nats where logits were averaged; else the draws' give it.
 
     Notes
     -----
@@ -83,6 +85,7 @@ class Prediction:
     energy: Float[Tensor, "N *grid"] | None = None
     calibration: Float[Tensor, "3 M"] | None = None
     weight: Float[Tensor, " S"] | None = None
+    log_score: Float[Tensor, " N"] | None = None
 
     @property
     def num_points(self) -> int:
@@ -91,9 +94,9 @@ class Prediction:
 
     @property
     def average_log_likelihood(self) -> Float[Tensor, " N"] | None:
-        """Log sum_s a_s p(y_n | x_n, w_s) of each point in nats; None without targets."""
-        if self.log_likelihood is None:
-            return None
+        """Log p(y_n | x_n) of the average at each point in nats; None without targets."""
+        if self.log_likelihood is None or self.log_score is not None:
+            return self.log_score
         num_draws = len(self.log_likelihood)
         weight = torch.full((num_draws,), 1 / num_draws) if self.weight is None else self.weight
         return (self.log_likelihood.double() + weight.double().log()[:, None]).logsumexp(0)
@@ -102,8 +105,8 @@ class Prediction:
 @torch.no_grad()
 @checked(
     "model=network posterior=posterior loader=batches likelihood=likelihood forward=function "
-    "num_draws=integer metrics=metrics batch_norm=text bn_loader=batches max_draw_bytes=integer "
-    "device=device seed=integer"
+    "num_draws=integer metrics=metrics average=text batch_norm=text bn_loader=batches "
+    "max_draw_bytes=integer device=device seed=integer"
 )
 def predict(
     model: nn.Module,
@@ -114,6 +117,7 @@ def predict(
     forward: Forward = pair_forward,
     num_draws: int | None = None,
     metrics: MetricCollection | Mapping[str, Metric] | None = None,
+    average: str | None = None,
     batch_norm: str = "draw",
     bn_loader: Iterable[Batch] | None = None,
     keep_maps: bool = False,
@@ -147,6 +151,9 @@ def predict(
     metrics
         Of the averaged probabilities (or means) against targets; None for
         `bayesprior.prediction.metrics.default_metrics`. ``nll`` is always among the results.
+    average
+        "probabilities", or "logits": p proportional to exp(sum_s a_s f_s), of a committee whose
+        members were made to be so averaged. None is what the posterior says, else the first.
     batch_norm
         Which BatchNorm statistics go with a draw: ``"draw"``, its own where it carries them, else
         the model's; ``"module"``, the model's; ``"reestimate"``, the averages over ``bn_loader``.
@@ -200,6 +207,9 @@ def predict(
         raise ConfigError(f"num_draws must be at least 1, got {num_draws}")
     if max_draw_bytes < 1:
         raise ConfigError(f"max_draw_bytes must be positive, got {max_draw_bytes}")
+    average = average or getattr(posterior, "average", "probabilities")
+    if average not in ("probabilities", "logits"):
+        raise ConfigError(f"average must be 'probabilities' or 'logits', got {average!r}")
     network = FunctionalNetwork(
         model,
         posterior.layout,
@@ -224,19 +234,21 @@ def predict(
                 output, targets = next(found)
                 mark = _mark(batch, targets)
                 if not rows:
-                    averages.append(DrawAverage(likelihood, None if targets is None else mark))
+                    known = None if targets is None else mark
+                    of_logits = average == "logits"
+                    averages.append(DrawAverage(likelihood, known, of_logits=of_logits))
                     marks.append(mark)
                 else:
                     _check_same(marks, number, mark)
-                average = averages[number]
+                so_far = averages[number]
                 outputs = itertools.chain([output], (output for output, _ in found))
-                columns.append(average.update(outputs, targets, chunk, number, batch))
+                columns.append(so_far.update(outputs, targets, chunk, number, batch))
                 if is_last:
-                    results.add(average)
-                    average.release()
+                    results.add(so_far)
+                    so_far.release()
                     marks[number] = mark[:0]  # targets of maps are large
                 else:
-                    average.move("cpu")
+                    so_far.move("cpu")
             if not columns:
                 raise DataError("the loader gave no batches")
             if len(columns) < len(averages):
@@ -291,6 +303,8 @@ class _Results:
             kept |= prediction._asdict() if moments else {"mean_probs": prediction}
             if average.targets is not None:
                 kept["targets"] = average.targets
+        if (score := average.log_score()) is not None:
+            kept["log_score"] = score
         for name, tensor in kept.items():
             self._kept.setdefault(name, []).append(tensor.cpu())
 
@@ -312,6 +326,8 @@ class _Results:
             binned = [m for m in self._metrics.values() if isinstance(m, CalibrationError)]
             calibration = binned[0].sums().cpu() if binned else None
         kept: dict[str, Any] = {name: torch.cat(parts) for name, parts in self._kept.items()}
+        if "log_score" in kept:
+            computed["nll"] = -kept["log_score"].mean().item()
         return Prediction(
             **{"mean_probs": None, "targets": None, **kept},
             log_likelihood=log_likelihood,

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from bayesprior.recipes.studying import StudyResult, study
     from bayesprior.recipes.target import fit_map, fit_swag, sample
     from bayesprior.recipes.training import initialize_, pick_device
+    from bayesprior.recipes.transferring import Transfer, transfer
 
 __all__ = [
     "FitRun",
     "StudyResult",
+    "Transfer",
     "fit_map",
     "fit_source",
     "fit_swag",
@@ -32,6 +34,7 @@ __all__ = [
     "sample",
     "shaped",
     "study",
+    "transfer",
 ]
 
 # The options beside these are read by ``--help``, which must not wait for torch.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from bayesprior.errors import ConfigError
 from bayesprior.recipes.fields import Options, option, values_of
+from bayesprior.recipes.prior_options import PriorOptions
 
 __all__ = [
     "METHODS",
@@ -20,7 +21,6 @@ __all__ = [
     "ModelOptions",
     "NewDataOptions",
     "PageOptions",
-    "PriorOptions",
     "RunOptions",
     "SampleOptions",
     "SamplerOptions",
@@ -28,6 +28,7 @@ __all__ = [
     "SourceOptions",
     "StudyOptions",
     "SwagOptions",
+    "TransferOptions",
     "plain_values",
 ]
 
@@ -40,7 +41,8 @@ def plain_values(options: Options) -> dict[str, Any]:
     >>> plain_values(RunOptions(out="runs/map", progress=False))["seed"]
     0
     """
-    groups = [kind for kind in type(options).__mro__ if kind.__module__ == __name__]
+    homes = (__name__, PriorOptions.__module__)
+    groups = [kind for kind in type(options).__mro__ if kind.__module__ in homes]
     return {k: v for group in reversed(groups) for k, v in values_of(group, options).items()}
 
 
@@ -129,35 +131,6 @@ class SourceOptions(RunOptions):
         super().__post_init__()
         if not self.diagonal_only:
             _check_rank(self.rank, self.num_snapshots)
-
-
-class PriorOptions(Options):
-    """Width and shape of a prior."""
-
-    rms_std: float | None = option(None, above=0, shown="the source's own")
-    """Root mean square standard deviation of the transferred weights, in weight units; one grid
-    serves all shapes."""
-    cov_scale: float | None = option(None, above=0, shown="1")
-    """Or a factor on the source's covariance."""
-    head_std: float = option(1.0, above=0)
-    """Standard deviation of each new weight."""
-    jitter: float = option(0.1, least=0)
-    """Share of the mean variance added to every transferred weight's before the width is set:
-    SWAG's least variances, of weights that hardly moved, would bound a sampler's step."""
-    shape: Literal["low-rank", "diagonal", "isotropic", "zero"] = "low-rank"
-    """Shape of the covariance, around the same mean and with the same rms_std; isotropic is
-    L2-SP. zero is isotropic around zero: the run without the source."""
-    rank: int | None = option(None, least=0, shown="all")
-    """Keep fewer directions."""
-    out: str | os.PathLike[str] | None = option(None, path=True, shown="nothing is written")
-    """Folder to write."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rms_std is not None and self.cov_scale is not None:
-            raise ConfigError("give one of rms_std and cov_scale, not both")
-        if self.rank is not None and self.shape != "low-rank":
-            raise ConfigError(f"rank belongs to shape='low-rank'; {self.shape!r} has no directions")
 
 
 class FitOptions(RunOptions):
@@ -283,6 +256,20 @@ class SamplerOptions(SampleOptions):
             raise ConfigError("friction belongs to sampler='sghmc'; sgld has none")
         if self.sampler == "sghmc" and self.friction is None:
             object.__setattr__(self, "friction", SghmcOptions.friction)
+
+
+class TransferOptions(RunOptions):
+    """Transfer."""
+
+    folds: int = option(4, least=3, most=20)
+    """Parts of the training examples that are held out in turn, each from one fine-tuning; at most
+    as many as the smallest class has examples."""
+    head_prior: Literal["auto", "learned", "isotropic"] = "auto"
+    """Covariance of the head's weights: learned from the features of the source, where its file
+    tells them, or isotropic."""
+    baselines: Literal["none", "quick", "all"] = "quick"
+    """What the result is set beside: quick is a linear probe, which needs no further fit; all adds
+    five fine-tunings (AdamW at three rates, LP-FT, L2-SP; WiSE-FT) where there is a test split."""
 
 
 class MadeFrom(Options):

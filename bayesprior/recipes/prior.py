@@ -13,12 +13,21 @@ from bayesprior.data import DataBundle, as_bundle, check_fit
 from bayesprior.errors import ConfigError, LayoutMismatchError, check
 from bayesprior.recipes.arguments import check_network, head_names
 from bayesprior.recipes.calls import recipe
-from bayesprior.recipes.digests import described, network_digest, prior_digest, state_digest
-from bayesprior.recipes.options import MadeFrom, PriorOptions, plain_values
+from bayesprior.recipes.digests import (
+    data_digests,
+    described,
+    network_digest,
+    prior_digest,
+    state_digest,
+)
+from bayesprior.recipes.head_priors import HeadChoice, head_of, rms_by_tensor, with_widths
+from bayesprior.recipes.options import MadeFrom, plain_values
 from bayesprior.recipes.places import recorded
+from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.runs import add_results, is_finished, open_run
 from bayesprior.recipes.sessions import locked
 from bayesprior.storage import PRIOR
+from bayesprior.tasks.protocols import Forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 from bayesprior.weights.selection import Selection
@@ -39,7 +48,10 @@ class PriorCall(PriorOptions, kw_only=False):
     them, or a predicate of the name. Every other trainable parameter of the target must be in the
     source with its shape."""
     data: DataBundle | None = None
-    """The target task, where it is at hand: the target must take it and answer with its classes."""
+    """The target task, where it is at hand: the target must take it and answer with its classes,
+    and its training inputs tell the size of the head's."""
+    forward: Forward = pair_forward
+    """Calls the network on a batch of the data."""
     made_from: MadeFrom | None = None
     """The names and files that source and target were made from, for the folder."""
 
@@ -48,7 +60,8 @@ class PriorCall(PriorOptions, kw_only=False):
         check(self.source, "gaussian", "source")
         check_network(self.target, "target")
         if self.data is not None:
-            check_fit(self.target, as_bundle(check(self.data, "data", "data")))
+            object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
+            check_fit(self.target, self.data, self.forward)
 
 
 @recipe(PriorCall)
@@ -74,21 +87,27 @@ def make_prior(call: PriorCall) -> GaussianWeights:
     new = head_names(layout.names, call.head, "target")
     kept = _covered(source, layout, new)
     law = source.marginal(kept)
-    width = law.rms_std
+    head = head_of(call, law, new) if new else None
+    width, own = law.rms_std, rms_by_tensor(law)
     law = shaped(law.jitter(call.jitter), call.shape, call.rank)
-    if call.rms_std is not None or call.cov_scale is not None or call.jitter:
+    law.statistics = {}  # they stay with the source
+    if call.rms_ratio is not None:
+        law = with_widths(law, {name: call.rms_ratio * rms for name, rms in own.items()})
+    elif call.rms_std is not None or call.cov_scale is not None or call.jitter:
         asked = width * math.sqrt(call.cov_scale or 1.0) if call.rms_std is None else call.rms_std
         law = law.rescale(rms_std=asked)
     norms = _scales_of_norms(call.target, new)
-    if new:
-        law = law.extend(layout, std=call.head_std, loc=norms)
+    if head is not None:
+        law = law.extend(layout, std=head.std, loc=norms)
+        law = head.put_on(law, call.target)
     law.provenance = source.provenance | {
         "role": "prior",
         "shape": call.shape,
         "rms_std_asked": call.rms_std,
         "cov_scale_asked": call.cov_scale,
         "rms_std": law.rms_std,
-        "head_std": call.head_std if new else None,
+        "rms_ratio": call.rms_ratio,
+        **(HeadChoice(None).told() if head is None else head.told()),
         "jitter_share": call.jitter / (1 + call.jitter),
         "transferred": 0 if call.shape == "zero" else len(kept),
         "new": sorted(new),
@@ -100,6 +119,8 @@ def make_prior(call: PriorCall) -> GaussianWeights:
     with locked(call.out):
         options = {**plain_values(call), "head": described(call.head)}
         digests = {"source": prior_digest(source), "network": network_digest(call.target)}
+        if call.data is not None and head is not None and head.logit_std is not None:
+            digests["data.train"] = data_digests(call.data)["train"]
         if norms:
             digests["norms"] = state_digest(norms)
         names = recorded(call.made_from, call.out)

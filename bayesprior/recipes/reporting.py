@@ -130,6 +130,7 @@ def report(
     likelihood = likelihood or Categorical()
     folder = Path(out).expanduser()
     module = module.to(pick_device(device))
+    of_logits = getattr(posterior, "average", "") == "logits"
     held = _held(posterior, num_draws, seed)
     plain = dataclasses.replace(data, train=data.train.without_augmentation())
     options: dict[str, Any] = {
@@ -187,7 +188,8 @@ def report(
         "num_data": data.num_data,
         "seed": seed,
         "temperature": temperature,
-        "independent_draws": int(isinstance(posterior, GaussianWeights)),
+        # members of a committee are no chain either
+        "independent_draws": int(isinstance(posterior, GaussianWeights) or of_logits),
         "method": compared[0] or "",
         "baseline": compared[1] or "",
         "only_prior": int(only_prior),
@@ -302,4 +304,5 @@ def _held(posterior: Posterior, num_draws: int | None, seed: int) -> Posterior:
         if size > _HELD_BYTES:
             return posterior
         draws.append(draw)
-    return DrawsInMemory(draws, posterior.layout)
+    average = getattr(posterior, "average", "probabilities")
+    return DrawsInMemory(draws, posterior.layout, average=average)

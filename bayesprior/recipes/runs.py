@@ -35,7 +35,7 @@ __all__ = [
     "write_json",
 ]
 
-FITS = ("fit_map", "fit_swag", "sample")
+FITS = ("fit_map", "fit_swag", "sample", "transfer")
 
 _FORMAT = "bayesprior.run/2"
 # Where and how a run is made; its numbers do not depend on them.

@@ -11,6 +11,7 @@ from bayesprior.inference.protocols import LossFn
 from bayesprior.inference.schedules import chain, constant, cosine, scaled
 from bayesprior.recipes.arguments import SourceCall, head_names
 from bayesprior.recipes.calls import recipe
+from bayesprior.recipes.head_priors import source_statistics
 from bayesprior.recipes.prior import law_numbers
 from bayesprior.recipes.training import Run
 from bayesprior.version import __version__
@@ -69,7 +70,20 @@ def fit_source(call: SourceCall) -> GaussianWeights:
         source.buffers = run.buffers_at(source)
         head = head_names(source.layout.names, call.head, "network")
         source = source.marginal(n for n in source.layout.names if n not in head)
+        _add_statistics(source, call, head)
         return run.finish(source, law_numbers(source))
+
+
+def _add_statistics(source: GaussianWeights, call: SourceCall, head: set[str]) -> None:
+    """Tell how the head's inputs vary, which is what a target's head can learn from."""
+    found: Any = "the loss reads its batches itself"
+    if call.loss_fn is None:
+        found = source_statistics(call.module, source, call.data, head, call.forward)
+    if isinstance(found, str):
+        source.provenance["features"] = f"not looked at: {found}"
+    else:
+        kept = source.loc.dtype  # P x P numbers that were estimated: no need of double precision
+        source.statistics = {name: tensor.to(kept) for name, tensor in found.items()}
 
 
 def _provenance(call: SourceCall) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.recipes.fields import Options
-from bayesprior.recipes.options import METHODS, PriorOptions, RunOptions, StudyOptions
+from bayesprior.recipes.options import METHODS, RunOptions, StudyOptions
+from bayesprior.recipes.prior_options import PriorOptions
 
 __all__ = ["Configuration", "Method", "edges", "evaluations", "plan", "select", "words"]
 

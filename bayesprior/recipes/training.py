@@ -48,6 +48,7 @@ _RESULTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "fit_map": (MAP, PointPosterior.load),
     "fit_swag": (SWAG, GaussianWeights.load),
     "sample": (".", StoredDraws),
+    "transfer": (".", StoredDraws),
 }
 
 

@@ -1,7 +1,7 @@
 """Exact algebra of independent blocks: widths, simpler shapes, traces of two laws."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,7 +14,15 @@ from bayesprior.weights.checks import check_positive, check_range, transformed
 from bayesprior.weights.lowrank import LowRankCovariance
 from bayesprior.weights.selection import Selection, select_names
 
-__all__ = ["diagonal", "isotropic", "jittered", "rescaled", "trace_of_product", "truncated"]
+__all__ = [
+    "diagonal",
+    "isotropic",
+    "jittered",
+    "rescaled",
+    "rescaled_each",
+    "trace_of_product",
+    "truncated",
+]
 
 
 def rescaled(
@@ -63,6 +71,25 @@ def rescaled(
             block = replace(block, scale=scale * part)
             if seen and not transformed():
                 _check_scale(name, block, strict=not isinstance(given, Tensor))
+        blocks.append(block)
+    return blocks
+
+
+def rescaled_each(placed: Iterable[Placed], stds: Mapping[str, float]) -> list[Block]:
+    """Bring each named parameter to a root mean square std of its own: A Sigma A."""
+    blocks = []
+    for p in placed:
+        block = p.block
+        if any(name in stds for name in block.names):
+            variance = p.covariance.variance()
+            now = [float(variance[at].mean(dtype=torch.float64)) for at in p.local.values()]
+            old = block.scale.expand(len(now)).tolist()
+            scales = [
+                stds[name] ** 2 / mean if name in stds else scale
+                for name, mean, scale in zip(block.names, now, old, strict=True)
+            ]
+            block = replace(block, scale=torch.tensor(scales, dtype=torch.float64))
+            _check_scale("rms_std", block, strict=True)
         blocks.append(block)
     return blocks
 

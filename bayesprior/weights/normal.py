@@ -238,15 +238,18 @@ class BlockNormal(dist.LowRankMultivariateNormal):
         """Return b, a new tensor of shape (D,), with Sigma^-1 <= diag(b): 1 / cov_diag."""
         return self._joined(lambda p: p.covariance.max_precision() / p.scale())
 
-    def _mapped(self, method: str, value: Tensor, before: int, after: int) -> Tensor:
+    def _mapped(
+        self, method: str, value: Tensor, before: int, after: int, *, adjoint: bool = False
+    ) -> Tensor:
         """A^after f(A^before v) with f of the blocks' covariances; all derivatives."""
 
         def part(p: Placed) -> Tensor:
             width, call = p.scale().sqrt(), getattr(p.covariance, method)
             given = p.gather(value) * power(width, before)
             symmetric = method in ("solve", "product")
-            adjoint = None if symmetric else functools.partial(call, transposed=True)
-            return linear(given, call, adjoint) * power(width, after)
+            other = call if symmetric else functools.partial(call, transposed=True)
+            maps = (other, call) if adjoint else (call, other)
+            return linear(given, *maps) * power(width, after)
 
         return self._joined(part, value)
 
@@ -261,8 +264,17 @@ class BlockNormal(dist.LowRankMultivariateNormal):
         In two passes over W, and differentiable: a network as a function of z has an isotropic
         prior. `whiten` is the inverse.
         """
+        return self.loc + self.displacement(z)
+
+    def displacement(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Return R z: the move of the weights that belongs to one of the coordinates."""
         self.layout.check_dim(z)
-        return self.loc + self._mapped("color", z, 0, 1)
+        return self._mapped("color", z, 0, 1)
+
+    def gradient_in_z(self, gradient: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Return R^T g: a gradient with respect to the weights as one to the coordinates."""
+        self.layout.check_dim(gradient)
+        return self._mapped("color", gradient, 1, 0, adjoint=True)
 
     def whiten(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """Return R^-1 (w - loc), standard normal under this law; the inverse of `color`."""

@@ -9,6 +9,7 @@ from prediction_cases import Draws, batches, classifier
 from scipy.special import logsumexp
 from torch import nn
 
+from bayesprior.errors import ConfigError
 from bayesprior.inference.collectors import DrawsInMemory
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws, save_draw
 from bayesprior.prediction.predict import predict
@@ -19,7 +20,8 @@ WEIGHTS = (0.5, 2.0, 1.0, 0.25, 3.0)
 
 def on_disk(folder, posterior):
     for draw in posterior.draws():
-        save_draw(folder / f"chain-{draw.chain:02d}", posterior.layout, draw)
+        place = folder / f"chain-{draw.chain:02d}"
+        save_draw(place, posterior.layout, draw, average=posterior.average)
     return StoredDraws(folder)
 
 
@@ -123,3 +125,41 @@ def test_draws_of_different_layouts_in_one_mixture():
         for which in ([first, short], expected)
     )
     assert torch.equal(found.log_likelihood, same.log_likelihood)
+
+
+@pytest.mark.parametrize("max_draw_bytes", [2**30, 1])
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_logits_are_averaged_where_the_posterior_says_so(tmp_path, where, max_draw_bytes):
+    model, loader = classifier(), batches()
+    draws = Draws(model)
+    confidence = (2.4, 1.0, 1.3, 0.7, 1.0)
+    chain = in_one_chain(draws, weight=WEIGHTS, confidence=confidence)
+    posterior = DrawsInMemory(chain, draws.layout, average="logits")
+    if where == "disk":
+        posterior = on_disk(tmp_path, posterior)
+    found = predict(model, posterior, loader, Categorical(), max_draw_bytes=max_draw_bytes)
+    x = torch.cat([inputs for inputs, _ in loader])
+    logits = []
+    for draw in draws.draws():
+        views = draws.layout.unflatten(draw.weights)
+        logits.append(torch.func.functional_call(model, views, (x,)).double().detach())
+    shares = torch.tensor(WEIGHTS).double() / sum(WEIGHTS)
+    pooled = torch.einsum(
+        "s,s,snc->nc", shares, torch.tensor(confidence).double(), torch.stack(logits)
+    )
+    np.testing.assert_allclose(found.mean_probs, pooled.softmax(1), rtol=1e-6)
+    score = pooled.log_softmax(1)[range(11), found.targets]
+    np.testing.assert_allclose(found.average_log_likelihood, score, rtol=1e-6)
+    assert found.metrics["nll"] == pytest.approx(-float(score.mean()), rel=1e-6)
+    plain = predict(model, posterior, loader, Categorical(), average="probabilities")
+    assert plain.metrics["nll"] != pytest.approx(found.metrics["nll"], rel=1e-3)
+    assert torch.equal(plain.log_likelihood, found.log_likelihood)  # of each draw
+
+
+def test_logits_of_what_has_none_are_refused():
+    model, draws = nn.Linear(3, 2), Draws(nn.Linear(3, 2))
+    loader = [(torch.randn(5, 3), torch.randn(5, 2))]
+    with pytest.raises(ConfigError, match="Normal has no logits"):
+        predict(model, draws, loader, Normal(std=0.5), average="logits")
+    with pytest.raises(ConfigError, match="average must be"):
+        predict(model, draws, loader, Normal(std=0.5), average="votes")

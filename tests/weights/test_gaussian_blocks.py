@@ -259,3 +259,14 @@ def test_a_factor_that_ends_inside_a_parameter_goes_on_with_zeros():
     wider = law.rescale(cov_scale=4.0, select="conv.weight")
     width = torch.tensor([2.0] * 4 + [1.0] * 4, dtype=torch.float64)
     close(covariance_of(wider), width[:, None] * cov * width)
+
+
+@pytest.mark.parametrize("kind", ["head", "row head"])
+def test_moves_and_gradients_of_the_coordinates(kind):
+    law = (make_case(kind) if kind == "head" else make_block_case(kind)).law
+    z, gradient = torch.randn(2, law.dim, dtype=torch.float64)
+    close(law.displacement(z), law.color(z) - law.loc)
+    start = torch.zeros(law.dim, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(law.color(start), start, gradient)
+    close(law.gradient_in_z(gradient), expected)
+    close(law.displacement(law.gradient_in_z(gradient)), law.covariance_product(gradient))

@@ -26,6 +26,8 @@ class DrawsInMemory(Bindable):
         first draw.
     chain
         Number of the chain that is collected. Its draws are kept on the CPU.
+    average
+        What `bayesprior.predict` averages over the draws: "probabilities" or "logits".
 
     Raises
     ------
@@ -42,9 +44,14 @@ class DrawsInMemory(Bindable):
     """
 
     def __init__(
-        self, draws: Iterable[Draw] = (), layout: ParameterLayout | None = None, *, chain: int = 0
+        self,
+        draws: Iterable[Draw] = (),
+        layout: ParameterLayout | None = None,
+        *,
+        chain: int = 0,
+        average: str = "probabilities",
     ) -> None:
-        self._layout, self.chain = layout, chain
+        self._layout, self.chain, self.average = layout, chain, average
         self._chains: dict[int, list[Draw]] = {}
         for draw in draws:
             self.append(draw)

@@ -1,0 +1,325 @@
+"""The transfer rule: a MAP under the informative prior and fold fine-tunings, as one committee."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+from torch.nn import functional as F
+
+from bayesprior.inference.posteriors import PointPosterior
+from bayesprior.inference.protocols import Draw
+from bayesprior.inference.strength.confidence import fit_confidence
+from bayesprior.inference.strength.features import stratified_folds
+from bayesprior.inference.strength.head import held_out_logits
+from bayesprior.inference.strength.probe import Probe, fit_probe
+from bayesprior.recipes.head_priors import rms_by_tensor, with_widths
+from bayesprior.recipes.members import Member, MemberTask, Recipe
+from bayesprior.weights.gaussian import GaussianWeights
+
+__all__ = ["RULE", "Committee", "Rule", "fit_committee", "probe_draw", "worse_by"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The constants.
+
+    Attributes
+    ----------
+    budgets, num_steps
+        How far a fold member's weights may drift in all, in units of `feature_noise`, and in how
+        many steps; chosen out of fold, from the smallest up.
+    photo_steps
+        Factor on the steps where training examples are augmented.
+    head_budget
+        Drift of the head in its prior's units, as a share of the budget.
+    head_start
+        Factor on the MAP head that fold members start from.
+    num_folds
+        At most; no more than the smallest class has examples.
+    search_from
+        Training examples from which on a larger budget is tried: with fewer the choice is noise.
+    map_width
+        Standard deviation of the prior in units of `feature_noise` by tensor, at the smallest
+        budget; it grows with the budget. It is about a quarter of the rms weight on small
+        networks, where that was measured, and a thirtieth on MobileNet, which a quarter ruins.
+    map_lr
+        Rate of the MAP in its prior's coordinates. In longer runs and under wider priors it is
+        lower: how far the weights can drift grows with the root of the width.
+    map_confidence
+        Factor on the MAP's logits: its head is narrow, which decides directions, not confidence.
+    map_share
+        Its share of the committee.
+    few_share, few_confidence
+        Share and confidence where a class has one or two examples, so that there are no folds.
+    confidence_std
+        Of the log confidence, a priori.
+    tie
+        Nats that the probe must be better by, beside two standard errors, to be taken instead.
+    """
+
+    budgets: tuple[float, ...] = (2.0, 5.0, 12.0, 30.0)
+    num_steps: tuple[int, ...] = (100, 150, 200, 300)
+    photo_steps: float = 0.6
+    head_budget: float = 0.15
+    head_start: float = 0.3
+    num_folds: int = 4
+    search_from: int = 50
+    map_width: float = 2.5
+    map_lr: float = 0.05
+    map_confidence: float = 2.4
+    map_share: float = 0.25
+    few_share: float = 0.5
+    few_confidence: float = 1.2
+    confidence_std: float = 0.3
+    tie: float = 0.01
+
+
+RULE = Rule()
+
+
+@dataclass(frozen=True, eq=False)
+class Committee:
+    """What the rule made.
+
+    Attributes
+    ----------
+    draws
+        The members with their shares and confidences, to be averaged in logits.
+    names
+        Of the members.
+    probe
+        The linear probe on the source's features.
+    budget
+        Chosen; 0 where the probe was taken.
+    confidence
+        Factor on the committee's logits.
+    held_out
+        Out-of-fold logits (n, C) by method, for the examples ``rows``; empty without folds.
+    rows
+        Examples that are in a fold.
+    prior
+        Of the MAP, as wide as the budget asks for.
+    notes
+        What was dropped or fell back, in words.
+    num_gradients
+        Image gradients that were computed.
+    """
+
+    draws: list[Draw]
+    names: list[str]
+    probe: Probe
+    budget: float
+    confidence: float
+    held_out: Mapping[str, Tensor]
+    rows: Integer[Tensor, " n"]
+    prior: GaussianWeights
+    notes: list[str] = field(default_factory=list)
+    num_gradients: int = 0
+
+
+def _nll(logits: Float[Tensor, "n C"], labels: Integer[Tensor, " n"]) -> Tensor:
+    """Return each example's negative log likelihood."""
+    return F.cross_entropy(logits.double(), labels, reduction="none")
+
+
+def worse_by(one: Tensor, other: Tensor) -> float:
+    """Return by how many paired standard errors one's loss exceeds another's."""
+    difference = (one - other).double()
+    error = float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    mean = float(difference.mean())
+    return mean / error if error > 0 else math.copysign(math.inf, mean) if mean else 0.0
+
+
+def fit_committee(
+    task: MemberTask, rule: Rule = RULE, *, tell: Callable[[str], None] = lambda line: None
+) -> Committee:
+    """Fit the members, choose the budget, and weigh them together.
+
+    Parameters
+    ----------
+    task
+        Network, data, prior and units.
+    rule
+        The constants.
+    tell
+        Is given a line on each decision.
+    """
+    return _Fit(task, rule, tell).run()
+
+
+class _Fit:
+    def __init__(self, task: MemberTask, rule: Rule, tell: Callable[[str], None]) -> None:
+        self.task, self.rule, self._tell = task, rule, tell
+        self.notes: list[str] = []
+        self.num_gradients = 0
+        self.prior = task.prior
+        self.augmented = task.data.train.augment is not None
+        self.probe = fit_probe(task.features, task.labels, task.num_classes, seed=task.seed)
+
+    def say(self, line: str) -> None:
+        self.notes.append(line)
+        self._tell(line)
+
+    def run(self) -> Committee:
+        task, rule = self.task, self.rule
+        counts = torch.bincount(task.labels, minlength=task.num_classes)
+        smallest = int(counts[counts > 0].min())
+        if smallest < 3:
+            self.say(f"a class has {smallest} example(s): no folds")
+            return self._without_folds()
+        folds = stratified_folds(task.labels, min(rule.num_folds, smallest), task.seed)
+        index, members, held_out = self._search(folds)
+        budget = rule.budgets[index]
+        heads = held_out_logits(
+            task.features, task.labels, task.num_classes, task.head_prior, self._head_folds()
+        )
+        share = rule.map_share
+        first = self._map(index)
+        if first is None:
+            share = 0.0
+        mixture = share * rule.map_confidence * heads + (1 - share) * held_out.log_softmax(1)
+        if not members:
+            share, mixture = 1.0, rule.map_confidence * heads
+        found = {"probe": self.probe.confidence * self.probe.held_out, "fine-tuning": held_out}
+        confidence = fit_confidence(mixture, task.labels, log_std=rule.confidence_std)
+        found["committee"] = confidence * mixture
+        nlls = {name: _nll(logits, task.labels) for name, logits in found.items()}
+        lead = float((nlls["committee"] - nlls["probe"]).mean())
+        excess = worse_by(nlls["committee"], nlls["probe"]) if lead > rule.tie else 0.0
+        rows = torch.arange(len(task.labels))
+        about = (found, rows, self.prior, self.notes, self.num_gradients)
+        if excess > 2 or (first is None and not members):
+            self.say("the committee is worse out of fold than the probe, which is taken instead")
+            return self._probe_alone(about)
+        draws, names = self._weighed(first, members, share, confidence)
+        return Committee(draws, names, self.probe, budget, confidence, *about)
+
+    def _search(self, folds: Tensor) -> tuple[int, list[Member], Tensor]:
+        """Go up the budgets while the next one is better by more than a standard error."""
+        task, rule = self.task, self.rule
+        members, held_out = self._fold_members(0, folds)
+        if len(task.labels) < rule.search_from:
+            return 0, members, held_out
+        chosen, best = 0, self._confident_nll(held_out)
+        for index in range(1, len(rule.budgets)):
+            others, logits = self._fold_members(index, folds)
+            nll = self._confident_nll(logits)
+            lead = worse_by(best, nll)
+            self.say(
+                f"budget {rule.budgets[index]:g} against {rule.budgets[chosen]:g}: out-of-fold "
+                f"NLL {float(nll.mean()):.3f} against {float(best.mean()):.3f}, "
+                f"{lead:+.1f} standard errors better"
+            )
+            if not others or not lead > 1:
+                break
+            chosen, best, members, held_out = index, nll, others, logits
+        return chosen, members, held_out
+
+    def _confident_nll(self, logits: Tensor) -> Tensor:
+        labels = self.task.labels
+        factor = fit_confidence(logits, labels, log_std=self.rule.confidence_std)
+        return _nll(factor * logits, labels)
+
+    def _fold_members(self, index: int, folds: Tensor) -> tuple[list[Member], Tensor]:
+        """Fit one member on the complement of each fold; return them, and out-of-fold logits."""
+        task = self.task
+        members, held_out = [], torch.zeros(len(folds), task.num_classes, dtype=torch.float64)
+        for fold in range(int(folds.max()) + 1):
+            kept, out = (folds != fold).nonzero()[:, 0], (folds == fold).nonzero()[:, 0]
+            name = f"budget-{self.rule.budgets[index]:g}-fold-{fold}"
+            member = self._kept(task.fit(name, self._recipe(index), rows=kept), name)
+            self._count(index)
+            if member is not None:
+                members.append(member)
+                held_out[out] = task.logits(member.point, rows=out)
+        return members, held_out
+
+    def _steps(self, index: int) -> int:
+        return round(self.rule.num_steps[index] * (self.rule.photo_steps if self.augmented else 1))
+
+    def _count(self, index: int) -> None:
+        self.num_gradients += self._steps(index) * min(16, len(self.task.labels))
+
+    def _recipe(self, index: int) -> Recipe:
+        rule, num_steps = self.rule, self._steps(index)
+        lr = 2 * rule.budgets[index] / num_steps
+        return Recipe(lr, rule.head_budget * lr, num_steps, num_steps // 10, rule.head_start)
+
+    def _map(self, index: int) -> Member | None:
+        task, rule = self.task, self.rule
+        width = rule.map_width * task.tensor_std * rule.budgets[index] / rule.budgets[0]
+        body = task.prior.marginal(
+            n for n in task.prior.layout.names if n not in set(task.prior.new_names)
+        )
+        stds = {name: width * rms for name, rms in rms_by_tensor(body).items()}
+        prior = with_widths(task.prior, stds)
+        prior.provenance |= {"rms_ratio": width, "rms_std": prior.rms_std}
+        num_steps = self._steps(index)
+        wider = rule.budgets[index] / rule.budgets[0]
+        longer = max(num_steps / rule.num_steps[0], 1.0)
+        rate = rule.map_lr / (longer * math.sqrt(wider))
+        recipe = Recipe(rate, rate, num_steps)
+        name = f"map-budget-{rule.budgets[index]:g}"
+        self._count(index)
+        member = task.fit(name, recipe, prior=prior, confidence=rule.map_confidence)
+        self.prior = prior
+        return self._kept(member, name)
+
+    def _kept(self, member: Member | None, name: str) -> Member | None:
+        if member is None or not member.has_learned(self.task.num_classes):
+            loss = "" if member is None else f" (its training loss is {member.loss:.2f})"
+            self.say(f"{name} did not learn its training examples{loss}: dropped")
+            return None
+        return member
+
+    def _head_folds(self) -> Tensor:
+        num = len(self.task.labels)
+        num_folds = min(20 if num <= 1000 else 5, num)  # what is left out matters less and less
+        return stratified_folds(self.task.labels, num_folds, self.task.seed)
+
+    def _weighed(
+        self, first: Member | None, members: Sequence[Member], share: float, confidence: float
+    ) -> tuple[list[Draw], list[str]]:
+        chosen = [(m, (1 - share) / len(members), confidence) for m in members if share < 1]
+        if first is not None:
+            chosen.insert(0, (first, share, self.rule.map_confidence * confidence))
+        draws = [
+            _draw(index, member.point, weight, factor)
+            for index, (member, weight, factor) in enumerate(chosen)
+        ]
+        return draws, [member.name for member, *_ in chosen]
+
+    def _without_folds(self) -> Committee:
+        """One or two examples a class: MAP and one fine-tuning, both of all examples."""
+        rule = self.rule
+        first = self._map(0)
+        second = self._kept(self.task.fit("fine-tuning", self._recipe(0)), "fine-tuning")
+        self._count(0)
+        rows = torch.arange(0)
+        about: tuple[Any, ...] = ({}, rows, self.prior, self.notes, self.num_gradients)
+        if first is None and second is None:
+            self.say("no member learned: the probe is taken instead")
+            return self._probe_alone(about)
+        members = [] if second is None else [second]
+        share = 0.0 if first is None else rule.few_share if members else 1.0
+        draws, names = self._weighed(first, members, share, rule.few_confidence)
+        return Committee(draws, names, self.probe, rule.budgets[0], rule.few_confidence, *about)
+
+    def _probe_alone(self, about: tuple[Any, ...]) -> Committee:
+        draws = [probe_draw(self.task, self.probe)]
+        return Committee(draws, ["probe"], self.probe, 0.0, self.probe.confidence, *about)
+
+
+def probe_draw(task: MemberTask, probe: Probe) -> Draw:
+    """Return the network at the source's weights with the probe for its head."""
+    weights = task.with_head(probe.weight, probe.bias)
+    point = PointPosterior(task.prior.layout, weights, task.prior.buffers)
+    return _draw(0, point, 1.0, probe.confidence)
+
+
+def _draw(index: int, point: PointPosterior, weight: float, confidence: float) -> Draw:
+    return Draw(0, index, point.weights, point.buffers, point.layout, weight, confidence)

@@ -1,0 +1,372 @@
+"""`transfer`: from a checkpoint and few labels to calibrated probabilities, without a grid."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprior.data import DataBundle, as_bundle
+from bayesprior.errors import ConfigError, DataError, check
+from bayesprior.inference.collectors.memory import DrawsInMemory
+from bayesprior.inference.posteriors import StoredDraws, save_draw
+from bayesprior.inference.strength.noise import feature_noise
+from bayesprior.models import head_prefix
+from bayesprior.prediction.predict import predict
+from bayesprior.recipes.calls import recipe
+from bayesprior.recipes.candidates import Candidate, candidates, network_for, ranked
+from bayesprior.recipes.committee import RULE, fit_committee
+from bayesprior.recipes.digests import (
+    data_digests,
+    described,
+    file_digest,
+    network_digest,
+    prior_digest,
+    state_digest,
+)
+from bayesprior.recipes.head_priors import examples, head_prior_of
+from bayesprior.recipes.leaderboard import leaderboard, split_numbers
+from bayesprior.recipes.members import MemberTask
+from bayesprior.recipes.named import load_data
+from bayesprior.recipes.options import (
+    DataOptions,
+    MadeFrom,
+    ModelOptions,
+    TransferOptions,
+    plain_values,
+)
+from bayesprior.recipes.places import recorded
+from bayesprior.recipes.prior import make_prior
+from bayesprior.recipes.reporting import report
+from bayesprior.recipes.runs import add_results, is_finished, open_run, read_results
+from bayesprior.recipes.sessions import Session, locked
+from bayesprior.recipes.training import bound, pick_device
+from bayesprior.storage import PRIOR, chain_dir
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.tasks.protocols import Forward, pair_forward
+from bayesprior.weights.gaussian import GaussianWeights
+
+__all__ = ["Transfer", "transfer"]
+
+MEMBERS = "members"
+_NOISE_ON = 256  # training examples
+
+
+class TransferCall(TransferOptions, kw_only=False):
+    """Arguments of `transfer`."""
+
+    data: Any
+    """The target task: a `DataBundle`, a data set, a ``DataLoader``, or what ``--data`` takes."""
+    model: nn.Module | str
+    """The network, its trained weights in it (it is not changed), or a name as of ``--model``. A
+    head that has another number of outputs than there are classes is replaced."""
+    _: KW_ONLY
+    source: Any = None
+    """A source posterior of `fit_source` or its file; or several, of which the best is taken. Its
+    features tell the head's prior."""
+    weights: Any = None
+    """Or a checkpoint's file for a model by name; or several."""
+    head: str | None = None
+    """Name of the head's layer; the last linear one by default."""
+    forward: Forward = pair_forward
+    """Calls the network on a batch: ``(module, batch) -> (outputs, targets)``."""
+    made_from: MadeFrom | None = None
+    """The names that model and data were made from, for `load_run`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        made = self.made_from or MadeFrom()
+        if isinstance(self.model, str):
+            choice = ModelOptions(model=self.model, head=self.head)
+            made = dataclasses.replace(made, model=made.model or choice)
+        else:
+            check(self.model, "network", "model")
+        if isinstance(self.data, str | os.PathLike):
+            choice_of_data = DataOptions(data=os.fspath(self.data))
+            made = dataclasses.replace(made, data=made.data or choice_of_data)
+            object.__setattr__(self, "data", load_data(choice_of_data, made.model))
+        object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
+        for name in ("source", "weights"):
+            object.__setattr__(self, name, _listed(getattr(self, name)))
+        object.__setattr__(self, "made_from", made)
+        check(self.forward, "function", "forward")
+        _check_task(self.data)
+
+
+def _listed(given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return ()
+    several = given if isinstance(given, list | tuple) else (given,)
+    paths = (str, os.PathLike)
+    return tuple(os.path.expanduser(os.fspath(g)) if isinstance(g, paths) else g for g in several)
+
+
+def _check_task(data: DataBundle) -> None:
+    """Raise `DataError` unless every example has one of two classes or more, all of them seen."""
+    labels = data.train.targets
+    if not data.class_names or (labels is not None and labels.ndim != 1):
+        raise DataError(
+            f"{data.name!r} is no classification of whole examples; regression and segmentation "
+            "go through make_prior and fit_map"
+        )
+    if data.num_classes < 2:
+        raise DataError(f"{data.name!r} has one class; there is nothing to tell apart")
+    if absent := (data.class_counts == 0).nonzero().flatten().tolist():
+        raise DataError(
+            f"{data.name!r} has no training example of {data.class_names[absent[0]]!r}; add one, "
+            "or leave the class out (classes=)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """What `transfer` made.
+
+    Attributes
+    ----------
+    folder
+        Where it lies, if anywhere.
+    data, module
+        The task, and a network at the first member's weights.
+    prior
+        Of the committee's MAP.
+    posterior
+        The members as draws, averaged in logits.
+    results
+        What ``results.json`` says: the members, decisions, and every method's numbers.
+    forward
+        As it was given.
+    """
+
+    folder: Path | None
+    data: DataBundle
+    module: nn.Module
+    prior: GaussianWeights
+    posterior: StoredDraws | DrawsInMemory
+    results: Mapping[str, Any]
+    forward: Forward = pair_forward
+
+    def predict_proba(self, inputs: Any, **options: Any) -> Tensor:
+        """Return class probabilities (N, C) of new inputs, as `Bindable.predict_proba`."""
+        return self.posterior.predict_proba(inputs, **options)
+
+    def predict(self, inputs: Any, **options: Any) -> Tensor:
+        """Return the most probable class (N,) of new inputs."""
+        return self.predict_proba(inputs, **options).argmax(1)
+
+    def evaluate(self, split: str = "test") -> dict[str, float]:
+        """Return the metrics of a split of the task."""
+        loader = self.data.loader(split, 256)
+        found = predict(self.module, self.posterior, loader, Categorical(), forward=self.forward)
+        return dict(found.metrics)
+
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """Return a row for each method, the best NLL first.
+
+        Where there is no test split the numbers are out of fold: of single members that saw less
+        data, so that they rank methods, and are no quotable numbers of the committee.
+        """
+        return sorted(self.results["fit"]["leaderboard"], key=lambda row: row["nll"])
+
+    def report(self, **options: Any) -> Any:
+        """Write ``report.nc`` and the page into the folder; return the tree."""
+        out = options.pop("out", self.folder)
+        if out is None:
+            raise ConfigError("a report needs a folder: transfer(..., out=), or report(out=)")
+        return report(
+            self.module,
+            self.posterior,
+            self.data,
+            out=out,
+            prior=self.prior,
+            forward=self.forward,
+            title=f"transfer to {self.data.name}",
+            method="transfer",
+            **options,
+        )
+
+
+@recipe(TransferCall)
+def transfer(call: TransferCall) -> Transfer:
+    """Transfer a trained network to a task with few labels: calibrated, without a search.
+
+    A committee, averaged in logits, of the MAP under the informative prior and of short
+    fine-tunings on folds; how far they may move, and one confidence, are chosen out of fold.
+
+    Returns
+    -------
+    Transfer
+        Also in ``out``: ``chain-00`` (the members), ``prior.safetensors``, ``results.json``.
+
+    Raises
+    ------
+    DataError
+        If the task has no classes, one class, or a class without an example.
+    ConfigError
+        If there is nothing to start from, network and data do not fit, or ``out`` is another
+        run's.
+    LayoutMismatchError
+        If a source has nothing in common with the network.
+    """
+    folder = None if call.out is None else Path(call.out)
+    if folder is None:
+        return _transferred(call, None)
+    with locked(folder):
+        options = {**plain_values(call), **_speaks(call)}
+        open_run(folder, "transfer", options, _digests(call), recorded(call.made_from, folder))
+        if not is_finished(folder, "transfer"):
+            with _timed(folder) as session:
+                _transferred(call, folder, session)
+                shutil.rmtree(folder / MEMBERS, ignore_errors=True)
+        return _read(call, folder)
+
+
+@contextlib.contextmanager
+def _timed(folder: Path) -> Iterator[Session]:
+    session = Session(folder)
+    try:
+        yield session
+    except BaseException:
+        session.pause()
+        raise
+    session.finish()
+
+
+def _speaks(call: TransferCall) -> dict[str, Any]:
+    return {"likelihood": described(Categorical()), "forward": described(call.forward)}
+
+
+def _digests(call: TransferCall) -> dict[str, str]:
+    found = {f"data.{name}": digest for name, digest in data_digests(call.data).items()}
+    if isinstance(call.model, nn.Module):
+        head = call.head or head_prefix(call.model)  # which starts anew
+        kept = {n: v for n, v in call.model.state_dict().items() if not n.startswith(f"{head}.")}
+        found |= {"network": network_digest(call.model), "start": state_digest(kept)}
+    for name in ("source", "weights"):
+        for number, given in enumerate(getattr(call, name)):
+            if isinstance(given, GaussianWeights):
+                found[f"{name}.{number}"] = prior_digest(given)
+            elif Path(given).is_file():  # torchvision's names of weights are none
+                found[f"{name}.{number}"] = file_digest(given)
+    return found
+
+
+def _transferred(
+    call: TransferCall, folder: Path | None, session: Session | None = None
+) -> Transfer:
+    """Do all the work; leave it in the folder, the numbers last."""
+    began = time.perf_counter()
+    device = pick_device(call.device)
+    found = candidates(
+        _model(call),
+        call.data,
+        sources=call.source,
+        weights=call.weights,
+        head=call.head,
+        seed=call.seed,
+    )
+    ranking_options: dict[str, Any] = {"forward": call.forward, "device": device}
+    best, ranking = ranked(found, call.data, seed=call.seed, **ranking_options)
+    task = _task(call, best, None if folder is None else folder / MEMBERS)
+    rule = dataclasses.replace(RULE, num_folds=call.folds)
+    committee = fit_committee(task, rule)
+    seconds = time.perf_counter() - began if session is None else session.seconds
+    board = leaderboard(task, committee, call.data, baselines=call.baselines)
+    told = {
+        "method": "transfer",
+        "seed": call.seed,
+        "num_data": call.data.num_data,
+        "source": best.label,
+        "candidates": ranking,
+        "head": best.head,
+        **{name: task.prior.provenance.get(name) for name in ("head_prior", "head_note")},
+        "members": committee.names,
+        "budget": committee.budget,
+        "confidence": committee.confidence,
+        "feature_noise": task.step_std,
+        "feature_noise_by_tensor": task.tensor_std,
+        "num_gradients": committee.num_gradients,
+        "notes": committee.notes,
+        "rms_std": committee.prior.rms_std,
+        "seconds": seconds,
+        "leaderboard": board,
+    }
+    results = {**split_numbers(board, seed=call.seed), "fit": told}
+    layout = task.prior.layout
+    if folder is not None:
+        for draw in committee.draws:
+            save_draw(chain_dir(folder, 0), layout, draw, average="logits")
+        committee.prior.save(folder / PRIOR)
+        for name, values in results.items():
+            add_results(folder, name, values)
+    posterior = DrawsInMemory(committee.draws, layout, average="logits")
+    return _finished(call, folder, best.module, committee.prior, posterior, results)
+
+
+def _task(call: TransferCall, best: Candidate, folder: Path | None) -> MemberTask:
+    """Make the prior and measure its units, at the source's weights."""
+    few = list(examples(call.data, _NOISE_ON))
+    measured: dict[str, Any] = {"head": best.head, "forward": call.forward, "seed": call.seed}
+    tensor_std = feature_noise(best.module, few, by_tensor=True, **measured)
+    prior = make_prior(
+        best.source,
+        best.module,
+        head=best.head,
+        shape="isotropic",
+        rms_ratio=RULE.map_width * tensor_std,
+        head_prior=call.head_prior,
+        data=call.data,
+        forward=call.forward,
+    )
+    return MemberTask(
+        best.module,
+        call.data,
+        prior,
+        head=best.head,
+        head_prior=head_prior_of(prior, best.head),
+        step_std=feature_noise(best.module, few, **measured),
+        tensor_std=tensor_std,
+        forward=call.forward,
+        folder=folder,
+        seed=call.seed,
+        progress=call.progress,
+    )
+
+
+def _read(call: TransferCall, folder: Path) -> Transfer:
+    """Return what a finished folder holds."""
+    module, _ = network_for(_model(call), call.data, head=call.head, seed=call.seed)
+    prior, posterior = GaussianWeights.load(folder / PRIOR), StoredDraws(folder)
+    module.to(pick_device(call.device))
+    return _finished(call, folder, module, prior, posterior, read_results(folder))
+
+
+def _model(call: TransferCall) -> Any:
+    """Return the network, or its name with the options that belong to it."""
+    made = call.made_from.model if call.made_from is not None else None
+    return call.model if isinstance(call.model, nn.Module) else made
+
+
+@torch.no_grad()
+def _finished(
+    call: TransferCall,
+    folder: Path | None,
+    module: nn.Module,
+    prior: GaussianWeights,
+    posterior: StoredDraws | DrawsInMemory,
+    results: Mapping[str, Any],
+) -> Transfer:
+    first = next(iter(posterior.draws()))
+    posterior.layout.load_(module, first.weights.to(next(module.parameters()).device))
+    buffers = dict(module.named_buffers())
+    for name in buffers.keys() & first.buffers.keys():
+        buffers[name].copy_(first.buffers[name])
+    posterior = bound(posterior, module, None, call.forward)
+    return Transfer(folder, call.data, module, prior, posterior, results, call.forward)

@@ -1,0 +1,124 @@
+"""The committee: shares, confidence out of fold, the budget's search, and its fall-backs."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from recipes_cases import Net, blobs, source_and_target
+from torch.nn import functional as F
+
+from bayesprior.data import few_shot
+from bayesprior.inference.collectors import DrawsInMemory
+from bayesprior.inference.strength.features import head_inputs
+from bayesprior.inference.strength.head import HeadPrior
+from bayesprior.prediction.predict import predict
+from bayesprior.recipes import make_prior
+from bayesprior.recipes.committee import RULE, fit_committee, worse_by
+from bayesprior.recipes.head_priors import rms_by_tensor
+from bayesprior.recipes.members import MemberTask
+from bayesprior.tasks.likelihoods import Categorical
+
+UNITS = {"step_std": 0.02, "tensor_std": 0.1}
+QUICK = dataclasses.replace(RULE, num_steps=(12, 16, 20, 24))
+
+
+@pytest.fixture(scope="module")
+def source():
+    return source_and_target()[0]
+
+
+def task_of(source, per_class, num_classes=3, **options):
+    data = few_shot(blobs(num_classes, 240, noise=1.5), per_class=per_class, seed=1)
+    net = Net(num_classes)
+    prior = make_prior(source, net, head="head", shape="isotropic", rms_ratio=0.25, data=data)
+    source.layout.load_(net, source.loc)
+    features, _ = head_inputs(net, "head", data.loader("train", 99))
+    head = HeadPrior.of_features(features)
+    return MemberTask(net, data, prior, head="head", head_prior=head, **UNITS, **options)
+
+
+def test_five_images_a_class(source):
+    task = task_of(source, 5)
+    found = fit_committee(task, QUICK)
+    assert found.names[0] == "map-budget-2"
+    assert len(found.draws) == 5
+    assert [d.weight for d in found.draws] == [0.25, *[0.75 / 4] * 4]
+    assert [d.confidence / found.confidence for d in found.draws] == pytest.approx([2.4, *[1] * 4])
+    assert found.budget == 2
+    assert found.held_out["committee"].shape == (15, 3)
+    assert found.num_gradients == 5 * 12 * 15
+    # predicted as any posterior, in logits
+    loader = task.data.loader("test", 50)
+    posterior = DrawsInMemory(found.draws, average="logits")
+    probs = predict(task.module, posterior, loader, Categorical()).mean_probs
+    pooled = 0
+    for draw in found.draws:
+        point = dataclasses.replace(task_point(task), weights=draw.weights, buffers=draw.buffers)
+        logits = task.logits(point, loader)
+        pooled = pooled + draw.weight * draw.confidence * logits
+    torch.testing.assert_close(probs, pooled.softmax(1), rtol=1e-4, atol=1e-6)
+    # better than guessing
+    labels = torch.cat([y for _, y in loader])
+    assert float(F.nll_loss(probs.log(), labels)) < math.log(3)
+
+
+def task_point(task):
+    from bayesprior.inference.posteriors import PointPosterior
+
+    return PointPosterior(task.prior.layout, task.prior.loc, task.prior.buffers)
+
+
+def test_the_confidence_is_of_the_out_of_fold_mixture(source):
+    from bayesprior.inference.strength.confidence import fit_confidence
+
+    task = task_of(source, 5)
+    found = fit_committee(task, QUICK)
+    again = fit_confidence(found.held_out["committee"] / found.confidence, task.labels)
+    assert again == pytest.approx(found.confidence, rel=1e-4)
+
+
+@pytest.mark.parametrize("per_class", [1, 2])
+def test_one_or_two_images_a_class_have_no_folds(source, per_class):
+    found = fit_committee(task_of(source, per_class), QUICK)
+    assert found.names == ["map-budget-2", "fine-tuning"]
+    assert [d.weight for d in found.draws] == [0.5, 0.5]
+    assert [d.confidence for d in found.draws] == pytest.approx([2.4 * 1.2, 1.2])
+    assert not found.held_out
+
+
+def test_the_budget_is_searched_from_below_only_where_there_are_images(source):
+    lines = []
+    found = fit_committee(task_of(source, 20), QUICK, tell=lines.append)
+    tried = [line for line in lines if line.startswith("budget")]
+    assert tried[0].startswith("budget 5 against 2: ")
+    leads = [float(line.split(", ")[-1].split()[0]) for line in tried]
+    assert found.budget == RULE.budgets[sum(lead > 1 for lead in leads)]
+    assert all(lead > 1 for lead in leads[:-1])  # the first that brings nothing is the last
+    assert found.names[0] == f"map-budget-{found.budget:g}"
+    ratio = found.prior.block_rms_std()["backbone.1.weight"] / 0.25
+    own = rms_by_tensor(source)["backbone.1.weight"]
+    assert ratio == pytest.approx(own * found.budget / 2, rel=1e-4)
+    few = []
+    fit_committee(task_of(source, 5), QUICK, tell=few.append)
+    assert not [line for line in few if line.startswith("budget")]
+
+
+def test_members_that_do_not_learn_are_dropped_and_the_probe_stands_in(source):
+    still = dataclasses.replace(QUICK, budgets=(1e-6,) * 4, map_lr=1e-6, head_start=1e-6)
+    task = task_of(source, 5)
+    found = fit_committee(task, still)
+    assert found.names == ["probe"]
+    assert found.budget == 0
+    assert "taken instead" in found.notes[-1]
+    assert found.draws[0].confidence == found.probe.confidence
+    logits = task.logits(dataclasses.replace(task_point(task), weights=found.draws[0].weights))
+    expected = task.features.double() @ found.probe.weight.T + found.probe.bias
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_paired_standard_errors():
+    one, other = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 1.0, 2.0])
+    assert worse_by(one, other) == pytest.approx(1 / (1 / math.sqrt(3)))
+    assert worse_by(other, one) == -worse_by(one, other)
+    assert worse_by(one, one) == 0
