@@ -296,3 +296,20 @@ def test_an_interrupted_sampler_resumes_to_the_same_draws(work, fit, monkeypatch
     assert torch.equal(whole, halves)
     found = json.loads((tmp_path / "halves" / "results.json").read_text())
     assert found["fit"]["method"] == "sgld"
+
+
+def test_a_source_without_labels(work, tmp_path, refused):
+    bare, out = tmp_path / "bare.npz", tmp_path / "run"
+    with np.load(work / "source.npz") as arrays:
+        np.savez(bare, x=arrays["x_train"])
+    shared = ["fit-source", "--data", bare, *MODEL, *QUIET, "--out", out]
+    fit = [*shared, "--num_steps", "4", "--num_snapshots", "2", "--rank", "2", "--collect_every", 1]
+    contrast = [*fit, "--objective", "simclr", "--temperature", "0.3"]
+    assert "--accuracy needs labeled" in refused(*contrast, "--accuracy", "true").replace(
+        "bayesprior: error: ", ""
+    )
+    assert "'bare' has no labels" in refused(*fit)
+    assert "--queue belongs to objective moco, not simclr" in refused(*contrast, "--queue", 9)
+    assert main([str(word) for word in contrast]) == 0
+    told = GaussianWeights.load(out / "source.safetensors").provenance
+    assert (told["objective"], told["temperature"]) == ("simclr", 0.3)
