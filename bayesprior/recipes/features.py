@@ -31,16 +31,16 @@ class FeatureQuality:
     ----------
     run
         Before it trains. A resumed one is told by its folder what it started from.
+    head
+        Name of the head's layer; None takes the outputs for features.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, head: str | None) -> None:
+        self.run, self.head = run, head
         known = {} if run.out is None else read_results(run.out)
-        self.before = known.get(_START)
-        if self.before is None:
-            self.before = self._measured(run.module)
-            if run.out is not None:
-                add_results(run.out, _START, self.before)
+        self.before: dict[str, float] = known.get(_START) or self._measured(run.module)
+        if run.out is not None and _START not in known:
+            add_results(run.out, _START, self.before)
 
     def compared_with(self, law: GaussianWeights) -> dict[str, Any]:
         """Return the accuracies at a law's mean, beside those of the start; warn if no better.
@@ -70,7 +70,7 @@ class FeatureQuality:
         return found
 
     def _measured(self, module: nn.Module) -> dict[str, float]:
-        data, head = self.run.data, self.run.call.head
+        data = self.run.data
         train = data.train.without_augmentation()
         if len(train) > _MOST:
             order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
@@ -79,12 +79,12 @@ class FeatureQuality:
         sets: list[Tensor] = []
         for split in ("train", "test"):
             batches = list(plain.loader(split, 256))
-            sets.append(_features(self.run, module, head, [images for images, _ in batches]))
+            sets.append(_features(self.run, module, self.head, [images for images, _ in batches]))
             sets.append(torch.cat([labels for _, labels in batches]))
         return {"knn": knn_accuracy(*sets), "linear": linear_accuracy(*sets)}
 
 
-def features_of_views(run: Run, law: GaussianWeights) -> dict[str, Tensor]:
+def features_of_views(run: Run, law: GaussianWeights, head: str | None) -> dict[str, Tensor]:
     """Return the statistics of a head's inputs at a law's mean, within and between images."""
     size = run.call.batch_size
     batches = itertools.islice(
@@ -92,7 +92,7 @@ def features_of_views(run: Run, law: GaussianWeights) -> dict[str, Tensor]:
         math.ceil(_MOST_VIEWED / size),
     )
     views = [batch[0] if isinstance(batch[0], tuple | list) else batch for batch in batches]
-    module, head = _at_mean(run, law), run.call.head
+    module = _at_mean(run, law)
     first, second = (_features(run, module, head, [pair[i] for pair in views]) for i in (0, 1))
     return {name: found.to(law.loc) for name, found in view_statistics(first, second).items()}
 
@@ -108,7 +108,7 @@ def _at_mean(run: Run, law: GaussianWeights) -> nn.Module:
 
 
 @torch.no_grad()
-def _features(run: Run, module: nn.Module, head: Any, batches: list[Tensor]) -> Tensor:
+def _features(run: Run, module: nn.Module, head: str | None, batches: list[Tensor]) -> Tensor:
     """Return the features of images in evaluation mode, on the CPU; the mode stays as it was."""
     was = module.training
     module.eval()

@@ -1,6 +1,6 @@
 """Fit a source posterior."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from bayesprior.recipes.features import FeatureQuality, features_of_views
 from bayesprior.recipes.objectives import asks_for_accuracy, told_of
 from bayesprior.recipes.prior import law_numbers
 from bayesprior.recipes.training import Run
+from bayesprior.tasks.objectives import Momentum
 from bayesprior.version import __version__
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -45,6 +46,7 @@ def fit_source(call: SourceCall) -> GaussianWeights:
         collector = SWAG(rank=call.rank, diagonal_only=call.diagonal_only)
         watched: Collector = collector
         if call.collect_momentum:
+            assert isinstance(run.loss, Momentum)  # as the options were checked
             trained = set(ParameterLayout.from_module(call.module).names)
             watched = Watching(collector, module=run.loss.network, select=trained.__contains__)
         schedule = constant(thin=call.collect_every)
@@ -60,12 +62,14 @@ def fit_source(call: SourceCall) -> GaussianWeights:
         def optimizer(target: nn.Module) -> Optimizer:
             owned = call.loss_fn.parameters() if isinstance(call.loss_fn, nn.Module) else ()
             trained = {id(p): p for p in (*target.parameters(), *owned) if p.requires_grad}
-            every = {"lr": call.lr, "weight_decay": call.weight_decay}
+            every: dict[str, Any] = {"lr": call.lr, "weight_decay": call.weight_decay}
             if call.optimizer == "adamw":
                 return torch.optim.AdamW(trained.values(), betas=(call.momentum, 0.999), **every)
             return torch.optim.SGD(trained.values(), momentum=call.momentum, **every)
 
-        quality = FeatureQuality(run) if asks_for_accuracy(call, call.data) else None
+        quality = None
+        if asks_for_accuracy(call, call.data):
+            quality = FeatureQuality(run, cast(str | None, call.head))
         run.train(
             optimizer,
             schedule,
@@ -78,7 +82,7 @@ def fit_source(call: SourceCall) -> GaussianWeights:
         head = head_names(source.layout.names, call.head, "network")
         source = source.marginal(n for n in source.layout.names if n not in head)
         if call.objective != "supervised":
-            source.statistics = features_of_views(run, source)
+            source.statistics = features_of_views(run, source, cast(str | None, call.head))
         found = {} if quality is None else {"accuracy": quality.compared_with(source)}
         return run.finish(source, {**law_numbers(source), **found})
 
