@@ -1,9 +1,13 @@
 """A toy source and target: two-dimensional blobs, three classes and then two."""
 
+import os
+import signal
+
 import torch
 from torch import nn
 
 from bayesprior.data import from_arrays
+from bayesprior.inference import engine
 from bayesprior.recipes import fit_source, make_prior
 
 QUIET = {"device": "cpu", "progress": False}
@@ -11,6 +15,17 @@ SOURCE = {"rank": 3, "num_steps": 12, "num_snapshots": 4, "collect_every": 2, "b
 MAP = {"num_steps": 12, "lr": 0.05}
 SWAG = {"num_steps": 6, "num_snapshots": 4, "collect_every": 2, "rank": 3}
 SAMPLE = {"num_draws": 3, "chains": 2, "burn_in": 4, "thin": 2}
+TINY = {
+    "num_steps": 6,
+    "num_snapshots": 3,
+    "collect_every": 1,
+    "rank": 2,
+    "batch_size": 16,
+    "lr": 0.01,
+    "head": "head",
+    "progress": False,
+    "device": "cpu",
+}
 
 
 class Net(nn.Module):
@@ -73,3 +88,22 @@ def fresh(state):
     module = Net(2)
     module.load_state_dict(state)
     return module
+
+
+def net(num_classes=3):
+    """Return a network that starts the same every time."""
+    torch.manual_seed(4)
+    return Net(num_classes)
+
+
+def interrupt_at(monkeypatch, step):
+    """Press Ctrl-C in the engine's step of that number, counted over all of a process's."""
+    original, calls = engine.StepEvent, []
+
+    def interrupting(*arguments, **named):
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(engine, "StepEvent", interrupting)

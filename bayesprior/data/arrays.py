@@ -65,7 +65,7 @@ def from_arrays(
     name
         Shown in reports.
     train, test, validation
-        Pairs ``(inputs, targets)``; test and validation may be inputs alone, without targets.
+        Pairs ``(inputs, targets)``; test and validation may be inputs alone, and the targets None.
         Images are uint8, uint16, or floats in [0, 1], of shape N x H x W or N x H x W x C with
         C = 1, 3 or 4, or a list of pictures; tables are numbers of shape (N, F) or data frames.
     kind
@@ -134,7 +134,7 @@ def from_arrays(
         highest = max(int(d.targets.max()) for d in data.values() if d.targets is not None)
         class_names = range(1 + highest)
     bundle = DataBundle(name, **data, class_names=class_names if kind == CLASSES else ())
-    if test is None and test_fraction is not None:
+    if test is None and test_fraction is not None and kind is not None:
         bundle = split_off(bundle, "test", float(test_fraction), seed)
     if classes is not None:
         bundle = select_classes(bundle, classes)
@@ -238,7 +238,8 @@ def from_npz(
     ----------
     path
         Holds ``x_train, y_train, x_test, y_test`` (perhaps ``x_val, y_val``), or ``x, y`` which
-        are then split; ``class_names`` is optional. Shapes and types as in `from_arrays`.
+        are then split; ``class_names`` is optional. ``x`` alone, or ``x_train`` with or without
+        others, are data without labels. Shapes and types as in `from_arrays`.
     kind, classes, size, normalize, augment
         As in `from_arrays`.
     test_fraction
@@ -268,7 +269,7 @@ def from_npz(
     path = Path(path).expanduser()
     arrays = _read(path)
     pairs = {
-        split: (arrays[f"x{suffix}"], arrays[f"y{suffix}"])
+        split: (arrays[f"x{suffix}"], arrays.get(f"y{suffix}"))
         for split, suffix in (("train", ""), *SUFFIXES.items())
         if f"x{suffix}" in arrays
     }
@@ -307,10 +308,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         ) from None
     needed = [""] if "x" in arrays and "x_train" not in arrays else ["_train", "_test"]
     needed += ["_val"] if {"x_val", "y_val"} & arrays.keys() else []
+    labeled = any(key.startswith("y") for key in arrays)
+    if not labeled and {"x", "x_train"} & arrays.keys():
+        return arrays
     if missing := [a + suffix for suffix in needed for a in "xy" if a + suffix not in arrays]:
         raise DataError(
-            f"{path}: lacks {', '.join(missing)}; store x_train, y_train, x_test, y_test, or x, y "
-            f"(it holds {', '.join(present) or 'nothing'})"
+            f"{path}: lacks {', '.join(missing)}; store x_train, y_train, x_test, y_test, x, y, "
+            f"or x without labels (it holds {', '.join(present) or 'nothing'})"
         )
     return arrays
 

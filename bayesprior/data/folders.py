@@ -66,21 +66,23 @@ class PictureFiles:
     Attributes
     ----------
     samples, targets
-        ``(path, label)`` each; the labels.
+        ``(path, label)`` each; the labels. None where there are no classes.
     """
 
-    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, samples: Sequence[tuple[str, int | None]]) -> None:
         self.samples = tuple(samples)
-        self.targets = [label for _, label in samples]
+        labels = [label for _, label in samples]
+        self.targets = None if None in labels else labels
 
     def __len__(self) -> int:
         """Return N."""
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        """Return a picture and its label."""
+    def __getitem__(self, index: int) -> Any:
+        """Return a picture and its label, or the picture alone."""
         path, label = self.samples[index]
-        return read_picture(path), label
+        picture = read_picture(path)
+        return picture if label is None else (picture, label)
 
 
 def photographs(
@@ -142,7 +144,7 @@ def image_folder(
         Holds folders named train, test and perhaps val (or training, testing, valid, validation,
         in any case) with the class folders in each, or the class folders themselves, which are
         then split. With training and validation only, validation is the test split. Hidden
-        folders and files are ignored.
+        folders and files are ignored. Pictures without any class folder are data without labels.
     size
         Side of the square crop in pixels; pictures are first resized to 8/7 of it.
     normalize
@@ -176,7 +178,9 @@ def image_folder(
         names = own
         data[split] = photographs(source, size, normalize, augment and split == "train")
     bundle = DataBundle(root.name, **data, class_names=names)
-    return bundle if folders else split_off(bundle, "test", float(test_fraction), seed)
+    if folders or not names:
+        return bundle
+    return split_off(bundle, "test", float(test_fraction), seed)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -199,9 +203,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
         warnings.warn(f"{root}: {', '.join(others)} are no splits and are not used", stacklevel=3)
     if "train" not in splits:
         raise DataError(f"{root} has a folder {splits.popitem()[1].name} but none for training")
-    if len(splits) == 1:
+    if len(splits) == 1 and _folders(splits["train"]):
         raise DataError(f"{root} has a folder {splits['train'].name} but neither test nor val")
-    if "test" not in splits:
+    if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
     return splits
 
@@ -217,8 +221,11 @@ def _pictures(root: Path) -> tuple[tuple[str, ...], PictureFiles]:
 
     classes = _folders(root)
     if not classes:
+        pictures = sorted(filter(is_picture, map(str, root.iterdir()))) if root.is_dir() else []
+        if pictures:
+            return (), PictureFiles([(path, None) for path in pictures])
         absent = "" if root.is_dir() else ": there is no such folder"
-        raise DataError(f"{root} holds no class folders with images{absent}")
+        raise DataError(f"{root} holds no class folders with images, nor pictures{absent}")
     if len(classes) == 1:
         deeper = len(_folders(classes[0])) > 1
         hint = f"did you mean {classes[0]}?" if deeper else "give every class a folder"

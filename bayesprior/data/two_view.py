@@ -1,15 +1,48 @@
 """Random views of every image, for self-supervised losses."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset, LazyDataset
+from bayesprior.errors import DataError, MissingDependencyError
 
-__all__ = ["simclr_view", "two_views"]
+__all__ = ["AUGMENTATIONS", "LightlyViews", "augmentations", "simclr_view", "two_views"]
+
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    # A mirrored letter is another letter, and one channel has no colors.
+    "gray": {
+        "min_scale": 0.3,
+        "cj_strength": 0.5,
+        "cj_sat": 0.0,
+        "cj_hue": 0.0,
+        "random_gray_scale": 0.0,
+        "gaussian_blur": 0.0,
+        "hf_prob": 0.0,
+        "rr_prob": 0.5,
+        "rr_degrees": 10.0,
+    },
+    # SimCLR's for CIFAR (appendix B.9): weaker colors, no blur.
+    "small": {"min_scale": 0.2, "cj_strength": 0.5, "gaussian_blur": 0.0},
+    "photographs": {},
+}
+"""Settings of lightly's views, beside the defaults, for a kind of image."""
+
+# The transforms that lightly has for photographs; other kinds go by SimCLR's.
+_PUBLISHED = {
+    "simclr": "SimCLRTransform",
+    "moco": "MoCoV2Transform",
+    "byol": "BYOLTransform",
+    "vicreg": "VICRegTransform",
+    "barlow_twins": "BYOLTransform",
+}
+_LARGEST_SMALL = 64  # pixels
 
 
 def simclr_view(size: int, *, blur: bool = False) -> Callable[[Any], Tensor]:
@@ -87,3 +120,95 @@ def two_views(
     if isinstance(train, ArrayDataset):
         train = LazyDataset(train.inputs, train.targets, transform=train.transform)
     return dataclasses.replace(bundle, train=dataclasses.replace(train, augment=views))
+
+
+@dataclasses.dataclass(frozen=True)
+class LightlyViews:
+    """Two views of an image by a transform of lightly's.
+
+    Parameters
+    ----------
+    transform
+        Name in ``lightly.transforms``.
+    size
+        Side of the views.
+    settings
+        Further arguments of the transform.
+
+    Raises
+    ------
+    MissingDependencyError
+        If lightly is not installed.
+    """
+
+    transform: str
+    size: int
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self._views is not None  # refused at once if it cannot be made
+
+    @functools.cached_property
+    def _views(self) -> Any:
+        try:
+            from lightly import transforms
+            from lightly.transforms import byol_transform
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{self.transform} needs lightly: pip install 'bayesprior[ssl]' ({error})"
+            ) from None
+        every = {"input_size": self.size, "normalize": None, **self.settings}
+        if self.transform == "BYOLTransform":
+            return transforms.BYOLTransform(
+                byol_transform.BYOLView1Transform(**every),
+                byol_transform.BYOLView2Transform(**every),
+            )
+        return getattr(transforms, self.transform)(**every)
+
+    def __call__(self, image: Any) -> tuple[Tensor, ...]:
+        """Return the views, float tensors (C, size, size) in [0, 1]."""
+        from torchvision.transforms.v2 import functional
+
+        if isinstance(image, Tensor):
+            image = functional.to_pil_image(image)
+        state = np.random.get_state()  # noqa: NPY002  (lightly draws from it)
+        np.random.seed(int(torch.randint(2**31, ())))  # noqa: NPY002
+        try:
+            return tuple(view.as_subclass(Tensor) for view in self._views(image))
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
+def augmentations(bundle: DataBundle, objective: str, kind: str | None = None) -> LightlyViews:
+    """Return the random views of an objective for a task's images; of `two_views`, the ``view``.
+
+    Parameters
+    ----------
+    bundle
+        A task of images.
+    objective
+        A key of `bayesprior.tasks.objectives.METHODS`.
+    kind
+        A key of `AUGMENTATIONS`; by default what the images are: of one channel, of at most 64
+        pixels, or photographs.
+
+    Raises
+    ------
+    DataError
+        If these are no images of one or three channels.
+    MissingDependencyError
+        If lightly is not installed.
+    """
+    raw, shape = bundle.train.raw(0), bundle.input_shape
+    channels = raw.shape[0] if isinstance(raw, Tensor) else 3
+    if len(shape) != 3 or channels not in (1, 3):
+        raise DataError(
+            f"objective {objective!r} makes views of images of 1 or 3 channels; {bundle.name!r} "
+            f"has inputs of shape {tuple(getattr(raw, 'shape', shape))}"
+        )
+    size = shape[-1]
+    if kind is None:
+        colored = "small" if size <= _LARGEST_SMALL else "photographs"
+        kind = "gray" if channels == 1 else colored
+    name = _PUBLISHED[objective] if kind == "photographs" else "SimCLRTransform"
+    return LightlyViews(name, size, AUGMENTATIONS[kind])

@@ -5,13 +5,14 @@ from dataclasses import KW_ONLY
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from bayesprior.data import DataBundle, as_bundle, check_fit
-from bayesprior.errors import ConfigError, LayoutMismatchError, check, kind_of
+from bayesprior.errors import ConfigError, DataError, LayoutMismatchError, check, kind_of
 from bayesprior.inference.prior_term import PriorTerm
 from bayesprior.inference.protocols import LossFn
 from bayesprior.recipes.digests import described
+from bayesprior.recipes.objectives import self_supervision
 from bayesprior.recipes.options import (
     MadeFrom,
     MapOptions,
@@ -173,16 +174,31 @@ class SourceCall(TrainCall, SourceOptions, kw_only=False):
     pseudo-posterior, and the provenance says so. What a loss that is a module owns is trained."""
     head: Selection | None = None
     """The source head's parameters, which do not transfer and are left out of the result: a
-    prefix, glob patterns, several of them, or a predicate of the name."""
+    prefix, glob patterns, several of them, or a predicate of the name. An objective without
+    labels takes the name of one layer, whose inputs are the features; None: the outputs are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_network(self.module)
         object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
+        if self.objective != "supervised":
+            if self.loss_fn or self.likelihood or self.forward is not pair_forward:
+                raise ConfigError(
+                    f"objective = {self.objective!r} calls the network itself; leave out loss_fn, "
+                    "likelihood and forward"
+                )
+            data, loss = self_supervision(self.module, self.data, self.head, self)
+            object.__setattr__(self, "data", data)
+            object.__setattr__(self, "loss_fn", loss)
         names = ParameterLayout.from_module(self.module).names
         if len(head_names(names, self.head, "network")) == len(names):
             raise ConfigError(f"head = {self.head!r} covers every parameter; nothing would remain")
         if self.loss_fn is None:
+            if isinstance(self.data.peek(1), Tensor):
+                raise DataError(
+                    f"{self.data.name!r} has no labels; store y with its x, give every class a "
+                    "folder, or learn without labels: objective='simclr' (--objective simclr)"
+                )
             self.check_task(self.module, self.data)
             return
         check(self.loss_fn, "function", "loss_fn")

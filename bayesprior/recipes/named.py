@@ -108,7 +108,7 @@ def load_model(
         _check_normalization(choice.model, bundle)
     module, head, loaded = model_for(
         choice.model,
-        num_classes=bundle.num_classes,
+        num_classes=max(bundle.num_classes, 1),  # without labels the head is not used
         input_shape=bundle.input_shape,
         weights=weights,
         rename=rename,

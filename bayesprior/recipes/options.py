@@ -10,6 +10,7 @@ from typing import Any, Literal
 from bayesprior.errors import ConfigError
 from bayesprior.recipes.fields import Options, option, values_of
 from bayesprior.recipes.prior_options import PriorOptions
+from bayesprior.recipes.source_options import ObjectiveOptions
 
 __all__ = [
     "METHODS",
@@ -100,8 +101,8 @@ class ModelOptions(Options):
     """Name of the layer that does not transfer."""
 
 
-class SourceOptions(RunOptions):
-    """Source fit: SGD, then SWAG."""
+class SourceOptions(ObjectiveOptions, RunOptions):
+    """Source fit: descent, then SWAG."""
 
     rank: int = option(20, least=0)
     """K, the number of directions kept; at most num_snapshots."""
@@ -113,15 +114,8 @@ class SourceOptions(RunOptions):
     """Steps between two snapshots."""
     batch_size: int = option(128, least=1)
     """Examples a step."""
-    lr: float = option(0.05, above=0)
-    """Learning rate on the mean loss; after a short warm-up it falls by a cosine to
-    swag_lr_factor times itself."""
     swag_lr_factor: float = option(0.5, above=0)
     """Factor on lr while snapshots are taken."""
-    momentum: float = option(0.9, least=0, most=1)
-    """Share of the last step that SGD repeats."""
-    weight_decay: float = option(5e-4, least=0)
-    """SGD's pull to zero, on the mean loss."""
     batch_norm: Literal["train", "frozen"] = "train"
     """Whether BatchNorm statistics are updated."""
     diagonal_only: bool = False
@@ -131,6 +125,10 @@ class SourceOptions(RunOptions):
         super().__post_init__()
         if not self.diagonal_only:
             _check_rank(self.rank, self.num_snapshots)
+        if self.num_steps and (self.warm_up or 0) >= self.num_steps:
+            raise ConfigError(
+                f"warm_up = {self.warm_up} must be below num_steps = {self.num_steps}"
+            )
 
 
 class FitOptions(RunOptions):

@@ -192,6 +192,8 @@ class Run:
         return {**self.module.state_dict(), **state}, own
 
     def _digest(self, state: Mapping[str, Any], own: Mapping[str, Any] | None) -> str:
+        if getattr(self.call, "objective", "supervised") != "supervised":
+            own = None  # made of the network and the seed
         return state_digest({**state, "objective of the run": own or None}, self._decided)
 
     def result(self) -> Any:

@@ -323,3 +323,20 @@ def test_transfer_from_a_file_of_weights_to_predictions(work, tmp_path, capsys, 
     assert main(new) == 0
     assert len(table.read_text().splitlines()) == 3
     assert main(arguments) == 0  # finished: it is read
+
+
+def test_a_source_without_labels(work, tmp_path, refused):
+    bare, out = tmp_path / "bare.npz", tmp_path / "run"
+    with np.load(work / "source.npz") as arrays:
+        np.savez(bare, x=arrays["x_train"])
+    shared = ["fit-source", "--data", bare, *MODEL, *QUIET, "--out", out]
+    fit = [*shared, "--num_steps", "4", "--num_snapshots", "2", "--rank", "2", "--collect_every", 1]
+    contrast = [*fit, "--objective", "simclr", "--temperature", "0.3"]
+    assert "--accuracy needs labeled" in refused(*contrast, "--accuracy", "true").replace(
+        "bayesprior: error: ", ""
+    )
+    assert "'bare' has no labels" in refused(*fit)
+    assert "--queue belongs to objective moco, not simclr" in refused(*contrast, "--queue", 9)
+    assert main([str(word) for word in contrast]) == 0
+    told = GaussianWeights.load(out / "source.safetensors").provenance
+    assert (told["objective"], told["temperature"]) == ("simclr", 0.3)

@@ -8,6 +8,7 @@ from numpy.lib import format as npy_format
 from sklearn.datasets import load_digits
 
 from bayesprior.data.arrays import digits, from_arrays, from_npz
+from bayesprior.data.subsets import few_shot
 from bayesprior.data.transforms import CropFlip
 from bayesprior.errors import ConfigError, DataError
 
@@ -309,3 +310,13 @@ def test_bad_class_names(rng, names, message):
 def test_class_names_of_other_kinds(rng, names):
     bundle = from_arrays("t", (rng.random((4, 4, 4)), np.arange(4) % 2), class_names=names)
     assert bundle.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("splits", [[""], ["_train"], ["_train", "_test", "_val"]])
+def test_images_without_labels(tmp_path, splits):
+    images = {f"x{s}": np.full((6, 5, 5), n, np.uint8) for n, s in enumerate(splits)}
+    np.savez(tmp_path / "bare.npz", **images)
+    bundle = from_npz(tmp_path / "bare.npz")
+    assert (bundle.num_data, bundle.num_classes, len(bundle.splits)) == (6, 0, len(splits))
+    assert bundle.loader("train", 3).dataset[0].shape == (1, 5, 5)
+    assert few_shot(bundle, num_data=4).num_data == 4

@@ -132,3 +132,13 @@ def test_options_that_cannot_be(tmp_path, options):
     image_folders(tmp_path, ["."])
     with pytest.raises(ConfigError, match="test_fraction must be|at least 1 pixel"):
         image_folder(tmp_path, **options)
+
+
+@pytest.mark.parametrize("folder", [".", "train"])
+def test_pictures_without_classes_are_data_without_labels(tmp_path, folder):
+    for number in range(3):
+        write_photograph(tmp_path / folder / f"{number}.jpg", (number, 0, 0))
+    bundle = image_folder(tmp_path, size=14)
+    assert (bundle.num_data, bundle.class_names, bundle.test) == (3, (), None)
+    assert next(iter(bundle.loader("train", 2))).shape == (2, 3, 14, 14)
+    assert bundle.peek(2).shape == (2, 3, 14, 14)

@@ -1,3 +1,6 @@
+import sys
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -5,7 +8,14 @@ from PIL import Image
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset, LazyDataset
 from bayesprior.data.transforms import PixelTransform
-from bayesprior.data.two_view import simclr_view, two_views
+from bayesprior.data.two_view import (
+    AUGMENTATIONS,
+    LightlyViews,
+    augmentations,
+    simclr_view,
+    two_views,
+)
+from bayesprior.errors import MissingDependencyError
 
 
 def bundle(num_data=6):
@@ -84,3 +94,46 @@ def test_simclr_view_of_gray_and_color(blur):
         view = simclr_view(10, blur=blur)(image)
         assert type(view) is torch.Tensor
         assert (view.shape, view.dtype) == ((channels, 10, 10), torch.uint8)
+
+
+def pictures(num_data, channels, size):
+    images = torch.randint(0, 256, (num_data, channels, size, size), dtype=torch.uint8)
+    return DataBundle("pictures", ArrayDataset(images, transform=PixelTransform()))
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "transform", "settings"),
+    [
+        (1, 28, "SimCLRTransform", AUGMENTATIONS["gray"]),
+        (3, 32, "SimCLRTransform", AUGMENTATIONS["small"]),
+        (3, 72, "BYOLTransform", {}),
+    ],
+)
+def test_views_of_lightly_fit_the_images_and_belong_to_seed_and_example(
+    channels, size, transform, settings
+):
+    whole = pictures(4, channels, size)
+    views = augmentations(whole, "byol")
+    assert views == LightlyViews(transform, size, settings)
+    data, numpy_state = two_views(whole, view=views), np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = next(iter(data.loader("train", 4, seed=2)))
+    again, _ = next(iter(data.loader("train", 2, seed=2)))  # blur draws from NumPy's numbers
+    assert first.shape == second.shape == (4, channels, size, size)
+    assert type(first) is torch.Tensor
+    assert 0 <= first.min() < first.max() <= 1
+    assert torch.equal(first[:2], again)
+    assert not torch.equal(first, second)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("objective", ["simclr", "moco", "byol", "vicreg", "barlow_twins"])
+def test_photographs_have_the_published_views(objective):
+    whole = pictures(2, 3, 24)
+    first, _ = two_views(whole, view=augmentations(whole, objective, "photographs")).train[0]
+    assert first.shape == (3, 24, 24)
+
+
+def test_without_lightly_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightly", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'bayesprior\[ssl\]'"):
+        augmentations(pictures(2, 3, 24), "simclr")

@@ -9,10 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes_cases import MAP, QUIET, SAMPLE, SOURCE, SWAG, Net, blobs, fresh, target_task
+from recipes_cases import (
+    MAP,
+    QUIET,
+    SAMPLE,
+    SOURCE,
+    SWAG,
+    Net,
+    blobs,
+    fresh,
+    interrupt_at,
+    target_task,
+)
 
 from bayesprior.errors import ConfigError
-from bayesprior.inference import engine
 from bayesprior.inference.progress import read_trace
 from bayesprior.recipes import fit_map, fit_source, fit_swag, load_run, sample
 from bayesprior.recipes.runs import read_config, read_results
@@ -43,19 +53,6 @@ def state_of(module):
 
 def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
-
-
-def interrupt_at(monkeypatch, step):
-    """Press Ctrl-C in the engine's step of that number, counted over all of a process's."""
-    original, calls = engine.StepEvent, []
-
-    def interrupting(*arguments, **named):
-        calls.append(1)
-        if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments, **named)
-
-    monkeypatch.setattr(engine, "StepEvent", interrupting)
 
 
 @pytest.mark.parametrize("name", FITS)

@@ -11,10 +11,10 @@ __all__ = ["case", "make_prediction", "rng", "run", "run_factory", "run_factory_
 
 @pytest.fixture
 def numbers():
-    """Predictions of 50 numbers by the law that made them."""
+    """Predictions of 200 numbers by the law that made them."""
     line = torch.nn.Linear(3, 1)
-    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    noise = torch.randn(50, 1, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(200, 1, generator=torch.Generator().manual_seed(1))
     batch = (x, (line(x) + noise).detach())
     return predict(line, PointPosterior.from_module(line), [batch], Normal(std=1.0))
 

@@ -31,8 +31,7 @@ class TwoView(Objective):
 
     def forward(self, module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch of two views, and ``embedding_std``."""
-        embeddings = module(torch.cat(_views(batch)))
-        loss = self.criterion(*embeddings.chunk(2))
+        loss, embeddings = self.compare(module, *_views(batch))
         if loss.dim() != 0:
             raise ConfigError(
                 "the self-supervised loss must return a scalar (the mean over the batch), "
@@ -42,6 +41,15 @@ class TwoView(Objective):
             unit = F.normalize(embeddings.flatten(1), dim=1)
             spread = unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5
         return loss, {"embedding_std": spread}
+
+    def embed(self, module: nn.Module, images: Tensor) -> Tensor:
+        """Return what is compared of a batch of images: the network's outputs."""
+        return module(images)
+
+    def compare(self, module: nn.Module, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of two views, and the embeddings that it was computed from."""
+        embeddings = self.embed(module, torch.cat((first, second)))
+        return self.criterion(*embeddings.chunk(2)), embeddings
 
 
 @checked(ssl_loss="function")

@@ -6,7 +6,7 @@ from report_items import column
 
 from bayesprior.report.context import Context
 from bayesprior.report.sections.closing import configuration, configured, decisions, missing
-from bayesprior.report.verdicts import THRESHOLDS
+from bayesprior.report.thresholds import THRESHOLDS
 
 
 def test_what_is_missing_is_named_with_its_reason(run):
