@@ -11,7 +11,7 @@ import bayesprior as bp
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
-GENERATED = re.compile(r"reference/(names|modules)/|reference/cli\.md")
+GENERATED = re.compile(r"reference/(names|modules)/|reference/cli\.md|concepts/idea\.svg")
 
 
 @pytest.fixture(scope="module")

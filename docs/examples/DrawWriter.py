@@ -12,7 +12,7 @@ bp.train(
     constant(burn_in=10, thin=5),
     30,
     num_data=4,
-    collectors=[bp.DrawWriter("draws/chain-00")],
+    collectors=[bp.DrawWriter("draws")],
     progress=False,
 )
 print(bp.StoredDraws("draws"))

@@ -4,7 +4,7 @@ from sklearn.datasets import load_digits
 import bayesprior as bp
 from bayesprior.cli import main
 
-task = ["--data", "digits", "--model", "small_conv", "--num_data", "20", "--num_validation", "50"]
+task = ["--data", "digits", "--model", "small_conv", "--num_data", "20"]
 quiet = ["--progress", "false", "--device", "cpu"]
 main(["make-prior", "--shape", "zero", "--rms_std", "1", *task, "--out", "prior"])
 prior = ["--prior", "prior/prior.safetensors"]

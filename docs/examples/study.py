@@ -1,7 +1,7 @@
 import bayesprior as bp
 
 quick = {"progress": False, "device": "cpu"}
-source_net = bp.get_model("small_conv", num_classes=62)
+source_net = bp.get_model("small_conv", in_channels=1, num_classes=62)
 source = bp.fit_source(
     source_net,
     bp.get_data("glyphs", num_data=300, num_test=62),
@@ -21,7 +21,6 @@ found = bp.study(
         "MAP": {"prior": {"rms_std": 1.0}},
     },
     num_data=20,
-    num_validation=50,
     budget=10,
     seeds=2,
     out="study",
