@@ -36,7 +36,10 @@ autodoc_typehints = "signature"
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
-suppress_warnings = ["ref.python"]  # attributes of several classes that share a name
+suppress_warnings = [
+    "ref.python",  # attributes of several classes that share a name
+    "codeautolink.match_block",  # an example that prints <...> has no links
+]
 napoleon_attr_annotations = False  # shapes such as "*N" in annotations are no markup
 codeautolink_global_preface = "import bayesprior as bp"
 
