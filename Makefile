@@ -51,13 +51,13 @@ demo: venv  ## the embedded example, offline; report in demo/
 	$(BIN)/bayesprior demo --out demo
 
 docs: EXTRAS := docs
-docs: venv  ## the documentation in docs/_build
-	$(BIN)/python -m sphinx -q docs docs/_build
+docs: venv  ## the site in docs/_build; warnings are errors
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build
 	@echo "docs/_build/index.html"
 
 bench: venv  ## every benchmark script, one after the other
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:  ## remove caches and build products (.venv stays)
-	rm -rf build dist *.egg-info docs/_build docs/api .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist *.egg-info docs/_build docs/reference/names docs/reference/modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find bayesprior tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +

@@ -265,7 +265,11 @@ def test_every_test_file_names_a_module():
         if folder.parts[:1] in {("devices",), ("hostile",), ("integration",), ("statistical",)}:
             continue
         beside = [p.stem for p in (PACKAGE / folder).glob("*")]
-        whole = ["architecture", "packaging", "tutorials"] if folder == Path() else [folder.name]
+        whole = (
+            ["architecture", "docs", "packaging", "tutorials"]
+            if folder == Path()
+            else [folder.name]
+        )
         if not any(named_after(path.stem, name) for name in beside + whole):
             of_no_module.append(str(path.relative_to(ROOT)))
     assert not of_no_module

@@ -87,9 +87,7 @@ def parse(name: str, arguments: Sequence[str]) -> Options | None:
         text = " ".join(str(error).split()).removeprefix("argument ")
         raise ConfigError(f"{text} (see bayesprior {name} --help)") from None
     values = {
-        key: tuple(map(os.path.expanduser, value))
-        if isinstance(value, list) and _places(specs[key])
-        else value
+        key: tuple(map(_at_home, value)) if isinstance(value, list) else value
         for key, value in found.items()
         if key in specs
     }
@@ -104,6 +102,11 @@ def parse(name: str, arguments: Sequence[str]) -> Options | None:
         return options(**values)
     except ConfigError as error:
         raise ConfigError(in_flags(error, options)) from None
+
+
+def _at_home(value: Any) -> Any:
+    """Return a path with ``~`` written out, and what is no text, such as a number, as it is."""
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def in_flags(error: Exception, options: type[Options]) -> str:

@@ -3,14 +3,14 @@
 A likelihood is a plain value with the methods of `Likelihood`; what a subclass overrides is asked.
 Outputs are what the network returns for B examples, ``*B`` for any axes of vectorized weights too.
 
-==========================  =========================  ======================
-likelihood                  outputs                    targets
-==========================  =========================  ======================
-`Categorical`               logits (B, C)              labels (B,)
-`PixelCategorical`          logits (B, C, H, W)        labels (B, H, W)
-`Normal`                    mean (B, P)                (B, P)
-`HeteroscedasticNormal`     mean, log variance (B, 2P) (B, P)
-==========================  =========================  ======================
+==========================  ==========================  ======================
+likelihood                  outputs                     targets
+==========================  ==========================  ======================
+`Categorical`               logits (B, C)               labels (B,)
+`PixelCategorical`          logits (B, C, H, W)         labels (B, H, W)
+`Normal`                    mean (B, P)                 (B, P)
+`HeteroscedasticNormal`     mean, log variance (B, 2P)  (B, P)
+==========================  ==========================  ======================
 """
 
 import math

@@ -22,15 +22,8 @@ from bayesprior.errors import CheckpointError, ConfigError, nearest_name
 from bayesprior.weights.renaming import names_by_order
 from bayesprior.weights.selection import Selection, is_selected
 
-__all__ = [
-    "FoundState",
-    "LoadReport",
-    "Source",
-    "load_weights",
-    "read_file",
-    "read_state_dict",
-    "why",
-]
+__all__ = ["FoundState", "LoadReport", "Source", "load_weights", "read_file", "read_state_dict"]
+__all__ += ["why"]
 
 Source = str | Path | Mapping[str, Any]
 """A file of weights, or what has been read from one."""
@@ -112,13 +105,9 @@ class LoadReport:
 
     def record(self) -> dict[str, Any]:
         """Return the same as JSON primitives, for a provenance."""
-        told = {"source": self.source, "where": self.where, "stripped": self.stripped}
-        return {
-            **told,
-            "renamed": self.renamed,
-            "converted": list(self.converted),
-            "summary": self.summary,
-        }
+        told = (self.source, self.where, self.stripped, self.renamed, list(self.converted))
+        names = ("source", "where", "stripped", "renamed", "converted", "summary")
+        return dict(zip(names, (*told, self.summary), strict=True))
 
 
 def _by_module(names: Sequence[str], limit: int = 4) -> str:

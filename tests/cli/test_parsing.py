@@ -194,3 +194,9 @@ def test_an_import_path_in_a_runs_configuration_is_the_users_to_give(group, tmp_
     for words in ([f"--{group}", "os:system"], [f"--{group}=digits"]):
         options = parse("fit sgld", ["--config", str(path), *words])
         assert getattr(options, group) == words[-1].rpartition("=")[2]
+
+
+def test_a_list_of_numbers_stays_numbers():
+    task = ["--data", "digits", "--model", "small_conv", "--source", "source.safetensors"]
+    options = parse("study", [*task, "--num_data", "[20, 50]"])
+    assert options.num_data == (20, 50)

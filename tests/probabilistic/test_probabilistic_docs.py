@@ -1,4 +1,4 @@
-"""The page on Pyro and the README's section on it are scripts that run as they stand."""
+"""The two pages on Pyro are scripts that run as they stand."""
 
 import os
 import re
@@ -43,14 +43,13 @@ def test_the_page_runs(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def readme(tmp_path_factory):
+def agreed(tmp_path_factory):
     """From a prior file to SVI, NUTS and SGLD; what the draws of each say, computed without Pyro.
 
     Values of the network at five points by name of the method, (chain, draw, point).
     """
-    folder = tmp_path_factory.mktemp("readme")
-    sections = re.split(r"^## ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    (section,) = (text for text in sections if text.startswith("In Pyro\n"))
+    folder = tmp_path_factory.mktemp("agreed")
+    section = (ROOT / "docs" / "howto" / "pyro-agree.md").read_text()
     keep = '```python\ntorch.save(draws, "draws.pt")\n```\n'
     printed = run(f"{section}\n{keep}", folder)
     assert (folder / "prior.safetensors").exists()
@@ -82,14 +81,14 @@ LIMIT = scipy.stats.norm.isf(FALSE_ALARM / 40)
 
 
 @pytest.mark.parametrize("name", ["SVI, Laplace", "SGLD, lr 0.002"])
-def test_the_readmes_methods_agree_where_they_should(readme, name):
-    assert np.abs(z_scores(readme[name], readme["NUTS"])).max() < LIMIT
+def test_the_methods_agree_where_they_should(agreed, name):
+    assert np.abs(z_scores(agreed[name], agreed["NUTS"])).max() < LIMIT
 
 
 @pytest.mark.parametrize(
     ("wide", "right"),
     [("SGLD, lr 0.01", "SGLD, lr 0.002"), ("SVI, mean field", "SVI, Laplace")],
 )
-def test_and_not_where_they_need_not(readme, wide, right):
-    deviations = z_scores(readme[wide], readme[right])[1]
+def test_and_not_where_they_need_not(agreed, wide, right):
+    deviations = z_scores(agreed[wide], agreed[right])[1]
     assert deviations[:3].min() > LIMIT  # at the points that have data

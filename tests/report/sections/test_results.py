@@ -60,7 +60,7 @@ def test_a_class_that_never_occurs_changes_nothing_else(run):
 
 def test_numbers_have_metrics_of_their_own(numbers):
     [table] = items(Context(to_datatree(test=numbers)))
-    assert table.title == "Metrics of the test set (50 points)"
+    assert table.title == "Metrics of the test set (200 points)"
     found = dict(zip(column(table, "score"), column(table, "value"), strict=True))
     assert list(found) == ["NLL", "RMSE", "predicted std"]
     assert found["NLL"].estimate == pytest.approx(numbers.metrics["nll"])

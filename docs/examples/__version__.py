@@ -1,0 +1,3 @@
+import bayesprior as bp
+
+print(bp.__version__)

@@ -1,0 +1,9 @@
+import bayesprior as bp
+
+quick = {"progress": False, "device": "cpu"}
+data = bp.few_shot(bp.get_data("digits"), num_data=20)
+network = bp.get_model("small_conv", in_channels=1, num_classes=10)
+layout = bp.ParameterLayout.from_module(network)
+prior = bp.GaussianWeights.point(layout, layout.flatten(network), std=1.0)
+fit = bp.fit_swag(network, prior, data, num_steps=10, num_snapshots=5, rank=2, **quick)
+print(fit.rank, fit.rms_std)

@@ -1,0 +1,11 @@
+import bayesprior as bp
+
+quick = {"progress": False, "device": "cpu"}
+data = bp.few_shot(bp.get_data("digits"), num_data=20)
+network = bp.get_model("small_conv", in_channels=1, num_classes=10)
+layout = bp.ParameterLayout.from_module(network)
+prior = bp.GaussianWeights.point(layout, layout.flatten(network), std=1.0)
+fit = bp.sample(
+    network, prior, data, sampler="sghmc", chains=2, num_draws=3, burn_in=5, thin=1, **quick
+)
+print(fit)

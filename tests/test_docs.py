@@ -1,0 +1,91 @@
+"""The site's pages: every public name has one, every link leads somewhere, every example runs."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import bayesprior as bp
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+GENERATED = re.compile(
+    r"reference/(names|modules)/|reference/cli\.md|concepts/idea\.svg|docs/_build/"
+)
+PAGES = sorted(p for p in DOCS.rglob("*.md") if not GENERATED.search(p.as_posix()))
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_has_a_page(generate):
+    made = generate.pages()
+    for name in bp.__all__:
+        page = made[f"reference/names/{name}.md"]
+        assert f"from bayesprior import {name}" in page
+    listed = re.findall(r"^(\w+)$", made["reference/names/index.md"], re.MULTILINE)
+    assert sorted(listed) == sorted(bp.__all__)
+
+
+def test_a_name_of_an_unknown_folder_has_no_page(generate, monkeypatch):
+    monkeypatch.setattr(generate, "home", lambda name: "bayesprior.elsewhere")
+    with pytest.raises(KeyError):
+        generate.names_page()
+
+
+def test_every_public_name_has_an_example(generate):
+    assert [name for name in bp.__all__ if not generate.has_example(name)] == []
+
+
+def test_every_command_has_its_options_on_the_page(generate):
+    page = generate.commands_page()
+    for command in ("fit-source", "make-prior", "fit swag", "predict", "report", "study"):
+        assert f"## bayesprior {command}\n" in page
+    assert "--rms_std FLOAT" in page
+
+
+def test_modules_do_not_describe_a_name_twice(generate):
+    page = generate.module_page("bayesprior.recipes.target")
+    assert ":exclude-members: fit_map, fit_swag, sample" in page
+    assert "[fit_map](../names/fit_map.md)" in page
+
+
+EXAMPLES = sorted(path for path in (DOCS / "examples").glob("*.py") if hasattr(bp, path.stem))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(path.read_text(), path.name, "exec"), {"__name__": path.stem})
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_links_lead_somewhere(page):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        path, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", link) or GENERATED.search(
+            (page.parent / path).resolve().as_posix()
+        ):
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
