@@ -97,13 +97,13 @@ def net(num_classes=3):
 
 
 def interrupt_at(monkeypatch, step):
-    """Press Ctrl-C in the engine's step of that number, counted over all of a process's."""
+    """Ask the process to end in the engine's step of that number, counted over all runs."""
     original, calls = engine.StepEvent, []
 
     def interrupting(*arguments, **named):
         calls.append(1)
         if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **named)
 
     monkeypatch.setattr(engine, "StepEvent", interrupting)

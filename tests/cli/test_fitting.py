@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -171,7 +172,7 @@ def arrays(**changes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (arrays(y=None), "lacks y"),
+        (arrays(y=None), "has no labels; store y with its x"),
         (arrays(y=np.arange(12) - 1), "label -1"),
         (arrays(x=np.full((12, 8, 8), np.nan, np.float32)), "NaN or infinite numbers"),
         (arrays(x=np.zeros((12, 8, 8, 5), np.uint8)), "must be 1, 3 or 4 channels"),
@@ -284,12 +285,12 @@ def test_an_interrupted_sampler_resumes_to_the_same_draws(work, fit, monkeypatch
     def stop(self, *arguments, **keywords):
         deadline[0] -= 1
         if deadline[0] == 0:
-            os.kill(os.getpid(), 2)
+            os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
         return real(self, *arguments, **keywords)
 
     monkeypatch.setattr(SGLD, "step", stop)
-    assert main(["fit", "sgld", *fit, *options, "--out", str(tmp_path / "halves")]) == 130
+    assert main(["fit", "sgld", *fit, *options, "--out", str(tmp_path / "halves")]) == 143
     assert main(["fit", "sgld", *fit, *options, "--out", str(tmp_path / "halves")]) == 0
     whole, halves = (
         torch.stack([draw.weights for draw in StoredDraws(tmp_path / name).draws()])

@@ -53,7 +53,7 @@ def test_what_a_folder_records_is_json_and_nothing_but_options():
         (groups.PriorOptions, {"rms_std": 1, "cov_scale": 1}, "one of rms_std and cov_scale"),
         (groups.PriorOptions, {"shape": "zero", "rank": 1}, "'zero' has no directions"),
         (groups.MapOptions, {"stop": 501}, "stop must be at most num_steps = 500, got 501"),
-        (groups.SampleOptions, {"cycles": 7}, "num_draws = 30 is no multiple of cycles = 7"),
+        (groups.SampleOptions, {"cycles": 7}, "num_draws = 50 is no multiple of cycles = 7"),
         (groups.SamplerOptions, {"friction": 0.1}, "friction belongs to sampler='sghmc'"),
     ],
 )

@@ -147,7 +147,9 @@ def test_results_are_added_stage_by_stage(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [RESULTS]
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "no readable JSON"), ("[1]", "holds list")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "no readable JSON"), ("[1]", "holds no named results")]
+)
 def test_broken_results_are_told(tmp_path, text, said):
     (tmp_path / RESULTS).write_text(text)
     with pytest.raises(DataError, match=said):
@@ -155,7 +157,7 @@ def test_broken_results_are_told(tmp_path, text, said):
 
 
 def test_what_is_no_json_leaves_the_old_file(tmp_path):
-    write_json(tmp_path / RESULTS, {"a": 1})
+    write_json(tmp_path / RESULTS, {"a": {"b": 1}})
     with pytest.raises(TypeError):
         write_json(tmp_path / RESULTS, {"a": object()})
-    assert read_results(tmp_path) == {"a": 1}
+    assert read_results(tmp_path) == {"a": {"b": 1}}
