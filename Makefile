@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv test lint types unit demo docs bench clean
+.PHONY: help venv test lint types unit check demo docs bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -46,6 +46,10 @@ types: venv  ## mypy on the package
 unit: venv  ## the tests and the docstrings' examples (not those marked slow)
 	$(PYTEST) tests/devices  # registers a device for good, so in processes of its own
 	$(PYTEST)
+
+check: test  ## test, then what the pages say: their commands and scripts, and the site
+	$(PYTEST) -m slow tests/test_docs.py tests/test_docs_howto.py tests/probabilistic/test_probabilistic_docs.py
+	$(MAKE) docs
 
 demo: venv  ## the embedded example, offline; report in demo/
 	$(BIN)/bayesprior demo --out demo

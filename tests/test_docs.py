@@ -59,7 +59,13 @@ def test_modules_do_not_describe_a_name_twice(generate):
 EXAMPLES = sorted(path for path in (DOCS / "examples").glob("*.py") if hasattr(bp, path.stem))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def _cost(path: Path) -> object:
+    """`make check` runs the one that trains several networks."""
+    marks = pytest.mark.slow if path.stem == "transfer" else ()
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", map(_cost, EXAMPLES))
 def test_example_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(path.read_text(), path.name, "exec"), {"__name__": path.stem})

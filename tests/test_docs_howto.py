@@ -10,6 +10,8 @@ from docs_blocks import DOCS, NOT_RUN, blocks, commands, quick
 from bayesprior.cli.main import main
 from bayesprior.models import get_model
 
+pytestmark = pytest.mark.slow  # `make check` runs them
+
 TEN_MINUTES = DOCS / "start" / "ten-minutes.md"
 ELSEWHERE = ("index", "pyro-agree")  # the second one is run, and judged, by the tests of Pyro
 PAGES = sorted(p for p in (DOCS / "howto").glob("*.md") if p.stem not in ELSEWHERE)

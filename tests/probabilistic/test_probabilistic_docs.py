@@ -16,6 +16,8 @@ from torch import nn
 from bayesprior.probabilistic import samples_to_datatree
 from bayesprior.weights.layout import ParameterLayout
 
+pytestmark = pytest.mark.slow  # `make check` runs them
+
 ROOT = Path(__file__).parents[2]
 FALSE_ALARM = 1e-6
 
