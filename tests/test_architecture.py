@@ -71,7 +71,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "sklearn": ("data*", "models*", "diagnostics*", "tasks.objectives.probes*"),
     "PIL": ("data*", "demo.glyphs*", "recipes.new_inputs*"),
     "transformers": ("integrations*",),
-    "lightly": ("data.two_view*", "tasks.objectives.self_supervised*"),
+    "lightly": ("data.two_view*", "tasks.objectives.methods*"),
     "scipy": ("diagnostics", "report", "testing"),
     "rich": ("inference.progress", "prediction", "recipes", "cli", "demo"),
     "jsonargparse": ("cli",),

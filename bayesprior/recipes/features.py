@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from bayesprior.recipes.runs import add_results, read_results
 from bayesprior.recipes.training import Run
+from bayesprior.tasks.objectives.methods import head_features
 from bayesprior.tasks.objectives.probes import knn_accuracy, linear_accuracy, view_statistics
-from bayesprior.tasks.objectives.self_supervised import head_features
 from bayesprior.tasks.protocols import to_device
 from bayesprior.weights.gaussian import GaussianWeights
 

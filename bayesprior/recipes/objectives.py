@@ -11,7 +11,7 @@ from bayesprior.errors import ConfigError, DataError, kind_of, nearest_name
 from bayesprior.inference.generators import seeded
 from bayesprior.recipes.options import SourceOptions
 from bayesprior.tasks.objectives import METHODS, self_supervised
-from bayesprior.tasks.objectives.self_supervised import Projected
+from bayesprior.tasks.objectives.methods import Projected
 from bayesprior.tasks.protocols import inputs_forward
 
 __all__ = ["asks_for_accuracy", "self_supervision", "told_of"]

@@ -11,7 +11,7 @@ from torch import nn
 from bayesprior.errors import ConfigError, MissingDependencyError
 from bayesprior.inference.protocols import Phase, StepEvent
 from bayesprior.tasks.objectives import METHODS, self_supervised
-from bayesprior.tasks.objectives.self_supervised import head_features
+from bayesprior.tasks.objectives.methods import head_features
 from bayesprior.weights.layout import ParameterLayout
 
 
