@@ -20,6 +20,9 @@ def test_every_metric_of_classes_stands_with_its_interval_and_meaning(run):
     assert column(table, "meaning") == [row.meaning for row in shown.values()]
     found = dict(zip(shown, column(table, "value"), strict=True))
     intervals = score_intervals(context.test)
+    bound = context.bins.bound  # the verdict's, and never below the ECE
+    intervals["ece"] = intervals["ece"]._replace(high=bound)
+    assert found["ece"].low <= found["ece"].estimate < bound
     for name, value in found.items():
         expected = intervals.get(name, context.scores[name])
         np.testing.assert_array_equal(value, expected)
