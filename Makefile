@@ -47,8 +47,8 @@ unit: venv  ## the tests and the docstrings' examples (not those marked slow)
 	$(PYTEST) tests/devices  # registers a device for good, so in processes of its own
 	$(PYTEST)
 
-check: test  ## test, then what the pages say: their commands and scripts, and the site
-	$(PYTEST) -m slow tests/test_docs.py tests/test_docs_howto.py tests/probabilistic/test_probabilistic_docs.py
+check: test  ## test, then the slow tests (what the pages say is run, too) and the site
+	$(PYTEST) -m slow
 	$(MAKE) docs
 
 demo: venv  ## the embedded example, offline; report in demo/

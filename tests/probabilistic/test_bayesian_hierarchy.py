@@ -72,6 +72,7 @@ class Problem:
 
 
 @pytest.mark.statistical
+@pytest.mark.slow
 def test_vectorized_sghmc():
     problem = Problem()
     mcmc = StochasticGradientMCMC(SGHMC, lr=0.02, friction=0.1)
@@ -89,6 +90,7 @@ def test_vectorized_sghmc():
 
 
 @pytest.mark.statistical
+@pytest.mark.slow
 def test_nuts():
     problem = Problem()
     mcmc = MCMC(NUTS(problem.model, max_tree_depth=4), 80, 60, disable_progbar=True)
