@@ -65,7 +65,7 @@ def _cost(path: Path) -> object:
     return pytest.param(path, id=path.stem, marks=marks)
 
 
-@pytest.mark.parametrize("path", map(_cost, EXAMPLES))
+@pytest.mark.parametrize("path", [_cost(path) for path in EXAMPLES])
 def test_example_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(path.read_text(), path.name, "exec"), {"__name__": path.stem})
