@@ -217,7 +217,8 @@ def _weights(
     source: Source, module: nn.Module, head: Selection, rename: str | None = None
 ) -> tuple[ParameterLayout, Tensor, dict[str, Tensor], LoadReport]:
     """Return what a checkpoint holds of a network's parameters and buffers, in single precision."""
-    before = {n: t.clone() for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+    mine = {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+    before = {name: tensor.clone() for name, tensor in mine.items()}
     try:
         report = load_weights(module, source, ignore=head, rename=rename)
         whole = ParameterLayout.from_module(module)
@@ -225,7 +226,8 @@ def _weights(
         loc = layout.flatten(module)
         buffers = {n: b.clone() for n, b in module.named_buffers() if n in report.taken}
     finally:
-        module.load_state_dict(before, strict=False)
+        for name, tensor in before.items():
+            mine[name].copy_(tensor)
     return layout, loc if loc.dtype == torch.float64 else loc.float(), buffers, report
 
 

@@ -105,9 +105,8 @@ class LoadReport:
 
     def record(self) -> dict[str, Any]:
         """Return the same as JSON primitives, for a provenance."""
-        told = (self.source, self.where, self.stripped, self.renamed, list(self.converted))
-        names = ("source", "where", "stripped", "renamed", "converted", "summary")
-        return dict(zip(names, (*told, self.summary), strict=True))
+        told = {n: getattr(self, n) for n in ("source", "where", "stripped", "renamed")}
+        return {**told, "converted": list(self.converted), "summary": self.summary}
 
 
 def _by_module(names: Sequence[str], limit: int = 4) -> str:
@@ -341,7 +340,8 @@ def load_weights(
                 + _listed(only or lacking, found, mine)
             )
     except Exception as error:
-        module.load_state_dict(before, strict=False)
+        for entry, tensor in before.items():  # not by load_state_dict: what failed may be a hook
+            mine[entry].copy_(tensor)
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{unfit}: {' '.join(str(error).split())[:200]}") from None
