@@ -5,12 +5,19 @@ import sys
 from collections.abc import Iterator
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprior.errors import ConfigError
 
-__all__ = ["modes_kept", "plain_module", "plain_optimizer", "refuse_shards"]
+__all__ = [
+    "layer_inputs",
+    "modes_kept",
+    "only_rows",
+    "plain_module",
+    "plain_optimizer",
+    "refuse_shards",
+]
 
 
 def plain_optimizer(optimizer: Optimizer) -> Optimizer:
@@ -52,3 +59,31 @@ def modes_kept(*modules: nn.Module) -> Iterator[None]:
     finally:
         for layer, flag in flags:
             layer.training = flag
+
+
+@contextlib.contextmanager
+def layer_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what a layer is given by the calls inside the block."""
+    given: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    try:
+        yield given
+    finally:
+        handle.remove()
+
+
+def only_rows(given: list[Tensor], head: str | None) -> Tensor:
+    """Return the one batch of features (B, P) that a head was given, averaged over positions.
+
+    Raises
+    ------
+    ConfigError
+        If the head was called otherwise than once, with one row an example.
+    """
+    rows = [part.flatten(2).mean(2) if part.dim() == 4 else part for part in given]
+    if len(rows) != 1 or rows[0].dim() != 2:
+        raise ConfigError(
+            f"the head {head!r} must be given one row an example, once; it was called {len(rows)} "
+            "times" + (f", with {tuple(rows[0].shape)}" if rows else "")
+        )
+    return rows[0]

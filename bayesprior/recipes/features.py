@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprior.inference.strength.features import feature_statistics
 from bayesprior.recipes.runs import add_results, read_results
 from bayesprior.recipes.training import Run
 from bayesprior.tasks.objectives.methods import head_features
-from bayesprior.tasks.objectives.probes import knn_accuracy, linear_accuracy, view_statistics
+from bayesprior.tasks.objectives.probes import knn_accuracy, linear_accuracy
 from bayesprior.tasks.protocols import to_device
 from bayesprior.weights.gaussian import GaussianWeights
 
@@ -93,8 +94,10 @@ def features_of_views(run: Run, law: GaussianWeights, head: str | None) -> dict[
     )
     views = [batch[0] if isinstance(batch[0], tuple | list) else batch for batch in batches]
     module = _at_mean(run, law)
-    first, second = (_features(run, module, head, [pair[i] for pair in views]) for i in (0, 1))
-    return {name: found.to(law.loc) for name, found in view_statistics(first, second).items()}
+    features = [_features(run, module, head, [pair[i] for pair in views]) for i in (0, 1)]
+    images = torch.arange(len(features[0])).repeat(2)  # each a class of two views
+    found = feature_statistics(torch.cat(features), images)
+    return {name: tensor.to(law.loc) for name, tensor in found.items()}
 
 
 def _at_mean(run: Run, law: GaussianWeights) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesprior.errors import ConfigError, DataError, nearest_name
-from bayesprior.inference.wrappers import modes_kept, plain_module
+from bayesprior.inference.wrappers import layer_inputs, modes_kept, only_rows, plain_module
 from bayesprior.tasks.protocols import Batch, Forward, pair_forward, to_device
 
 __all__ = [
@@ -85,28 +85,14 @@ def head_inputs(
     """
     module = plain_module(module)
     layer, device = head_layer(module, head), next(module.parameters()).device
-    seen: list[Tensor] = []
-
-    def watch(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].flatten(2).mean(2) if inputs[0].dim() == 4 else inputs[0])
-
     features, targets = [], []
-    handle = layer.register_forward_pre_hook(watch)
-    try:
-        with modes_kept(module):
-            module.eval()
-            for batch in batches:
-                seen.clear()
-                _, labels = forward(module, to_device(batch, device))
-                if len(seen) != 1 or seen[0].dim() != 2:
-                    raise ConfigError(
-                        f"the head {head!r} must be given one row an example, once; it was called "
-                        f"{len(seen)} times" + (f", with {tuple(seen[0].shape)}" if seen else "")
-                    )
-                features.append(seen[0].cpu())
-                targets.append(labels)
-    finally:
-        handle.remove()
+    with modes_kept(module), layer_inputs(layer) as given:
+        module.eval()
+        for batch in batches:
+            given.clear()
+            _, labels = forward(module, to_device(batch, device))
+            features.append(only_rows(given, head).cpu())
+            targets.append(labels)
     if not features:
         raise DataError("the loader gave no batches")
     labeled = all(isinstance(labels, Tensor) for labels in targets)

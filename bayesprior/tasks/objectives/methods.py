@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bayesprior.errors import ConfigError, MissingDependencyError, nearest_name
 from bayesprior.inference.batch_norm import freeze_batch_norm
 from bayesprior.inference.protocols import StepEvent
-from bayesprior.inference.wrappers import modes_kept, plain_module
+from bayesprior.inference.wrappers import layer_inputs, modes_kept, only_rows, plain_module
 from bayesprior.tasks.objectives.two_view import Criterion, TwoView
 
 __all__ = ["METHODS", "Method", "Momentum", "Projected", "head_features", "self_supervised"]
@@ -81,20 +81,10 @@ def head_features(module: nn.Module, head: str | None, images: Tensor) -> Tensor
     tensor([[0., 0., 2.]])
     """
     if head is None:
-        found = [module(images)]
-    else:
-        found = []
-        layer = plain_module(module).get_submodule(head)
-        handle = layer.register_forward_pre_hook(lambda _, given: found.append(given[0]))
-        try:
-            module(images)
-        finally:
-            handle.remove()
-    rows = [part.flatten(2).mean(2) if part.dim() == 4 else part for part in found]
-    if len(rows) != 1 or rows[0].dim() != 2:
-        shapes = ", ".join(str(tuple(part.shape)) for part in rows) or "nothing"
-        raise ConfigError(f"the head {head!r} must be given one row an example, it got {shapes}")
-    return rows[0]
+        return only_rows([module(images)], None)
+    with layer_inputs(plain_module(module).get_submodule(head)) as given:
+        module(images)
+    return only_rows(given, head)
 
 
 class Projected(TwoView):

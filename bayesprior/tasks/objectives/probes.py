@@ -1,11 +1,10 @@
 """What features are worth: simple classifiers on top of them, and how they vary."""
 
-import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["knn_accuracy", "linear_accuracy", "view_statistics"]
+__all__ = ["knn_accuracy", "linear_accuracy"]
 
 _TEMPERATURE = 0.1  # of the neighbors' votes, as usual
 
@@ -54,30 +53,3 @@ def linear_accuracy(
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     probe.fit(features.numpy(), labels.numpy())
     return float(probe.score(test_features.numpy(), test_labels.numpy()))
-
-
-def view_statistics(first: Float[Tensor, "N P"], second: Float[Tensor, "N P"]) -> dict[str, Tensor]:
-    """Return what two views of each image tell of a head's inputs, as ``statistics`` of a law.
-
-    Returns
-    -------
-    dict
-        ``head_inputs.within``, the covariance within images sum_n d_n d_n^T / 2N of differences
-        d_n, and ``head_inputs.between``, that of the images' means, both (P, P);
-        ``head_inputs.mean`` (P,), and ``head_inputs.rms_norm``, sqrt(mean |phi|^2).
-
-    Examples
-    --------
-    >>> found = view_statistics(torch.tensor([[0.0], [4.0]]), torch.tensor([[2.0], [4.0]]))
-    >>> [round(found[f"head_inputs.{name}"].item(), 3) for name in ("within", "between", "mean")]
-    [1.0, 2.25, 2.5]
-    """
-    first, second = first.double(), second.double()
-    apart, means = first - second, (first + second) / 2
-    mean = means.mean(0)
-    return {
-        "head_inputs.within": apart.T @ apart / (2 * len(apart)),
-        "head_inputs.between": (means - mean).T @ (means - mean) / len(means),
-        "head_inputs.mean": mean,
-        "head_inputs.rms_norm": torch.cat((first, second)).square().sum(1).mean().sqrt(),
-    }

@@ -107,3 +107,17 @@ def test_folds_are_even_within_every_class_and_overall():
     for members in (labels == 0, labels == 1, labels == 2, labels >= 0):
         counts = torch.bincount(folds[members], minlength=3)
         assert int(counts.max() - counts.min()) <= 1
+
+
+def test_two_views_of_each_image_are_a_class_of_two():
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 50, 4)
+    both = torch.cat((first, second)).double()
+    found = feature_statistics(both, torch.arange(50).repeat(2))
+    apart = (first - second).double()
+    torch.testing.assert_close(found["head_inputs.within"], apart.T @ apart / 100)
+    # Within an image there is one degree of freedom of two views.
+    total = found["head_inputs.within"] / 2 + found["head_inputs.between"]
+    total = total + found["head_inputs.mean"].outer(found["head_inputs.mean"])
+    torch.testing.assert_close(total, both.T @ both / 100)
+    torch.testing.assert_close(found["head_inputs.rms_norm"], both.square().sum(1).mean().sqrt())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from bayesprior.tasks.objectives.probes import knn_accuracy, linear_accuracy, view_statistics
+from bayesprior.tasks.objectives.probes import knn_accuracy, linear_accuracy
 
 
 def clusters(distance, num=400, seed=0):
@@ -35,15 +35,3 @@ def test_neighbors_vote_by_similarity():
     new = torch.tensor([[1.0, 0.0]])
     assert knn_accuracy(bank, labels, new, torch.tensor([0]), neighbors=1) == 1.0
     assert knn_accuracy(bank, labels, new, torch.tensor([1]), neighbors=3) == 1.0
-
-
-def test_within_and_between_images_add_up_to_the_second_moment():
-    torch.manual_seed(0)
-    first, second = torch.randn(2, 50, 4)
-    found = view_statistics(first, second)
-    both = torch.cat((first, second)).double()
-    # Within an image there is one degree of freedom of two views.
-    total = found["head_inputs.within"] / 2 + found["head_inputs.between"]
-    total = total + found["head_inputs.mean"].outer(found["head_inputs.mean"])
-    torch.testing.assert_close(total, both.T @ both / 100)
-    torch.testing.assert_close(found["head_inputs.rms_norm"], both.square().sum(1).mean().sqrt())
