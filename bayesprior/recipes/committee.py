@@ -126,6 +126,11 @@ def _nll(logits: Float[Tensor, "n C"], labels: Integer[Tensor, " n"]) -> Tensor:
     return F.cross_entropy(logits.double(), labels, reduction="none")
 
 
+def _known(values: Float[Tensor, "n k"]) -> Integer[Tensor, " m"]:
+    """Return the rows without NaN."""
+    return (~values.isnan().any(1)).nonzero()[:, 0]
+
+
 def worse_by(one: Tensor, other: Tensor) -> float:
     """Return by how many paired standard errors one's loss exceeds another's."""
     difference = (one - other).double()
@@ -174,6 +179,8 @@ class _Fit:
         folds = stratified_folds(task.labels, min(rule.num_folds, smallest), task.seed)
         index, members, held_out = self._search(folds)
         budget = rule.budgets[index]
+        rows = _known(held_out) if members else torch.arange(len(task.labels))
+        held_out, labels = held_out[rows], task.labels[rows]
         heads = held_out_logits(
             task.features, task.labels, task.num_classes, task.head_prior, self._head_folds()
         )
@@ -181,16 +188,18 @@ class _Fit:
         first = self._map(index)
         if first is None:
             share = 0.0
-        mixture = share * rule.map_confidence * heads + (1 - share) * held_out.log_softmax(1)
-        if not members:
+        heads = heads[rows]
+        found = {"probe": self.probe.confidence * self.probe.held_out[rows]}
+        if members:
+            mixture = share * rule.map_confidence * heads + (1 - share) * held_out.log_softmax(1)
+            found["fine-tuning"] = held_out
+        else:
             share, mixture = 1.0, rule.map_confidence * heads
-        found = {"probe": self.probe.confidence * self.probe.held_out, "fine-tuning": held_out}
-        confidence = fit_confidence(mixture, task.labels, log_std=rule.confidence_std)
+        confidence = fit_confidence(mixture, labels, log_std=rule.confidence_std)
         found["committee"] = confidence * mixture
-        nlls = {name: _nll(logits, task.labels) for name, logits in found.items()}
+        nlls = {name: _nll(logits, labels) for name, logits in found.items()}
         lead = float((nlls["committee"] - nlls["probe"]).mean())
         excess = worse_by(nlls["committee"], nlls["probe"]) if lead > rule.tie else 0.0
-        rows = torch.arange(len(task.labels))
         about = (found, rows, self.prior, self.notes, self.num_gradients)
         if excess > 2 or (first is None and not members):
             self.say("the committee is worse out of fold than the probe, which is taken instead")
@@ -208,26 +217,37 @@ class _Fit:
         for index in range(1, len(rule.budgets)):
             others, logits = self._fold_members(index, folds)
             nll = self._confident_nll(logits)
-            lead = worse_by(best, nll)
+            both = _known(torch.stack((best, nll), 1))
+            if not len(both):
+                break
+            lead = worse_by(best[both], nll[both])
             self.say(
                 f"budget {rule.budgets[index]:g} against {rule.budgets[chosen]:g}: out-of-fold "
-                f"NLL {float(nll.mean()):.3f} against {float(best.mean()):.3f}, "
+                f"NLL {float(nll[both].mean()):.3f} against {float(best[both].mean()):.3f}, "
                 f"{lead:+.1f} standard errors better"
             )
-            if not others or not lead > 1:
+            if not lead > 1:
                 break
             chosen, best, members, held_out = index, nll, others, logits
         return chosen, members, held_out
 
     def _confident_nll(self, logits: Tensor) -> Tensor:
-        labels = self.task.labels
-        factor = fit_confidence(logits, labels, log_std=self.rule.confidence_std)
-        return _nll(factor * logits, labels)
+        """Return each example's NLL at the best confidence; NaN where its member was dropped."""
+        labels, rows = self.task.labels, _known(logits)
+        nll = logits.new_full((len(logits),), math.nan)
+        if len(rows):
+            known = logits[rows]
+            factor = fit_confidence(known, labels[rows], log_std=self.rule.confidence_std)
+            nll[rows] = _nll(factor * known, labels[rows])
+        return nll
 
     def _fold_members(self, index: int, folds: Tensor) -> tuple[list[Member], Tensor]:
-        """Fit one member on the complement of each fold; return them, and out-of-fold logits."""
-        task = self.task
-        members, held_out = [], torch.zeros(len(folds), task.num_classes, dtype=torch.float64)
+        """Fit one member on the complement of each fold; return them, and out-of-fold logits.
+
+        Those of a fold whose member is dropped are NaN.
+        """
+        task, members = self.task, []
+        held_out = torch.full((len(folds), task.num_classes), math.nan, dtype=torch.float64)
         for fold in range(int(folds.max()) + 1):
             kept, out = (folds != fold).nonzero()[:, 0], (folds == fold).nonzero()[:, 0]
             name = f"budget-{self.rule.budgets[index]:g}-fold-{fold}"

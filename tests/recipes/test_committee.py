@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from bayesprior.data import few_shot
 from bayesprior.inference.collectors import DrawsInMemory
-from bayesprior.inference.strength.features import head_inputs
+from bayesprior.inference.strength.confidence import fit_confidence
+from bayesprior.inference.strength.features import head_inputs, stratified_folds
 from bayesprior.inference.strength.head import HeadPrior
 from bayesprior.prediction.predict import predict
 from bayesprior.recipes import make_prior
@@ -70,12 +71,27 @@ def task_point(task):
 
 
 def test_the_confidence_is_of_the_out_of_fold_mixture(source):
-    from bayesprior.inference.strength.confidence import fit_confidence
-
     task = task_of(source, 5)
     found = fit_committee(task, QUICK)
     again = fit_confidence(found.held_out["committee"] / found.confidence, task.labels)
     assert again == pytest.approx(found.confidence, rel=1e-4)
+
+
+def test_a_fold_whose_member_is_dropped_says_nothing_of_confidence(source, monkeypatch):
+    """Its examples have no out-of-fold logits: zeros would call the committee too sure."""
+    task = task_of(source, 5)
+    fit = task.fit
+    monkeypatch.setattr(
+        task, "fit", lambda name, *a, **k: None if name.endswith("fold-1") else fit(name, *a, **k)
+    )
+    found = fit_committee(task, QUICK)
+    assert len(found.draws) == 4
+    folds = stratified_folds(task.labels, 4, task.seed)
+    assert torch.equal(found.rows, (folds != 1).nonzero()[:, 0])
+    assert {len(logits) for logits in found.held_out.values()} == {len(found.rows)}
+    assert all(logits.isfinite().all() for logits in found.held_out.values())
+    logits, labels = found.held_out["committee"] / found.confidence, task.labels[found.rows]
+    assert fit_confidence(logits, labels) == pytest.approx(found.confidence, rel=1e-4)
 
 
 @pytest.mark.parametrize("per_class", [1, 2])
