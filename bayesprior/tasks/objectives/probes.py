@@ -26,6 +26,7 @@ def knn_accuracy(
 
     Examples
     --------
+    >>> import torch
     >>> corners, kinds = torch.eye(2), torch.tensor([0, 1])
     >>> knn_accuracy(corners, kinds, torch.tensor([[2.0, 1.0], [0.0, 3.0]]), kinds)
     1.0
