@@ -8,7 +8,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -110,3 +111,16 @@ def _status(field: str) -> float:
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(field + ":"))
     return int(line.split()[1]) * 1024 / 1e6
+
+
+def data_folder(folder: str | None, files: Iterable[str]) -> Path:
+    """Return the folder of real data; exit with a clear line if a file is missing."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    found = Path(folder or os.environ.get("BAYESPRIOR_DATA", default))
+    for name in files:
+        if not (found / name).is_file():
+            raise SystemExit(
+                f"error: no file {name} in {found}; name the data folder with --data-dir or the "
+                "environment variable BAYESPRIOR_DATA"
+            )
+    return found

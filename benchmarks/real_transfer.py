@@ -7,7 +7,6 @@ range of prior widths and the same gradient evaluations, is chosen by the NLL on
 and fitted again with fresh training images. Results are kept in ``--out``: a second run goes on.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,19 +213,6 @@ def section(name: str, task: Task, found: StudyResult) -> str:
     return f"### {name}\n\n{task.text}\n\n{_bench.table(header, rows)}\n\n{said}\n"
 
 
-def find_data(folder: str | None, tasks: Sequence[str]) -> Path:
-    """Return the data folder; exit with a clear line if a file is missing."""
-    default = Path(__file__).parents[2] / "shared" / "data"
-    data_dir = Path(folder or os.environ.get("BAYESPRIOR_DATA", default))
-    for name in [file for task in tasks for file in TASKS[task].files]:
-        if not (data_dir / name).is_file():
-            raise SystemExit(
-                f"error: no file {name} in {data_dir}; name the data folder with --data-dir or "
-                "the environment variable BAYESPRIOR_DATA"
-            )
-    return data_dir
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     options = _bench.parser(__doc__)
     options.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
@@ -234,7 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--out", type=Path, help="folder of the studies")
     options.add_argument("--jobs", type=int, default=1, help="fits at a time")
     arguments = options.parse_args(argv)
-    data_dir = find_data(arguments.data_dir, arguments.task)
+    files = [file for task in arguments.task for file in TASKS[task].files]
+    data_dir = _bench.data_folder(arguments.data_dir, files)
     out = arguments.out or Path("build") / ("transfer-quick" if arguments.quick else "transfer")
     _bench.start(arguments, "Transfer on real data")
     for name in arguments.task:

@@ -53,7 +53,8 @@ def torchvision_model(
     Notes
     -----
     The head's entries in the weights are not needed when ``num_classes`` is given, whatever their
-    shape. SqueezeNet ends in a ReLU after its head: its logits are never negative.
+    shape. SqueezeNet ends in a ReLU behind its head, so that its logits are never negative; a new
+    head is without.
 
     Examples
     --------
@@ -90,6 +91,10 @@ def torchvision_model(
         load_weights(module, state, ignore=ignore, rename=rename)
     if num_classes is not None:
         replace_head(module, num_classes)
+        parent, _, place = head_prefix(module).rpartition(".")
+        behind = module.get_submodule(parent)[int(place) + 1 :] if place.isdigit() else ()
+        if any(isinstance(layer, nn.ReLU) for layer in behind):
+            module.get_submodule(parent)[int(place) + 1] = nn.Identity()
     return module
 
 

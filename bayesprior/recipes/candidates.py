@@ -95,8 +95,8 @@ def candidates(
         law = GaussianWeights.load(given) if is_path else given
         check(law, "gaussian", "source")
         module, name = network_for(model, data, head=head, seed=seed)
-        shared = set(law.layout.names) & {n for n, _ in module.named_parameters()}
-        if not shared:
+        mine = {n for n, _ in module.named_parameters() if not n.startswith(f"{name}.")}
+        if not (shared := mine & set(law.layout.names)):
             raise LayoutMismatchError(
                 f"the source {given if is_path else number} shares no parameter with the network "
                 f"(such as {law.layout.names[0]!r}); rename() it, or give its own model"

@@ -63,4 +63,4 @@ def test_every_method_has_equally_many_configurations(scripts):
 
 def test_missing_files_are_named(scripts, tmp_path):
     with pytest.raises(SystemExit, match="no file fashion_mnist.npz in .*--data-dir"):
-        scripts.find_data(str(tmp_path), ["fashion"])
+        scripts.main(["--task", "fashion", "--data-dir", str(tmp_path)])

@@ -83,6 +83,9 @@ def test_local_file_with_a_new_head(source, saved):
     assert torch.equal(net.features(images), source.features(images))
     assert net(images).shape == (2, 3)
     assert net.num_classes == 3
+    with torch.no_grad():  # the ReLU behind it went with the old head
+        net.classifier[1].bias.fill_(-9)
+    assert net(images).max() < 0
 
 
 def test_auxiliary_heads_in_the_file_are_not_needed(tmp_path):

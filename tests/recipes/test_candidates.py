@@ -3,10 +3,12 @@ import torch
 from recipes_cases import Net, blobs, source_and_target
 from torch import nn
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.recipes.candidates import candidates, network_for, ranked
 from bayesprior.recipes.options import ModelOptions
 from bayesprior.tasks.protocols import pair_forward
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 
 def test_a_network_is_copied_and_its_head_replaced():
@@ -51,6 +53,16 @@ def test_a_source_puts_the_network_at_its_mean():
     assert torch.equal(layout.flatten(found.module), source.loc)
     name = "backbone.2.running_mean"
     assert torch.equal(dict(found.module.named_buffers())[name], source.buffers[name])
+
+
+def test_a_sources_own_head_is_left_behind():
+    layout = ParameterLayout.from_module(net := Net(7))
+    source = GaussianWeights.point(layout, torch.ones(layout.dim), 0.1)
+    [found] = candidates(Net(3), blobs(3), sources=[source])
+    assert found.module.head.out_features == 3
+    assert torch.equal(found.module.backbone[1].weight, torch.ones_like(net.backbone[1].weight))
+    with pytest.raises(LayoutMismatchError, match="shares no parameter"):
+        next(candidates(Net(3), blobs(3), sources=[source.marginal(["head.weight", "head.bias"])]))
 
 
 def test_what_stands_behind_the_head_is_refused():
