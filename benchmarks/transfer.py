@@ -145,8 +145,9 @@ def source_of(name: str, data_dir: Path, out: Path) -> GaussianWeights | str:
     options = dict(source.data)
     data = from_npz(data_dir / options.pop("file"), **options) if options else glyphs()
     module = _network(source.model, data)
+    fit = {"head": head_prefix(module), "rank": 20, **source.fit, **QUIET}
     with FileLock(out / f"{name}.lock"):
-        return fit_source(module, data, out=out / name, rank=20, **source.fit, **QUIET)
+        return fit_source(module, data, out=out / name, **fit)
 
 
 def _network(model: str, data: DataBundle, weights: str | None = None) -> nn.Module:

@@ -1,5 +1,6 @@
 """The prior of a new head, and widths in units of the source's own weights."""
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -19,6 +20,7 @@ from bayesprior.inference.strength.features import (
     head_layer,
 )
 from bayesprior.inference.strength.head import HeadPrior, within_metric
+from bayesprior.models import head_prefix
 from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.training import initialize_
 from bayesprior.tasks.protocols import Forward
@@ -196,10 +198,15 @@ def examples(data: DataBundle, most: int, batch_size: int = 256) -> Iterable[Any
 def source_statistics(
     module: nn.Module, law: GaussianWeights, data: DataBundle, head: set[str], forward: Forward
 ) -> dict[str, Tensor] | str:
-    """Return what `feature_statistics` finds at a source's mean, or why there is nothing."""
+    """Return what `feature_statistics` finds at a source's mean, or why there is nothing.
+
+    Where no head was named, which then belongs to the law, the last linear layer is looked at.
+    """
+    with contextlib.suppress(ConfigError):
+        head = head or {f"{head_prefix(module)}.weight"}
     name = named_head(module, head)
     if name is None:
-        return "no head that is one linear layer was named"
+        return "no head that is one linear layer was named or found"
     if not data.num_classes or data.train.targets is None or data.train.targets.ndim != 1:
         return "the data have no classes"
     module = copy.deepcopy(module)

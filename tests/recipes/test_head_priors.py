@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from recipes_cases import Net, blobs, source_and_target
+from recipes_cases import QUIET, Net, blobs, source_and_target
 from torch import nn
 
 from bayesprior.errors import ConfigError
 from bayesprior.inference.strength.features import feature_statistics, head_inputs
 from bayesprior.inference.strength.head import within_metric
-from bayesprior.recipes import make_prior
+from bayesprior.recipes import fit_source, make_prior
 from bayesprior.recipes.head_priors import rms_by_tensor
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.rows import RowCovariance
@@ -39,6 +39,18 @@ def test_the_source_tells_how_its_features_vary(fitted, tmp_path):
     assert GaussianWeights.load(tmp_path / "source.safetensors").statistics.keys() == (
         source.statistics.keys()
     )
+
+
+def test_a_source_with_its_head_looks_at_the_last_linear_layer():
+    module, data = Net(3), blobs(3)
+    short = {"rank": 1, "num_steps": 2, "num_snapshots": 2, **QUIET}
+    source = fit_source(module, data, **short)
+    assert "head.weight" in source.layout.slices
+    assert source.statistics["head_inputs.within"].shape == (12, 12)
+    softmax = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3), nn.Tanh())
+    headless = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.AdaptiveAvgPool1d(3))
+    assert fit_source(softmax, data, **short).statistics["head_inputs.mean"].shape == (16,)
+    assert "found" in fit_source(headless, data, **short).provenance["features"]
 
 
 def logit_stds(prior, features):
