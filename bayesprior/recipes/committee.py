@@ -140,7 +140,11 @@ def worse_by(one: Tensor, other: Tensor) -> float:
 
 
 def fit_committee(
-    task: MemberTask, rule: Rule = RULE, *, tell: Callable[[str], None] = lambda line: None
+    task: MemberTask,
+    rule: Rule = RULE,
+    *,
+    held_out_map: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Committee:
     """Fit the members, choose the budget, and weigh them together.
 
@@ -150,15 +154,20 @@ def fit_committee(
         Network, data, prior and units.
     rule
         The constants.
+    held_out_map
+        Whether the MAP is fitted on the folds, too, only to be looked at.
     tell
         Is given a line on each decision.
     """
-    return _Fit(task, rule, tell).run()
+    return _Fit(task, rule, held_out_map, tell).run()
 
 
 class _Fit:
-    def __init__(self, task: MemberTask, rule: Rule, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, task: MemberTask, rule: Rule, held_out_map: bool, tell: Callable[[str], None]
+    ) -> None:
         self.task, self.rule, self._tell = task, rule, tell
+        self.held_out_map = held_out_map
         self.notes: list[str] = []
         self.num_gradients = 0
         self.prior = task.prior
@@ -192,11 +201,16 @@ class _Fit:
         found = {"probe": self.probe.confidence * self.probe.held_out[rows]}
         if members:
             mixture = share * rule.map_confidence * heads + (1 - share) * held_out.log_softmax(1)
-            found["fine-tuning"] = held_out
         else:
             share, mixture = 1.0, rule.map_confidence * heads
         confidence = fit_confidence(mixture, labels, log_std=rule.confidence_std)
         found["committee"] = confidence * mixture
+        if members:
+            found["fine-tuning"] = confidence * held_out
+        if members and first is not None and self.held_out_map:
+            maps = self._held_out(folds, lambda name, kept: self._map(index, name, kept))[1][rows]
+            if len(_known(maps)) == len(rows):
+                found["map"] = rule.map_confidence * confidence * maps
         nlls = {name: _nll(logits, labels) for name, logits in found.items()}
         lead = float((nlls["committee"] - nlls["probe"]).mean())
         excess = worse_by(nlls["committee"], nlls["probe"]) if lead > rule.tie else 0.0
@@ -246,13 +260,22 @@ class _Fit:
 
         Those of a fold whose member is dropped are NaN.
         """
+
+        def fit(name: str, kept: Tensor) -> Member | None:
+            name = f"budget-{self.rule.budgets[index]:g}-{name}"
+            self._count(index)
+            return self._kept(self.task.fit(name, self._recipe(index), rows=kept), name)
+
+        return self._held_out(folds, fit)
+
+    def _held_out(
+        self, folds: Tensor, fit: Callable[[str, Tensor], Member | None]
+    ) -> tuple[list[Member], Tensor]:
         task, members = self.task, []
         held_out = torch.full((len(folds), task.num_classes), math.nan, dtype=torch.float64)
         for fold in range(int(folds.max()) + 1):
             kept, out = (folds != fold).nonzero()[:, 0], (folds == fold).nonzero()[:, 0]
-            name = f"budget-{self.rule.budgets[index]:g}-fold-{fold}"
-            member = self._kept(task.fit(name, self._recipe(index), rows=kept), name)
-            self._count(index)
+            member = fit(f"fold-{fold}", kept)
             if member is not None:
                 members.append(member)
                 held_out[out] = task.logits(member.point, rows=out)
@@ -269,7 +292,7 @@ class _Fit:
         lr = 2 * rule.budgets[index] / num_steps
         return Recipe(lr, rule.head_budget * lr, num_steps, num_steps // 10, rule.head_start)
 
-    def _map(self, index: int) -> Member | None:
+    def _map(self, index: int, of: str = "", rows: Tensor | None = None) -> Member | None:
         task, rule = self.task, self.rule
         width = rule.map_width * task.tensor_std * rule.budgets[index] / rule.budgets[0]
         body = task.prior.marginal(
@@ -283,9 +306,10 @@ class _Fit:
         longer = max(num_steps / rule.num_steps[0], 1.0)
         rate = rule.map_lr / (longer * math.sqrt(wider))
         recipe = Recipe(rate, rate, num_steps)
-        name = f"map-budget-{rule.budgets[index]:g}"
+        name = "-".join(filter(None, [f"map-budget-{rule.budgets[index]:g}", of]))
         self._count(index)
-        member = task.fit(name, recipe, prior=prior, confidence=rule.map_confidence)
+        given: Any = {"rows": rows, "prior": prior, "confidence": rule.map_confidence}
+        member = task.fit(name, recipe, **given)
         self.prior = prior
         return self._kept(member, name)
 

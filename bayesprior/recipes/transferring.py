@@ -276,9 +276,13 @@ def _transferred(
     best, ranking = ranked(found, call.data, seed=call.seed, **ranking_options)
     task = _task(call, best, None if folder is None else folder / MEMBERS)
     rule = dataclasses.replace(RULE, num_folds=call.folds)
-    committee = fit_committee(task, rule)
+    test = call.data.test
+    scored = test is not None and test.targets is not None
+    committee = fit_committee(task, rule, held_out_map=not scored and call.baselines != "none")
     seconds = time.perf_counter() - began if session is None else session.seconds
     board = leaderboard(task, committee, call.data, baselines=call.baselines)
+    if call.baselines == "all" and board[0]["on"] != "test":
+        committee.notes.append("no test split with labels: of the baselines the probe alone")
     told = {
         "method": "transfer",
         "seed": call.seed,

@@ -64,6 +64,23 @@ def test_five_images_a_class(source):
     assert float(F.nll_loss(probs.log(), labels)) < math.log(3)
 
 
+def test_the_map_can_be_looked_at_out_of_fold(source):
+    task = task_of(source, 5)
+    found = fit_committee(task, QUICK, held_out_map=True)
+    assert found.num_gradients == 9 * 12 * 15
+    plain = fit_committee(task_of(source, 5), QUICK)
+    assert "map" not in plain.held_out
+    for one, other in zip(found.draws, plain.draws, strict=True):  # nothing else changes
+        assert torch.equal(one.weights, other.weights)
+        assert one.confidence == other.confidence
+    logits = found.held_out["map"]
+    assert F.cross_entropy(logits, task.labels) < math.log(3)
+    # those of a fit that has not seen the examples
+    folds = stratified_folds(task.labels, 4, task.seed)
+    inside = task.logits(dataclasses.replace(task_point(task), weights=found.draws[0].weights))
+    assert not torch.allclose(logits[folds == 0], inside[folds == 0] * found.draws[0].confidence)
+
+
 def task_point(task):
     from bayesprior.inference.posteriors import PointPosterior
 

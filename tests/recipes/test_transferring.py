@@ -102,7 +102,15 @@ def test_without_a_test_split_the_numbers_are_out_of_fold(source, data):
     bare = dataclasses.replace(data, test=None)
     found = transfer(bare, trained(source), **QUIET)
     assert {row["on"] for row in found.leaderboard()} == {"out of fold"}
-    assert {row["method"] for row in found.leaderboard()} >= {"transfer", "probe"}
+    assert {row["method"] for row in found.leaderboard()} == {
+        "transfer",
+        "probe",
+        "map",
+        "fine-tuning",
+    }
+    assert not any("no test split" in note for note in found.results["fit"]["notes"])
+    more = transfer(bare, trained(source), baselines="all", **QUIET)
+    assert any("no test split" in note for note in more.results["fit"]["notes"])
     assert "test" not in found.results
 
 
@@ -110,7 +118,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(source, data, tmp_path,
     whole = transfer(data, trained(source), out=tmp_path / "whole", **QUIET)
     fit = transferring.fit_committee
 
-    def killed(task, rule):
+    def killed(task, rule, **options):
         original, calls = task.fit, []
 
         def interrupted(*args, **kwargs):
@@ -120,7 +128,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(source, data, tmp_path,
             return original(*args, **kwargs)
 
         task.fit = interrupted
-        return fit(task, rule)
+        return fit(task, rule, **options)
 
     monkeypatch.setattr(transferring, "fit_committee", killed)
     with pytest.raises(KeyboardInterrupt):
