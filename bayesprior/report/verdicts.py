@@ -271,8 +271,9 @@ def calibration_verdict(bins: CalibrationBins, *, independent: bool = True) -> V
         said = "0 predictions were scored.", "Predict labeled test points."
         return Verdict(TRUST, "unknown", "No points", *said)
     chance, bound = (bins.chance, bins.bound) if independent else (0.0, 0.0)
-    numbers = f"On average confidence and accuracy differ by {bins.ece:.1%} (ECE"
-    numbers += (
+    sure, right = bins.sums[1:].sum(axis=1) / total
+    numbers = f"Accuracy is {right:.1%} at a mean confidence of {sure:.1%}; on average they differ "
+    numbers += f"by {bins.ece:.1%} (ECE" + (
         f", 95 % interval up to {bound:.1%}); a perfectly calibrated model would show up to "
         f"{chance:.1%} on {total} points by chance."
         if independent

@@ -176,9 +176,13 @@ def bins(rng, num_points, temperature=1.0):
     [(1.0, "ok", "Yes"), (0.3, "fail", "overconfident"), (2.0, "warn", "underconfident")],
 )
 def test_calibration(rng, temperature, level, word):
-    verdict = calibration_verdict(bins(rng, 3000, temperature))
+    found = bins(rng, 3000, temperature)
+    verdict = calibration_verdict(found)
     assert verdict.level == level
     assert word in verdict.headline
+    _, sure, right = found.sums.sum(axis=1) / 3000
+    said = f"Accuracy is {right:.1%} at a mean confidence of {sure:.1%}; on average they differ by"
+    assert said in verdict.reason
 
 
 def test_calibration_of_few_points_is_unknown_and_of_pixels_says_nothing_of_chance(rng):
