@@ -282,7 +282,7 @@ class Normal(_IndependentNormal):
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless outputs and targets are (B, P) and the targets finite."""
         fits = outputs.dim() == 2 and targets.shape == outputs.shape
-        _check_shapes("means (B, P) and targets (B, P), of one column [:, None]", outputs, targets, fits)
+        _check_shapes("means and targets (B, P), a column [:, None]", outputs, targets, fits)
         _check_real(targets)
 
     def predictive(self, outputs: Float[Tensor, "*B P"]) -> Moments:
