@@ -125,7 +125,8 @@ class TrainCall(RunOptions):
         found = {f"training_{name}": fmean(r[name] for r in rows) for name in names}
         data = getattr(self, "data")  # noqa: B009 - of every call that trains
         own = type(self.likelihood) not in (Categorical, type(None)) or getattr(self, "loss_fn", 0)
-        if own or not data.num_classes or any(result.step < 100 for result in results):
+        known = data.num_classes and data.train.targets is not None  # without reading pictures
+        if own or not known or any(result.step < 100 for result in results):
             return found
         shares = data.class_counts / data.class_counts.sum()
         guessing = float(torch.special.entr(shares).sum())

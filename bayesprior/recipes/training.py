@@ -1,4 +1,4 @@
-"""What every recipe shares: device, folder, seed, start, and calls of the engine."""
+"""What the recipes that train have in common."""
 
 import contextlib
 import copy

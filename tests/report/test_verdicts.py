@@ -7,6 +7,7 @@ from bayesprior.diagnostics.convergence import check_temperature, summarize_chai
 from bayesprior.diagnostics.intervals import Interval
 from bayesprior.diagnostics.prior import ChiSquareCheck, Direction
 from bayesprior.diagnostics.shift import ShiftRow
+from bayesprior.recipes.options import SampleOptions
 from bayesprior.report.thresholds import THRESHOLDS
 from bayesprior.report.verdicts import (
     Verdict,
@@ -103,7 +104,8 @@ def test_neither_has_a_single_chain_that_still_travels(rng):
 
 
 def test_good_chains_are_fine_and_their_limit_is_said(rng):
-    for shape in ((4, 200), (4, 50), (1, 400)):
+    of_defaults = SampleOptions.chains, SampleOptions.num_draws
+    for shape in ((4, 200), of_defaults, (1, 400)):
         verdict = sampled(rng.normal(size=shape))
         assert verdict.level == "ok", verdict
         assert "A mode that no chain visits stays unseen" in verdict.reason
