@@ -141,6 +141,7 @@ def test_wrong_temperatures_are_named(rng, ratio, level, word):
     verdict = temperature_verdict([check_temperature("kinetic", values, 1.0)])
     assert verdict.level == level
     assert word in verdict.headline
+    assert verdict.reason.endswith("; 1 was asked for.")
     assert temperature_verdict([]).level == "unknown"
 
 
@@ -164,7 +165,9 @@ def test_other_temperatures_than_1_are_not_the_posterior():
 def test_draws_of_few_weights_do_not_say_that_they_are_wide_enough():
     for error, level in ((1.0, "ok"), (5.0, "unknown")):
         check = ChiSquareCheck("all weights", 100, 85.0, 74.2, 129.6, error)
-        assert width_verdict(check, 0, temperature=1.0).level == level
+        found = width_verdict(check, 0, temperature=1.0)
+        assert found.level == level
+        assert "narrow at most as many of 100 directions, and the others alone" in found.reason
 
 
 def bins(rng, num_points, temperature=1.0):
