@@ -42,7 +42,8 @@ class MethodResult:
     outcomes
         One for each seed, of the same test points.
     seeds
-        Of the outcomes, by which methods are paired; 0, 1, ... if left out.
+        Of the outcomes, by which methods are paired (numbers of pairs, where the examples have a
+        seed of their own); 0, 1, ... if left out.
     seconds
         Time of one fit; None if not measured.
     """

@@ -49,7 +49,7 @@ class TrainResult:
     step
         Completed steps.
     stats
-        Scalars of the last logged step.
+        Scalars, means over the last ten logged steps (of this process).
     run_dir
         The run's folder, if it has one.
     """
@@ -264,7 +264,7 @@ def train(
             if signum:
                 where = f"; resume from {folder / CHECKPOINT}" if folder is not None else ""
                 raise exception_of(signum, f"stopped after step {done} of {num_steps}{where}")
-    return TrainResult(num_steps, stats, folder)
+    return TrainResult(num_steps, trace.recent, folder)
 
 
 class _Function(nn.Module):

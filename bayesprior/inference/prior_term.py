@@ -203,7 +203,8 @@ class PriorTerm:
     def _check_stability(self, optimizer: Optimizer) -> None:
         curvature = self.curvature()
         for index, group in enumerate(optimizer.param_groups):
-            largest = [curvature[p].max().item() for p in group["params"] if p in curvature]
+            held = [p for p in group["params"] if p in curvature and p.numel()]
+            largest = [curvature[p].max().item() for p in held]
             if not largest:
                 continue
             limit = _stability_limit(optimizer, group, max(largest))

@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol, runtime_checkable
 
 from bayesprior.errors import DataError, StorageError
@@ -69,6 +71,7 @@ class TraceWriter:
     def __init__(self, path: Path | None, *, keep_until: int = 0) -> None:
         self.path = path
         self._columns: list[str] | None = None
+        self._last: deque[Mapping[str, float]] = deque(maxlen=10)
         if path is None or not path.is_file():
             return
         kept: list[dict[str, float]] = []
@@ -79,6 +82,7 @@ class TraceWriter:
             path.unlink()
             return
         self._columns = list(kept[0])
+        self._last.extend(kept)
         with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, lineterminator="\n")
             writer.writeheader()
@@ -86,9 +90,10 @@ class TraceWriter:
 
     def write(self, step: int, stats: Mapping[str, float]) -> None:
         """Append one row."""
+        row = {"step": float(step), **stats}
+        self._last.append(row)
         if self.path is None:
             return
-        row = {"step": float(step), **stats}
         new = self._columns is None
         self._columns = self._columns or list(row)
         try:
@@ -101,6 +106,12 @@ class TraceWriter:
                 writer.writerow({k: _text(v) for k, v in row.items()})
         except OSError as error:
             raise StorageError(f"could not write {self.path}: {error}") from error
+
+    @property
+    def recent(self) -> dict[str, float]:
+        """Means over the last ten rows, of what all of them have."""
+        names = set.intersection(*map(set, self._last)) if self._last else set()
+        return {name: fmean(r[name] for r in self._last) for name in sorted(names - {"step"})}
 
 
 def _text(value: float) -> str:

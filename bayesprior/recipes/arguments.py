@@ -1,14 +1,18 @@
 """Arguments of the recipes beside their options: objects, checked when they are given."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY
+from statistics import fmean
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bayesprior.data import DataBundle, as_bundle, check_fit
 from bayesprior.errors import ConfigError, DataError, LayoutMismatchError, check, kind_of
+from bayesprior.inference.engine import TrainResult
 from bayesprior.inference.prior_term import PriorTerm
 from bayesprior.inference.protocols import LossFn
 from bayesprior.recipes.digests import described
@@ -109,6 +113,33 @@ class TrainCall(RunOptions):
             "likelihood": described(self.likelihood or Categorical()),
             "forward": described(self.forward),
         }
+
+    def ended(self, results: Sequence[TrainResult]) -> dict[str, float]:
+        """Return loss and accuracy at the end of training; warn if it is no better than guessing.
+
+        Means over the last ten logged steps, and over the chains. Guessing is to answer every
+        example with the shares of the classes.
+        """
+        rows = [result.stats for result in results]
+        names = [name for name in ("loss", "accuracy") if rows and all(name in r for r in rows)]
+        found = {f"training_{name}": fmean(r[name] for r in rows) for name in names}
+        data = getattr(self, "data")  # noqa: B009 - of every call that trains
+        own = type(self.likelihood) not in (Categorical, type(None)) or getattr(self, "loss_fn", 0)
+        known = data.num_classes and data.train.targets is not None  # without reading pictures
+        if own or not known or any(result.step < 100 for result in results):
+            return found
+        shares = data.class_counts / data.class_counts.sum()
+        guessing = float(torch.special.entr(shares).sum())
+        if 0 < guessing <= found.get("training_loss", 0):
+            sampled = "raise burn_in, or make the prior with a smaller head_std"
+            remedy = sampled if hasattr(self, "burn_in") else "lower lr, or raise num_steps"
+            warnings.warn(
+                f"at the end the training loss is {found['training_loss']:.3f}, no better than "
+                f"guessing by the classes' shares ({guessing:.3f}): {remedy}; and see that the "
+                "inputs are normalized as the source's were",
+                stacklevel=2,
+            )
+        return found
 
     def check_task(self, module: nn.Module, data: DataBundle) -> None:
         """Raise `ConfigError` unless the network takes the data, and answers with their classes."""

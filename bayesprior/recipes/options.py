@@ -105,7 +105,7 @@ class SourceOptions(ObjectiveOptions, RunOptions):
     """Source fit: descent, then SWAG."""
 
     rank: int = option(20, least=0)
-    """K, the number of directions kept; at most num_snapshots."""
+    """K, the number of directions kept; below num_snapshots."""
     num_steps: int = option(2000, least=0)
     """Steps before the snapshots; 0 continues from trained weights."""
     num_snapshots: int = option(40, least=1)
@@ -181,7 +181,7 @@ class SwagOptions(DescentOptions):
     """MAP, then SWAG."""
 
     rank: int = option(20, least=1)
-    """K, the number of directions kept; at most num_snapshots."""
+    """K, the number of directions kept; below num_snapshots."""
     num_steps: int = option(500, least=1)
     """Steps before the snapshots."""
     num_snapshots: int = option(40, least=1)
@@ -288,8 +288,10 @@ class MadeFrom(Options):
 
 
 def _check_rank(rank: int, num_snapshots: int) -> None:
-    if not 1 <= rank <= num_snapshots:
-        raise ConfigError(f"rank must be between 1 and num_snapshots = {num_snapshots}, got {rank}")
+    if not 1 <= rank < num_snapshots:  # deviations from their own mean span one direction less
+        raise ConfigError(
+            f"rank must be at least 1 and below num_snapshots = {num_snapshots}, got {rank}"
+        )
 
 
 class AverageOptions(DeviceOptions):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,11 +218,16 @@ def compare_runs(
     for run in folders.values():  # before any of them is predicted
         finished_fit(run)
     groups: dict[str, list[Path]] = {}
+    seeds: dict[Path, tuple[int, int]] = {}  # of the data, and of the fit
     for folder in folders:
-        method = {k: v for k, v in _configuration(folder).items() if k not in FREE}
+        found = _configuration(folder)
+        seeds[folder] = int(found.get("data_seed", 0)), int(found.get("seed", 0))
+        method = {k: v for k, v in found.items() if k not in FREE}
         groups.setdefault(json.dumps(method, sort_keys=True), []).append(folder)
+    step = 1 + max(own for _, own in seeds.values())
+    pairs = {folder: of_data * step + own for folder, (of_data, own) in seeds.items()}
     members = list(groups.values())
-    results = [_result(group, options) for group in members]
+    results = [_result(group, pairs, options) for group in members]
     names = [result.name for result in results]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ConfigError(f"two of the runs are in folders named {twice[0]!r}; rename one")
@@ -246,16 +251,19 @@ def _configuration(run: Path) -> dict[str, Any]:
     return found
 
 
-def _result(runs: Sequence[Path], options: AverageOptions | None) -> MethodResult:
-    """Return one method's runs, by their seeds: of the data, and of the fit."""
-
-    def seeds(run: Path) -> tuple[int, int]:
-        found = _configuration(run)
-        return int(found.get("data_seed", 0)), int(found.get("seed", 0))
-
-    runs = sorted(runs, key=seeds)
-    own = [seeds(run)[1] for run in runs]
-    if len(set(own)) < len(own):  # other training images with the same seed
-        own = []
+def _result(
+    runs: Sequence[Path], pairs: Mapping[Path, int], options: AverageOptions | None
+) -> MethodResult:
+    """Return one method's runs, by the number of the pair that each is in."""
+    runs = sorted(runs, key=pairs.__getitem__)
+    own = [pairs[run] for run in runs]
+    if len(set(own)) < len(own):
+        data = [(pairs[run], read_config(run).digests.get("data.train")) for run in runs]
+        if len(set(data)) < len(data):
+            raise ConfigError(
+                f"among {', '.join(run.name for run in runs)} are fits of the same seeds to the "
+                "same examples; a copy is no repetition, leave it out"
+            )
+        own = []  # fits in Python, whose folders do not name the seeds of their data
     more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
     return method_result(runs[0].name + more, runs, own, options)

@@ -69,6 +69,7 @@ class Session:
 
     def __init__(self, folder: Path) -> None:
         self._path, self._before, self._start = folder / SESSION, 0.0, time.time()
+        self._finished = False
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             if not self._path.is_file():  # a pipe would wait for ever
                 raise FileNotFoundError
@@ -84,12 +85,14 @@ class Session:
         return self._before + time.time() - self._start
 
     def pause(self) -> None:
-        """Write the seconds down: the run ends here unfinished, but orderly."""
-        self._write(self.seconds, None)
+        """Write the seconds down, unless the run is finished: it ends here, but orderly."""
+        if not self._finished:
+            self._write(self.seconds, None)
 
     def finish(self) -> None:
         """Forget it: the results hold the seconds."""
         self._path.unlink(missing_ok=True)
+        self._finished = True
 
     def _write(self, seconds: float, started: float | None) -> None:
         write_text(self._path, json.dumps({"seconds": seconds, "started": started}))

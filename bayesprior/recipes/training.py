@@ -1,4 +1,4 @@
-"""What every recipe shares: device, folder, seed, start, and calls of the engine."""
+"""What the recipes that train have in common."""
 
 import contextlib
 import copy
@@ -14,7 +14,7 @@ from bayesprior.errors import BayesPriorError, CheckpointError, ConfigError
 from bayesprior.inference.batch_norm import reestimate_
 from bayesprior.inference.bound import Bindable
 from bayesprior.inference.checkpoint import read_checkpoint
-from bayesprior.inference.engine import train
+from bayesprior.inference.engine import TrainResult, train
 from bayesprior.inference.generators import fold_seed, generator, seeded
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.protocols import Collector, Schedule
@@ -101,6 +101,7 @@ class Run:
         given = self._given = call.prior if isinstance(call, FitCall) else None
         self._decided = set() if given is None or keeps else _decided(call.module, given)
         self._session: Session | None = None
+        self._ended: list[TrainResult] = []
         self._stack = contextlib.ExitStack()
         self.module.to(self.device)
         self.prior = None if given is None else given.to(self.device)
@@ -119,10 +120,6 @@ class Run:
     def __exit__(self, *_: object) -> None:
         """Leave the folder to others."""
         self._stack.close()
-
-    def _pause(self) -> None:
-        if self._session is not None:
-            self._session.pause()
 
     def _on_main(self, act: Callable[[], T]) -> T:
         """Act in the first process; all of them get its result or its error."""
@@ -156,7 +153,7 @@ class Run:
         if is_finished(folder, self.recipe):
             return True, None
         self._session = Session(folder)
-        stack.callback(self._pause)
+        stack.callback(self._session.pause)
         copy_ = folder / PRIOR
         if given is not None and not copy_.exists() and self._keeps_copy(given):
             given.save(copy_)
@@ -245,7 +242,7 @@ class Run:
         seed = call.seed if seed is None else seed
         rank, world_size = self._world
         with seeded(seed, [self.device]):
-            train(
+            result = train(
                 self.module,
                 self.loss,
                 self._loader(seed, rank=rank, world_size=world_size),
@@ -263,6 +260,7 @@ class Run:
                 progress=call.progress,
                 description=description,
             )
+        self._ended.append(result)
 
     def _loader(self, seed: int, **share: int) -> Any:
         return self.data.loader("train", self.call.batch_size, shuffle=True, seed=seed, **share)
@@ -287,6 +285,7 @@ class Run:
 
     def finish(self, result: Any, numbers: Mapping[str, Any]) -> Any:
         """Write the result, then the numbers: a folder that has them is finished. Return it."""
+        ended = self.call.ended(self._ended)
 
         def write() -> None:
             assert self.out is not None
@@ -294,10 +293,9 @@ class Run:
             if not isinstance(result, StoredDraws):
                 result.save(self.out / _RESULTS[self.recipe][0])
             of_the_run = {"seed": self.call.seed, "num_data": self.data.num_data}
-            found = {**of_the_run, **numbers, "seconds": self._session.seconds}
+            found = {**of_the_run, **numbers, **ended, "seconds": self._session.seconds}
             add_results(self.out, stage_of(self.recipe), found)
             self._session.finish()
-            self._session = None
 
         if self.out is not None:
             self._on_main(write)

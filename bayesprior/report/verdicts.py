@@ -218,8 +218,8 @@ def temperature_verdict(checks: Sequence[TemperatureCheck]) -> Verdict:
     for check in checks:
         m, tolerance = check.measured, limit("temperature")
         reason = (
-            f"Its {check.name} is {m.estimate:.4g} (95 % interval {m.low:.4g} to "
-            f"{m.high:.4g}), it claims {check.claimed:.4g}."
+            f"Its {check.name} was measured as {m.estimate:.4g} (95 % interval {m.low:.4g} to "
+            f"{m.high:.4g}); {check.claimed:.4g} was asked for."
         )
         agrees = check.agrees(tolerance)
         level: Level
@@ -248,8 +248,8 @@ def width_verdict(total: ChiSquareCheck, num_constraints: int, *, temperature: f
     least = temperature * (total.dim - num_constraints)
     numbers = (
         f"The draws' squared distance from the prior mean is {total.mean:,.0f}; "
-        f"{num_constraints:,} observed outputs leave at least {max(least, 0):,.0f} of "
-        f"{total.dim:,} free."
+        f"{num_constraints:,} observed outputs narrow at most as many of {total.dim:,} "
+        f"directions, and the others alone give {max(least, 0):,.0f}."
     )
     wanted = limit("narrow") * least
     if total.mean - HALF_WIDTH * total.error >= wanted or least <= 0:
@@ -271,8 +271,9 @@ def calibration_verdict(bins: CalibrationBins, *, independent: bool = True) -> V
         said = "0 predictions were scored.", "Predict labeled test points."
         return Verdict(TRUST, "unknown", "No points", *said)
     chance, bound = (bins.chance, bins.bound) if independent else (0.0, 0.0)
-    numbers = f"On average confidence and accuracy differ by {bins.ece:.1%} (ECE"
-    numbers += (
+    sure, right = bins.sums[1:].sum(axis=1) / total
+    numbers = f"Accuracy is {right:.1%} at a mean confidence of {sure:.1%}; on average they differ "
+    numbers += f"by {bins.ece:.1%} (ECE" + (
         f", 95 % interval up to {bound:.1%}); a perfectly calibrated model would show up to "
         f"{chance:.1%} on {total} points by chance."
         if independent

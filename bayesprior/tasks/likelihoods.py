@@ -282,7 +282,7 @@ class Normal(_IndependentNormal):
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless outputs and targets are (B, P) and the targets finite."""
         fits = outputs.dim() == 2 and targets.shape == outputs.shape
-        _check_shapes("means (B, P) and targets (B, P)", outputs, targets, fits)
+        _check_shapes("means and targets (B, P), a column [:, None]", outputs, targets, fits)
         _check_real(targets)
 
     def predictive(self, outputs: Float[Tensor, "*B P"]) -> Moments:
@@ -343,6 +343,7 @@ class HeteroscedasticNormal(_IndependentNormal):
 
 
 _TWO_HALVES = "means, log variances (B, 2P) and targets (B, P)"
+_TAKE = "likelihood=: labels take Categorical(), masks PixelCategorical(), numbers take Normal(std)"
 
 
 class _IgnoringCategorical(dist.Categorical):
@@ -374,12 +375,12 @@ def _mean(terms: Sequence[Tensor], counts: Sequence[float] | None) -> Tensor:
 def _check_shapes(expected: str, outputs: Tensor, targets: Tensor, fits: bool) -> None:
     if not fits:
         found = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
-        raise DataError(f"expected {expected}, got {found}")
+        raise DataError(f"expected {expected}, got {found}; {_TAKE}")
 
 
 def _check_labels(targets: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
-        raise DataError(f"labels must be integers, got {targets.dtype}; convert with .long()")
+        raise DataError(f"labels must be integers (.long()), got {targets.dtype}; {_TAKE}")
     if ignore_index is not None:
         targets = targets.where(targets != ignore_index, 0)
     if not targets.numel():

@@ -107,7 +107,7 @@ def test_another_prior_is_another_run(work, tmp_path, refused):
         ("map", ["--chains", "3"], "no option --chains; that is one of bayesprior fit sgld"),
         ("sgld", ["--friction", "0.2"], "no option --friction; that is one of bayesprior fit sg"),
         ("swag", ["--rank", "0"], "--rank must be at least 1"),
-        ("swag", ["--rank", "5", "--num_snapshots", "4"], "--rank must be between 1 and"),
+        ("swag", ["--rank", "5", "--num_snapshots", "4"], "--rank must be at least 1 and below"),
         ("map", ["--lr", "-1"], "--lr must be above 0"),
         ("map", ["--lr", "1e300"], "--lr must be at most"),
         ("map", ["--rms_std", "0"], "--rms_std must be above 0"),
@@ -198,7 +198,7 @@ def test_a_missing_npz(refused, tmp_path):
     [
         ([], "give --source or --weights"),
         (["--source", "x", "--weights", "y"], "give one of --source and --weights, not both"),
-        (["--weights", "y"], "has no width of its own; give --rms_std"),
+        (["--weights", "y"], "give --rms_std, such as 0.003, 0.01 or 0.03, and choose"),
         (["--shape", "zero"], "has no width of its own; give --rms_std"),
         (["--source", "no.safetensors"], "no.safetensors"),
     ],
@@ -331,7 +331,7 @@ def test_a_source_without_labels(work, tmp_path, refused):
     with np.load(work / "source.npz") as arrays:
         np.savez(bare, x=arrays["x_train"])
     shared = ["fit-source", "--data", bare, *MODEL, *QUIET, "--out", out]
-    fit = [*shared, "--num_steps", "4", "--num_snapshots", "2", "--rank", "2", "--collect_every", 1]
+    fit = [*shared, "--num_steps", "4", "--num_snapshots", "3", "--rank", "2", "--collect_every", 1]
     contrast = [*fit, "--objective", "simclr", "--temperature", "0.3"]
     assert "--accuracy needs labeled" in refused(*contrast, "--accuracy", "true").replace(
         "bayesprior: error: ", ""

@@ -121,6 +121,7 @@ def test_a_network_that_fits_is_left_as_it_is():
         (Net(50), images(), r"gives 50 outputs, 'pictures' has 4 classes; .*replace_head"),
         (Net(4), images(channels=4), "its first layer takes 3 channels, the data have 4"),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 4)), images(), "first layer takes 9 numbers"),
+        (nn.Sequential(nn.MaxPool2d(9), Net(4)), images(), "does not take .* Output size is"),
         (Net(4).double(), images(), "weights are torch.float64, the inputs torch.float32"),
     ],
 )

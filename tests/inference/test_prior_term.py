@@ -7,6 +7,8 @@ from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGLD, ImplicitPriorSGD
 from bayesprior.inference.prior_term import PriorTerm, _stability_limit, attach_prior
 from bayesprior.inference.schedules import constant
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 
 def plain_loop(problem, optimizer, num_steps):
@@ -130,6 +132,16 @@ def test_parameters_without_a_data_gradient_still_feel_the_prior():
     gradient = torch.cat([p.grad.reshape(-1) for p in problem.module.parameters()])
     expected = -problem.prior.score(problem.weights()) / NUM_DATA
     torch.testing.assert_close(gradient, expected)
+
+
+def test_a_parameter_without_elements_is_no_matter():
+    net = torch.nn.Linear(2, 1)
+    net.nothing = torch.nn.Parameter(torch.zeros(0, 3))
+    layout = ParameterLayout.from_module(net)
+    law = GaussianWeights.point(layout, layout.flatten(net), 1.0)
+    optimizers = (SGLD(net.parameters(), lr=0.1, num_data=5), torch.optim.SGD([net.nothing], 0.1))
+    for optimizer in optimizers:
+        PriorTerm(net, law, 5).prepare(optimizer)
 
 
 def test_an_optimizer_is_given_the_covariance_and_its_root():

@@ -36,6 +36,20 @@ def test_no_path_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_last_ten_rows_are_averaged_over_a_resumption(tmp_path):
+    path = tmp_path / "trace.csv"
+    first, alone = TraceWriter(path), TraceWriter(None)
+    assert first.recent == {}
+    for step in range(1, 13):
+        first.write(step, {"loss": step**2})
+        alone.write(step, {"loss": step**2})
+    second = TraceWriter(path, keep_until=8)
+    for step in range(9, 13):
+        second.write(step, {"loss": step**2})
+    mean = sum(step**2 for step in range(3, 13)) / 10
+    assert first.recent == second.recent == alone.recent == {"loss": mean}
+
+
 def test_bar_shows_steps_and_scalars_on_stderr_only_if_asked(capsys):
     with progress_bar("fit", start=0, total=5, show=False) as bar:
         bar(5, {"loss": 1.5})

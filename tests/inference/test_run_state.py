@@ -101,6 +101,8 @@ def test_what_is_not_finite_is_blamed_on_the_data_or_on_the_rate(tmp_path):
     run.begin()
     with torch.no_grad():
         run.model.weight.fill_(math.inf)
+    with pytest.raises(ConfigError, match="NaN .* before the first step.* network anew"):
+        make_run(module=run.model).begin()
     with pytest.raises(DivergenceError, match=r"at step 2 .*last good checkpoint .*\(step 0\)"):
         run.save(2)
 

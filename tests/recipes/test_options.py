@@ -48,8 +48,8 @@ def test_what_a_folder_records_is_json_and_nothing_but_options():
 @pytest.mark.parametrize(
     ("group", "options", "message"),
     [
-        (groups.SourceOptions, {"rank": 0}, "rank must be between 1 and num_snapshots = 40, got 0"),
-        (groups.SwagOptions, {"rank": 41}, "between 1 and num_snapshots = 40, got 41"),
+        (groups.SourceOptions, {"rank": 0}, "at least 1 and below num_snapshots = 40, got 0"),
+        (groups.SwagOptions, {"rank": 40}, "below num_snapshots = 40, got 40"),
         (groups.PriorOptions, {"rms_std": 1, "cov_scale": 1}, "one of rms_std and cov_scale"),
         (groups.PriorOptions, {"shape": "zero", "rank": 1}, "'zero' has no directions"),
         (groups.MapOptions, {"stop": 501}, "stop must be at most num_steps = 500, got 501"),

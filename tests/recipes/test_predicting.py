@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from bayesprior.diagnostics.compare import paired_differences
 from bayesprior.errors import ConfigError
+from bayesprior.recipes.named import load_data
 from bayesprior.recipes.options import AverageOptions, DataOptions, MadeFrom, ModelOptions
 from bayesprior.recipes.predicting import averaged, compare_runs, predict_run
 from bayesprior.recipes.runs import read_results
@@ -107,3 +109,38 @@ def test_priors_without_a_file_are_told_apart_by_their_content(striped, tmp_path
     assert [row.name for row in found.results] == ["a and 1 more", "b"]
     assert (found.method, found.baseline, found.only_prior) == ("a and 1 more", "b", True)
     assert not compare_runs([tmp_path / "a", striped / "map"], options=quiet()).only_prior
+
+
+def test_runs_are_paired_by_the_seeds_of_their_data_and_of_their_fit(striped, tmp_path):
+    fit = load_run(striped / "map")
+    model = ModelOptions(model="mlp", model_options={"widths": [8]})
+    small = {"num_validation": 18, "per_class": 4}
+    for name, lr, data_seed, seed in (
+        ("a", 0.1, 0, 0),
+        ("a1", 0.1, 1, 0),
+        ("a2", 0.1, 1, 1),
+        ("b", 0.01, 1, 1),
+        ("b1", 0.01, 1, 0),
+        ("b2", 0.01, 2, 0),
+    ):
+        choice = DataOptions(data=str(striped / "data.npz"), data_seed=data_seed, **small)
+        fit_map(
+            fit.module,
+            fit.prior,
+            load_data(choice),
+            out=tmp_path / name,
+            made_from=MadeFrom(data=choice, model=model),
+            num_steps=2,
+            lr=lr,
+            seed=seed,
+            device="cpu",
+            progress=False,
+        )
+    runs = sorted(tmp_path.iterdir())
+    one, other = compare_runs(runs, options=quiet()).results
+    assert set(one.by_seed()) & set(other.by_seed()) == {2, 3}  # data 1, fit 0 and 1
+    assert [len(result.by_seed()) for result in (one, other)] == [3, 3]
+    assert {d.num_pairs for d in paired_differences([one, other], other.name)} == {2}
+    shutil.copytree(runs[0], tmp_path / "copy")
+    with pytest.raises(ConfigError, match="copy.* same seeds .* a copy is no repetition"):
+        compare_runs([*runs, tmp_path / "copy"], options=quiet())

@@ -67,9 +67,11 @@ def test_self_supervised_source_is_recorded_as_such():
     assert source.provenance["objective"] == "TwoView"
 
 
-@pytest.mark.parametrize("rank", [0, 5])
+@pytest.mark.parametrize("rank", [0, 4, 5])
 def test_rank_that_the_snapshots_cannot_give_is_refused(rank):
-    with pytest.raises(ConfigError, match=f"between 1 and num_snapshots = 4, got {rank}"):
+    """The deviations of four snapshots from their mean span three directions."""
+    assert fit_source(Net(3), blobs(3), rank=3, **TINY).rank == 3
+    with pytest.raises(ConfigError, match=f"at least 1 and below num_snapshots = 4, got {rank}"):
         fit_source(Net(3), blobs(3), rank=rank, **TINY)
 
 

@@ -14,7 +14,7 @@ def planned(budget=100, baseline=None, **methods):
 
 
 def test_open_steps_use_the_budget_up():
-    swag = {"inference": "swag", "num_snapshots": 20, "collect_every": 2}
+    swag = {"inference": "swag", "num_snapshots": 20, "rank": 10, "collect_every": 2}
     sgld = {"inference": "sgld", "chains": 2, "num_draws": 10, "thin": 2}
     cyclical = {"inference": "sghmc", "chains": 1, "num_draws": 4, "thin": 2, "cycles": 2}
     few = {"num_steps": 30}
@@ -31,6 +31,7 @@ def test_a_grid_reaches_the_fit_and_the_prior():
         a={
             "inference": "swag",
             "num_snapshots": 20,
+            "rank": 10,
             "collect_every": 2,
             "prior": {"shape": "low-rank", "head_std": 2.0},
             "grid": {"lr": [0.1, 0.2], "prior.rank": [1, 2], "rms_std": [0.5]},

@@ -1,9 +1,12 @@
 import pytest
 import torch
-from recipes_cases import Net
+from recipes_cases import QUIET, Net, blobs
 
 from bayesprior.errors import ConfigError
-from bayesprior.recipes import initialize_, pick_device
+from bayesprior.inference.progress import read_trace
+from bayesprior.recipes import fit_map, initialize_, pick_device, sample
+from bayesprior.recipes.named import point_source
+from bayesprior.recipes.runs import read_results
 from bayesprior.recipes.training import chain_seed, parameter_groups
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -54,3 +57,30 @@ def test_seeds_of_chains_do_not_overlap():
     seeds = [chain_seed(seed, chain) for seed in range(50) for chain in range(50)]
     assert len(set(seeds)) == 2500
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_fit_says_how_it_ended_on_its_training_examples(tmp_path):
+    prior, data = point_source(Net(2), 0.5), blobs(2)
+    fit_map(Net(2), prior, data, num_steps=120, lr=0.1, out=tmp_path, **QUIET)
+    found = read_results(tmp_path)["fit"]
+    rows = read_trace(tmp_path / "trace.csv")[-10:]
+    for name in ("loss", "accuracy"):
+        assert found[f"training_{name}"] == pytest.approx(sum(row[name] for row in rows) / 10)
+    assert found["training_accuracy"] > 0.9
+
+
+def test_a_fit_that_ends_no_better_than_guessing_is_warned_of(tmp_path):
+    """To answer all examples alike, and surely, is worse than to know the classes' shares."""
+    net, data = Net(2), blobs(2)
+    prior = point_source(net, 0.5)
+    with torch.no_grad():
+        net.head.weight.zero_()
+        net.head.bias.copy_(torch.tensor([10.0, 0.0]))
+    stuck = {"lr": 1e-9, **QUIET}
+    guessing = r"training loss is \d.*, no better than guessing by the classes' shares \(0.693\)"
+    with pytest.warns(UserWarning, match=f"{guessing}: lower lr"):
+        fit_map(net, prior, data, num_steps=100, start="module", **stuck)
+    hot = {"num_draws": 10, "thin": 1, "burn_in": 90, "chains": 2, "temperature": 1e3, **QUIET}
+    with pytest.warns(UserWarning, match=f"{guessing}: raise burn_in"):
+        sample(net, prior, data, lr=1e-2, **hot)
+    fit_map(net, prior, data, num_steps=90, start="module", **stuck)  # too short to tell

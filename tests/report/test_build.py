@@ -6,7 +6,8 @@ from report_items import pictures, tables
 
 from bayesprior.diagnostics.compare import MethodResult
 from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.report.build import build_report
+from bayesprior.report.build import SECTIONS, build_report
+from bayesprior.report.context import Context
 from bayesprior.tree.build import to_datatree
 from bayesprior.tree.files import load_tree, save_tree
 
@@ -152,6 +153,46 @@ def test_a_head_of_another_temperature_stands_on_the_first_line(run):
     options = {"temperature": 0.5, "configuration": {"head_temperature": 0.1}}
     report = build_report(run.tree(draws=30, traces=(), attrs=options))
     assert report.verdicts[0].headline.endswith("backbone at T = 0.5, head at T = 0.1")
+
+
+def drifting(run):
+    run.draw(2, 30, width=0.05)
+    run.posterior.weights[1] += 0.3
+    run.predict()
+    return run.tree(draws=30)
+
+
+def beside(run, other):
+    named = (("a", run.predictions["test"]), ("b", other))
+    methods = [MethodResult(n, [Outcome.from_prediction("test", p)]) for n, p in named]
+    return run.tree(methods=methods, attrs={"method": "a", "baseline": "b"})
+
+
+TREES = {
+    "a point": lambda run, numbers: run.tree(chains=1, draws=1, train=None, traces=()),
+    "predictions alone": lambda run, numbers: to_datatree(test=run.predictions["test"]),
+    "no predictions": lambda run, numbers: run.tree(test=None, shifted={}, ood={}),
+    "nothing but draws": lambda run, numbers: to_datatree(draws=list(run.posterior.draws())),
+    "few draws": lambda run, numbers: run.tree(),
+    "one chain": lambda run, numbers: run.tree(chains=1, draws=30),
+    "a Gaussian": lambda run, numbers: run.tree(draws=30, attrs={"independent_draws": 1}),
+    "cold": lambda run, numbers: run.tree(draws=30, traces=(), attrs={"temperature": 0.25}),
+    "drifting": lambda run, numbers: drifting(run),
+    "one seed": lambda run, numbers: beside(run, run.predictions["test"]),
+    "other points": lambda run, numbers: beside(run, run.predictions["noise"]),
+    "numbers": lambda run, numbers: to_datatree(train=numbers, test=numbers),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_every_card_says_what_was_measured_and_what_to_do_next(name, run, numbers):
+    context = Context(TREES[name](run, numbers))
+    found = [heading.verdict(context) for heading in SECTIONS if heading.verdict]
+    cards = [card for card in found if card is not None]
+    assert len(cards) >= len(QUESTIONS)
+    for card in cards:
+        assert card.advice.endswith("."), card
+        assert any(c.isdigit() for c in card.headline + card.reason), card
 
 
 def test_dropped_draws_are_named(run):

@@ -7,6 +7,7 @@ from bayesprior.diagnostics.convergence import check_temperature, summarize_chai
 from bayesprior.diagnostics.intervals import Interval
 from bayesprior.diagnostics.prior import ChiSquareCheck, Direction
 from bayesprior.diagnostics.shift import ShiftRow
+from bayesprior.recipes.options import SampleOptions
 from bayesprior.report.thresholds import THRESHOLDS
 from bayesprior.report.verdicts import (
     Verdict,
@@ -103,7 +104,8 @@ def test_neither_has_a_single_chain_that_still_travels(rng):
 
 
 def test_good_chains_are_fine_and_their_limit_is_said(rng):
-    for shape in ((4, 200), (4, 50), (1, 400)):
+    of_defaults = SampleOptions.chains, SampleOptions.num_draws
+    for shape in ((4, 200), of_defaults, (1, 400)):
         verdict = sampled(rng.normal(size=shape))
         assert verdict.level == "ok", verdict
         assert "A mode that no chain visits stays unseen" in verdict.reason
@@ -139,6 +141,7 @@ def test_wrong_temperatures_are_named(rng, ratio, level, word):
     verdict = temperature_verdict([check_temperature("kinetic", values, 1.0)])
     assert verdict.level == level
     assert word in verdict.headline
+    assert verdict.reason.endswith("; 1 was asked for.")
     assert temperature_verdict([]).level == "unknown"
 
 
@@ -162,7 +165,9 @@ def test_other_temperatures_than_1_are_not_the_posterior():
 def test_draws_of_few_weights_do_not_say_that_they_are_wide_enough():
     for error, level in ((1.0, "ok"), (5.0, "unknown")):
         check = ChiSquareCheck("all weights", 100, 85.0, 74.2, 129.6, error)
-        assert width_verdict(check, 0, temperature=1.0).level == level
+        found = width_verdict(check, 0, temperature=1.0)
+        assert found.level == level
+        assert "narrow at most as many of 100 directions, and the others alone" in found.reason
 
 
 def bins(rng, num_points, temperature=1.0):
@@ -176,9 +181,13 @@ def bins(rng, num_points, temperature=1.0):
     [(1.0, "ok", "Yes"), (0.3, "fail", "overconfident"), (2.0, "warn", "underconfident")],
 )
 def test_calibration(rng, temperature, level, word):
-    verdict = calibration_verdict(bins(rng, 3000, temperature))
+    found = bins(rng, 3000, temperature)
+    verdict = calibration_verdict(found)
     assert verdict.level == level
     assert word in verdict.headline
+    _, sure, right = found.sums.sum(axis=1) / 3000
+    said = f"Accuracy is {right:.1%} at a mean confidence of {sure:.1%}; on average they differ by"
+    assert said in verdict.reason
 
 
 def test_calibration_of_few_points_is_unknown_and_of_pixels_says_nothing_of_chance(rng):

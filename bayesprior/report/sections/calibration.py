@@ -35,7 +35,8 @@ def items(context: Context) -> list[Item]:
     if test is None:
         context.notes["measures of single pixels"] = (
             "their maps were not kept: no Brier score by parts, class-wise ECE, rejection or "
-            "foreign data; for them give `predict` keep_maps=True"
+            "foreign data; for them make the test set's predictions by predict(keep_maps=True) and "
+            "give them to report(test=)"
         )
         return out
     targets = np.asarray(test.targets)

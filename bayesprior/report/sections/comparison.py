@@ -51,7 +51,8 @@ def compared(
         margins = ", ".join(f"{r.label} {r.margin:g}" for r in compared_metrics().values())
         note = (
             f"{ties} of {len(differences)} comparisons are ties. Intervals: 95 %, Student's t, "
-            "over seeds and test points crossed (half-widths add as squares). Not corrected for "
+            "over seeds and test points crossed (half-widths add as squares); over other training "
+            "examples only as far as their seed (data_seed) varied, too. Not corrected for "
             f"the number of comparisons: about {0.05 * len(differences):.1f} would leave out 0 by "
             f"chance. A tie unless the whole interval lies beyond the margin: {margins}. One "
             "seed is called unknown."
