@@ -61,6 +61,7 @@ LOCK = ".lock"
 """Held by the process that works in a folder."""
 SESSION = ".session"
 """When the session of an unfinished run began, and what earlier ones took."""
+_OF_A_NETWORK = "; weights of a network are loaded with --weights, or importers.from_state_dict"
 
 
 def chain_dir(run_dir: str | Path, chain: int) -> Path:
@@ -210,8 +211,12 @@ def read_header(path: str | Path, *, format: str | None) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
+        hint = ""
+        with contextlib.suppress(OSError), path.open("rb") as stream:
+            if stream.read(2) in (b"PK", b"\x80\x02"):  # torch's archives, and its old pickles
+                hint = _OF_A_NETWORK
         raise PriorFileError(
-            f"{path} is no readable safetensors file (truncated or foreign?): {error}"
+            f"{path} is no readable safetensors file (truncated or foreign?): {error}{hint}"
         ) from error
     found = header.get("format", "")
     if format is not None and found != format:
@@ -223,6 +228,7 @@ def read_header(path: str | Path, *, format: str | None) -> dict[str, str]:
             )
         raise PriorFileError(
             f"{path} is a safetensors file but not a {name!r} file (its format is {found!r})"
+            + ("" if found.startswith("bayesprior.") else _OF_A_NETWORK)
         )
     return header
 

@@ -101,7 +101,7 @@ def from_arrays(
     Examples
     --------
     >>> images, labels = np.zeros((6, 8, 8, 3), np.uint8), np.arange(6) % 2
-    >>> from_arrays("toy", (images, labels), (images[:2], labels[:2])).input_shape
+    >>> from_arrays("toy", (images, labels), (images + 1, labels)).input_shape
     (3, 8, 8)
     >>> x = np.arange(12.0).reshape(6, 2)
     >>> from_arrays("line", (x[:4], x[:4, 0] / 3), (x[4:], x[4:, 0] / 3)).num_classes

@@ -1,6 +1,9 @@
 """Pictures in folders, one folder per class."""
 
 import contextlib
+import filecmp
+import itertools
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -157,7 +160,8 @@ def image_folder(
     Raises
     ------
     DataError
-        If the folders hold no images or one class only, or the splits have different classes.
+        If the folders hold no images or one class only, or the splits have different classes or
+        the same pictures.
 
     Warns
     -----
@@ -167,6 +171,7 @@ def image_folder(
     root = Path(root).expanduser()
     folders = _split_folders(root)
     data: dict[str, Any] = {}
+    sources: dict[str, PictureFiles] = {}
     names: tuple[str, ...] = ()
     for split, folder in (folders or {"train": root}).items():
         own, source = _pictures(folder)
@@ -176,11 +181,25 @@ def image_folder(
                 "every split needs a folder for every class"
             )
         names = own
+        sources[split] = source
         data[split] = photographs(source, size, normalize, augment and split == "train")
+    for one, other in itertools.combinations(sources, 2):
+        if _are_copies(sources[one], sources[other]):
+            raise DataError(f"{root}: the pictures of {other} are those of {one}")
     bundle = DataBundle(root.name, **data, class_names=names)
     if folders or not names:
         return bundle
     return split_off(bundle, "test", float(test_fraction), seed)
+
+
+def _are_copies(one: PictureFiles, other: PictureFiles) -> bool:
+    """Whether files of one, 20 of them, all have a copy in the other."""
+    by_size: dict[int, list[str]] = {}
+    for path, _ in one.samples:
+        by_size.setdefault(os.path.getsize(path), []).append(path)
+    some = (path for path, _ in other.samples[:: max(len(other) // 20, 1)])
+    alike = ((path, by_size.get(os.path.getsize(path), ())) for path in some)
+    return all(any(filecmp.cmp(path, p, shallow=False) for p in near) for path, near in alike)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -90,7 +90,7 @@ def reestimate_(
     Raises
     ------
     DataError
-        If the loader gives no batch, or only one of one example.
+        If the loader gives no batch, or only one of one example, or statistics come out NaN.
     """
     layers = running_layers(module)
     if not layers:
@@ -127,4 +127,10 @@ def reestimate_(
                 layer.momentum = momentum
     if seen == 0:
         raise DataError("the loader gave no batch to estimate BatchNorm statistics from")
+    found = torch.cat([v.flatten() for layer in layers if (v := layer.running_var) is not None])
+    if not bool(found.isfinite().all()):
+        raise DataError(
+            "re-estimated running statistics are NaN or infinite: a batch of the loader holds such "
+            "values, or the weights do"
+        )
     return seen

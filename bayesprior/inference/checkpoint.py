@@ -19,6 +19,7 @@ from bayesprior.weights.state_dicts import why
 __all__ = [
     "BatchStream",
     "all_finite",
+    "fingerprint",
     "frozen_fingerprints",
     "load_checkpoint",
     "load_module_state",
@@ -219,18 +220,20 @@ def load_checkpoint(path: Path, *, expected: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+def fingerprint(*tensors: Tensor) -> int:
+    """Return the sum of tensors' bits read as integers: exact, so equal on every device."""
+    kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    flat = (t.detach().flatten().view(kinds.get(t.itemsize, torch.uint8)) for t in tensors)
+    return sum(int(bits.sum(dtype=torch.int64)) for bits in flat)
+
+
 def frozen_fingerprints(module: nn.Module) -> dict[str, int]:
     """Return by name a number that tells whether a frozen parameter has changed.
 
-    Gigabytes of base weights below a small adapter so stay out of the checkpoints. The number is
-    the sum of the bits read as integers: exact, so equal on every device.
+    Gigabytes of base weights below a small adapter so stay out of the checkpoints.
     """
-    kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return {
-        name: int(p.data.flatten().view(kinds.get(p.itemsize, torch.uint8)).sum(dtype=torch.int64))
-        for name, p in module.named_parameters()
-        if not p.requires_grad
-    }
+    named = module.named_parameters()
+    return {name: fingerprint(p) for name, p in named if not p.requires_grad}
 
 
 def load_module_state(

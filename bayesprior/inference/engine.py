@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from bayesprior.errors import ConfigError, checked
 from bayesprior.inference.batch_norm import freeze_batch_norm, reestimate_, running_layers
-from bayesprior.inference.checkpoint import BatchStream, random_states, restore_random
+from bayesprior.inference.checkpoint import BatchStream, fingerprint, random_states, restore_random
 from bayesprior.inference.prior_term import PriorTerm, attached_terms, check_num_data
 from bayesprior.inference.progress import TraceWriter, progress_bar
 from bayesprior.inference.protocols import (
@@ -195,10 +195,12 @@ def train(
     stream = BatchStream(loader, skip_leftover=needs_variance)
     expected = {
         "layout": layout.digest(),
-        "optimizer": type(optimizer).__name__,
         "num_data": num_data,
         "num_steps": num_steps,
     }
+    if term is not None:
+        law = term.prior
+        expected["fingerprint of the prior"] = fingerprint(law.loc, law.max_precision())
     run = RunState(module, objective, optimizer, stream, collectors, fabric, folder, expected)
     start = run.restore() if resume else run.begin()
     trace = TraceWriter(
@@ -207,7 +209,6 @@ def train(
     after_step = getattr(objective, "after_step", None)
     hooks = hooks if after_step is None else [after_step, *hooks]
     is_hot = any(group.get("temperature", 0) > 0 for group in optimizer.param_groups)
-    alone = fabric.world_size == 1
     stats: dict[str, float] = {}
     with (
         run,
@@ -258,7 +259,7 @@ def train(
                 on_step(event)
             if done == num_steps and batch_norm == "train":
                 _reestimate(module, objective, loader, fabric, num_data)
-            signum = stop.signum if alone else signum
+            signum = stop.signum if fabric.world_size == 1 else signum
             if done % checkpoint_every == 0 or done == num_steps or signum:
                 run.save(done)
             if signum:

@@ -37,7 +37,18 @@ from bayesprior.weights.state_dicts import why
 __all__ = ["RunState"]
 
 _SCHEDULED = {"lr", "temperature"}
+# What decides a run and would be overwritten by a checkpoint's without a word.
+_OPTIONS = ("lr", "temperature", "seed", "friction", "momentum", "betas", "weight_decay")
+_LARGE = 1e3
+"""Beyond it data are rather unscaled than the learning rate too high."""
 _LOST = re.compile("gloo|nccl|connection|process group", re.IGNORECASE)
+
+
+def _primitive(value: Any) -> Any:
+    """Return a number, or several, as a checkpoint can hold and compare them."""
+    if value is None or isinstance(value, int):
+        return value
+    return [float(v) for v in value] if isinstance(value, tuple | list) else float(value)
 
 
 class RunState:
@@ -95,7 +106,10 @@ class RunState:
         self._own = [{key: group[key] for key in _SCHEDULED & group.keys()} for group in groups]
         self._now: list[dict[str, Any]] = [{} for _ in self._own]
         self._sizes = [sum(p.numel() for p in group["params"]) for group in groups]
-        self.expected["lr"] = [float(group["lr"]) for group in groups]
+        self.expected["optimizer"] = type(optimizer).__name__
+        for key in _OPTIONS:
+            if any(key in group for group in groups):
+                self.expected[key] = [_primitive(group.get(key)) for group in groups]
 
     @property
     def path(self) -> Path | None:
@@ -114,6 +128,7 @@ class RunState:
                 f"{self.path} exists: pass resume=True to continue that run, or choose another "
                 "folder; nothing was overwritten"
             )
+        self._check_start()
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._unchanged = frozen_fingerprints(self.model)
@@ -143,6 +158,21 @@ class RunState:
                 f"{self.path} does not fit this run's model, optimizer or collectors: {why(error)}"
             ) from error
         return self.saved_step
+
+    def _check_start(self) -> None:
+        """Refuse a network that no step can mend."""
+        weights = {name for name, _ in self.model.named_parameters()}
+        for name, tensor in self.model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            # Buffers may be masks of -inf.
+            if bool((~tensor.isfinite() if name in weights else tensor.isnan()).any()):
+                kind = "weights" if name in weights else "buffers"
+                raise ConfigError(
+                    f"the {kind} hold NaN or infinite values before the first step ({name!r}), as "
+                    "a fit that diverged leaves them; build the network anew, or load its weights "
+                    "again"
+                )
 
     def save(self, step: int) -> None:
         """Check weights and replicas, and write the checkpoint."""
@@ -193,13 +223,20 @@ class RunState:
             group.update(now)
 
     def __enter__(self) -> "RunState":
-        """Inside, the groups have the rates of the phase."""
+        """Inside, the groups have the rates of the phase; gradients of earlier runs are gone."""
+        for parameter in self.trainable:
+            parameter.grad = None
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Give the groups their own rates and temperatures back, for whatever comes next."""
         for group, own in zip(self.optimizer.param_groups, self._own, strict=True):
             group.update(own)
+        if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+            raise ConfigError(
+                "BatchNorm in training mode has no variance in a batch of one example: choose a "
+                "batch_size of at least 2, or batch_norm='frozen'"
+            ) from error
         ours = self.fabric.world_size == 1 or isinstance(error, BayesPriorError)
         if not ours and isinstance(error, RuntimeError) and _LOST.search(str(error)):
             raise BayesPriorError(
@@ -251,22 +288,28 @@ class RunState:
         """Raise unless the loss is finite; says so if it is the data that is not."""
         if torch.isfinite(loss):
             return
-        leaves = (leaf for leaf in tree_leaves(batches) if isinstance(leaf, Tensor))
-        if not all_finite(leaf for leaf in leaves if leaf.is_floating_point()):
+        leaves = [leaf for leaf in tree_leaves(batches) if isinstance(leaf, Tensor)]
+        reals = [leaf for leaf in leaves if leaf.is_floating_point() and leaf.numel()]
+        if not all_finite(reals):
             raise DataError(
                 f"{self.stream.place} of the inputs holds NaN or infinite values (found at step "
                 f"{step}, where the loss is {loss.item()}); mend the data"
             )
-        self._diverged(f"the loss is {loss.item()}", step)
+        largest = max((leaf.abs().max().item() for leaf in reals), default=0.0)
+        hint = f"scale the data, which reach {largest:.3g}, to about 1"
+        if step > 1:
+            hint = f"lower the lr, or {hint}" if largest > _LARGE else "lower the lr"
+        else:
+            hint = f"no step was made yet, so no lr helps: {hint}, or build the network anew"
+        self._diverged(f"the loss is {loss.item()}", step, hint)
 
     def check_weights(self, step: int) -> None:
         """Raise `DivergenceError` unless what is trained is finite."""
         if not all_finite(self.held):
             self._diverged("a weight is NaN or infinite", step)
 
-    def _diverged(self, what: str, step: int) -> None:
+    def _diverged(self, what: str, step: int, hint: str = "lower the lr") -> None:
         lrs = ", ".join(f"{g['lr']:.4g}" for g in self.optimizer.param_groups)
-        hint = "lower the lr"
         if self.fabric.device.type != "cpu":  # looked at now and then only
             hint += ", unless an earlier batch of the data held NaN"
         raise DivergenceError(f"{what} at step {step} with lr {lrs}{self._kept}; {hint}")

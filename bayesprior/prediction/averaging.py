@@ -16,7 +16,7 @@ from bayesprior.tasks.likelihoods import (
     PixelCategorical,
     inherits,
 )
-from bayesprior.tasks.protocols import Batch, holds_nan
+from bayesprior.tasks.protocols import Batch, check_finite
 
 __all__ = ["DrawAverage", "add_softmax"]
 
@@ -105,12 +105,14 @@ class DrawAverage:
             broken.append(flag)
         flags = torch.stack(broken).tolist()  # once a batch, because a GPU has to wait for it
         if any(flags):
-            if holds_nan(batch, besides=targets):
-                raise DataError(f"batch {number} of the inputs holds NaN; clean or impute the data")
+            check_finite(batch, number, besides=targets)
             draw = draws[flags.index(True)]
+            if bool(draw.weights.isfinite().all()):
+                why = "its weights and the inputs are finite, so look at the running statistics"
+            else:
+                why = "its weights are not finite; a smaller lr keeps samplers from diverging"
             raise DataError(
-                f"draw {draw.index} of chain {draw.chain} gives NaN in batch {number}: its "
-                "weights or the inputs are not finite; a smaller lr keeps samplers from diverging"
+                f"draw {draw.index} of chain {draw.chain} gives NaN in batch {number}: {why}"
             )
         return torch.stack(scores).cpu() if scores else None
 

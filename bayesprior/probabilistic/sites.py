@@ -16,10 +16,10 @@ from torch.distributions import Distribution, Transform, biject_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import identity_transform
 
-from bayesprior.errors import ConfigError, nearest_name
+from bayesprior.errors import BayesPriorError, ConfigError, nearest_name
 from bayesprior.inference.generators import seeded
 from bayesprior.inference.protocols import WeightDistribution
-from bayesprior.tasks.protocols import Batch
+from bayesprior.tasks.protocols import Batch, check_finite
 from bayesprior.weights.layout import ParameterLayout
 
 __all__ = [
@@ -223,7 +223,12 @@ def trace_model(
     gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
     with seeded(seed, [torch.device("cuda", index) for index in range(gpus)]):
         with torch.enable_grad():
-            trace = trace_at(model, batch, start)
+            try:
+                trace = trace_at(model, batch, start)
+            except ValueError as error:  # of a law's own validation, with all its numbers
+                if not isinstance(error, BayesPriorError):
+                    check_finite(batch, 0)
+                raise
         latent = [site for site in trace.nodes.values() if is_latent(site)]
         fixed = all(torch.equal(site["value"], init_strategy(site)) for site in latent)
     if not latent:
@@ -232,6 +237,7 @@ def trace_model(
     with torch.no_grad():
         energy = log_joint(trace, sites, {name: site.start for name, site in sites.items()})
     if not bool(energy.isfinite()):
+        check_finite(batch, 0)
         raise ConfigError(
             f"the log joint density is {float(energy)} at the initial values; choose others with "
             "init_strategy=init_to_value(values={...})"

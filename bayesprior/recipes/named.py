@@ -129,6 +129,8 @@ def _check_normalization(model: str, bundle: DataBundle) -> None:
         return
     own = torch.tensor([transform.mean or (0.0,), transform.std or (1.0,)])
     want = torch.tensor([expected.mean, expected.std])
+    if own.shape[1] not in (1, want.shape[1]):
+        return  # which the network refuses anyway
     if not torch.allclose(own.expand_as(want) if own.shape[1] == 1 else own, want, atol=0.01):
         mean, std = ([round(x, 3) for x in row] for row in own.tolist())
         warnings.warn(

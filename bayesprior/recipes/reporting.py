@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from bayesprior.data.adapters import check_fit
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.corruptions import CORRUPTIONS, Corruption
 from bayesprior.diagnostics.compare import MethodResult, pick_baseline
@@ -122,6 +123,8 @@ def report(
 
     Raises
     ------
+    ConfigError
+        If the network does not take the data, or answers with other classes.
     StorageError
         If the folder cannot be written.
     DataError
@@ -130,6 +133,7 @@ def report(
     likelihood = likelihood or Categorical()
     folder = Path(out).expanduser()
     module = module.to(pick_device(device))
+    check_fit(module, data, forward)
     of_logits = getattr(posterior, "average", "") == "logits"
     held = _held(posterior, num_draws, seed)
     plain = dataclasses.replace(data, train=data.train.without_augmentation())

@@ -12,9 +12,9 @@ __all__ = [
     "Batch",
     "Forward",
     "batch_size",
+    "check_finite",
     "dictionary_forward",
     "field_of",
-    "holds_nan",
     "inputs_forward",
     "keyword_forward",
     "pair_forward",
@@ -157,13 +157,18 @@ def batch_size(batch: Batch) -> int:
     return size
 
 
-def holds_nan(batch: Batch, besides: Any = None) -> bool:
-    """Whether a tensor of a batch holds NaN, other than the targets given as ``besides``."""
-    return any(
-        bool(tensor.isnan().any())
-        for tensor in tensors_of(batch)
-        if tensor is not besides and (tensor.is_floating_point() or tensor.is_complex())
-    )
+def check_finite(batch: Batch, number: int, besides: Any = None) -> None:
+    """Raise `DataError` if a batch holds NaN or infinite values, the targets ``besides`` left out.
+
+    To be asked where outputs are not finite: what a network does not read may be.
+    """
+    for tensor in tensors_of(batch):
+        real = tensor.is_floating_point() or tensor.is_complex()
+        if tensor is not besides and real and not bool(tensor.isfinite().all()):
+            raise DataError(
+                f"batch {number} of the inputs holds NaN or infinite values; clean or impute "
+                "the data"
+            )
 
 
 def _is_pair(batch: Batch) -> bool:
@@ -201,5 +206,8 @@ def _hint(batch: Batch) -> str:
     if isinstance(batch, Mapping):
         return "; pass forward=keyword_forward()"
     if isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) == 1):
-        return "; pass forward=inputs_forward to predict without targets"
+        return (
+            "; pass forward=inputs_forward to predict without targets; to train, give every "
+            "example one (pictures: every class a folder)"
+        )
     return f"; pass forward={_OWN}"

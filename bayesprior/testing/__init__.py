@@ -4,6 +4,7 @@ They ship with the package so that a sampler, collector, likelihood or prior fam
 elsewhere can be held to them. A broken promise raises `AssertionError` with what was expected.
 """
 
+from bayesprior.errors import ConfigError
 from bayesprior.testing.collectors import check_collector
 from bayesprior.testing.distributions import check_weight_distribution
 from bayesprior.testing.likelihoods import check_likelihood
@@ -13,6 +14,9 @@ from bayesprior.testing.samplers import (
     check_sampler,
     gaussian_p_values,
 )
+
+if not __debug__:
+    raise ConfigError("the contracts of bayesprior.testing are assertions: run Python without -O")
 
 __all__ = [
     "MakeSampler",

@@ -141,8 +141,11 @@ def read_file(path: str | Path) -> Any:
         with path.open("rb") as file:
             start = file.read(9)
             if zipfile.is_zipfile(file):
-                packed = [i for i in zipfile.ZipFile(file).infolist() if i.compress_type]
-                if packed:  # torch never does, and would take what they claim to hold
+                parts = zipfile.ZipFile(file).infolist()
+                if any("/code/" in part.filename for part in parts):
+                    advice = "torch.save torch.jit.load(path).state_dict()"
+                    raise CheckpointError(f"{path} is a TorchScript program, not run: {advice}")
+                if any(part.compress_type for part in parts):  # torch would take what they claim
                     raise CheckpointError(f"{path} is no file of tensors: its parts are compressed")
         if start[8:] == b"{":  # a safetensors header: its length in eight bytes, then JSON
             return load_file(path)

@@ -1,6 +1,7 @@
 """Folders as people have them: hidden ones, other names of splits, deep pictures."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ def write_photograph(path, color, size=(40, 30)):
 
 
 def image_folders(root, splits, classes=("cat", "dog"), per_class=5):
-    for split in splits:
+    for place, split in enumerate(splits):
         for label, name in enumerate(classes):
             for number in range(per_class):
-                write_photograph(root / split / name / f"{number}.png", (label * 200, number, 0))
+                color = (label * 200, number, place)
+                write_photograph(root / split / name / f"{number}.png", color)
 
 
 def test_image_folder_with_splits(tmp_path):
@@ -51,6 +53,19 @@ def test_image_folder_without_splits(tmp_path):
     assert bundle.train.augment is not None
     assert torch.bincount(bundle.test.targets).tolist() == [1, 1]
     assert not set(bundle.train.rows.tolist()) & set(bundle.test.rows.tolist())
+
+
+def test_a_split_that_copies_another_is_a_leak(tmp_path):
+    image_folders(tmp_path, ["train", "test"])
+    shutil.rmtree(tmp_path / "test")
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    for name in ("cat", "dog"):  # a part of them, under other names
+        (tmp_path / "test" / name / "0.png").unlink()
+        (tmp_path / "test" / name / "1.png").rename(tmp_path / "test" / name / "a.png")
+    with pytest.raises(DataError, match="the pictures of test are those of train"):
+        image_folder(tmp_path, size=14)
+    write_photograph(tmp_path / "test" / "cat" / "a.png", (1, 2, 3))
+    assert len(image_folder(tmp_path, size=14).test) == 8
 
 
 def test_image_folder_errors(tmp_path):

@@ -72,7 +72,7 @@ def test_cifar10(tmp_path, monkeypatch, rng):
     names = [f"class {i}" for i in range(12)]
     meta = write_pickle(folder / "meta", {"fine_label_names": names})
     monkeypatch.setattr(datasets.CIFAR100, "train_list", [write_pickle(folder / "train", fine)])
-    other = fine | {"data": fine["data"][::-1]}
+    other = fine | {"data": 255 - fine["data"]}
     monkeypatch.setattr(datasets.CIFAR100, "test_list", [write_pickle(folder / "test", other)])
     monkeypatch.setattr(
         datasets.CIFAR100, "meta", {"filename": meta[0], "md5": meta[1], "key": "fine_label_names"}

@@ -8,7 +8,7 @@ from inference_linear import NUM_DATA, Problem, half_square
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bayesprior.errors import ConfigError, DataError, DivergenceError
+from bayesprior.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from bayesprior.inference.engine import train
 from bayesprior.inference.optimizers import SGHMC, SGLD
 from bayesprior.inference.progress import read_trace
@@ -45,6 +45,14 @@ def test_a_last_batch_of_one_does_not_stop_batch_norm():
         fit(module, loader, optimizer, 10, batch_norm="train")
 
 
+def test_batches_of_one_are_none_for_batch_norm():
+    module = nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    with pytest.raises(ConfigError, match="batch_size of at least 2, or batch_norm='frozen'"):
+        fit(module, Problem().loader(batch_size=1), optimizer, 2, batch_norm="train")
+    fit(module, Problem().loader(batch_size=1), optimizer, 2)
+
+
 def test_training_statistics_end_re_estimated_by_examples(tmp_path):
     module = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 1)).double()
     problem = Problem()
@@ -72,6 +80,68 @@ def test_a_step_that_is_too_large_is_still_blamed_on_the_rate():
     optimizer = torch.optim.SGD(problem.module.parameters(), lr=20.0)
     with pytest.raises(DivergenceError, match="lower the lr"):
         fit(problem.module, problem.loader(8), optimizer, 3000)
+
+
+@pytest.mark.parametrize("loss", [1e9, math.inf])
+def test_data_without_a_scale_are_named_beside_the_rate(loss):
+    """At the first step no rate is to blame, whatever the data are."""
+    problem = Problem()
+    problem.targets.mul_(1e9)
+    optimizer = torch.optim.SGD(problem.module.parameters(), lr=1e30)
+
+    def outgrown(network, batch):
+        return half_square(network, batch)[0] * (loss / 1e9), {}
+
+    with pytest.raises(
+        DivergenceError, match=r"scale the data, which reach .*e\+.*, to about 1"
+    ) as e:
+        fit(problem.module, problem.loader(8), optimizer, 20, outgrown)
+    assert ("lower the lr" in str(e.value)) == (loss == 1e9)
+
+
+@pytest.mark.parametrize("entry", ["1.weight", "0.running_var"])
+def test_a_network_that_holds_nan_is_named_before_the_first_step(entry):
+    problem = Problem()
+    module = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 1)).double()
+    module.state_dict()[entry].view(-1)[0] = math.nan
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    with pytest.raises(ConfigError, match=f"hold NaN .* first step .'{entry}'.*the network anew"):
+        fit(module, problem.loader(8), optimizer, 6)
+
+
+def test_gradients_of_an_earlier_run_do_not_enter():
+    """Such as those of a run that broken data ended, or of the caller's own backward."""
+    fresh, used = Problem(), Problem()
+    for parameter in used.module.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    for problem in (fresh, used):
+        optimizer = torch.optim.SGD(problem.module.parameters(), lr=1e-3)
+        fit(problem.module, problem.loader(), optimizer, 2, prior=problem.prior)
+    assert torch.equal(used.weights(), fresh.weights())
+
+
+@pytest.mark.parametrize(
+    ("named", "options", "width"),
+    [
+        ("temperature", {"temperature": 0.5}, 1.0),
+        ("friction", {"friction": 0.25}, 1.0),
+        ("seed", {"seed": 3}, 1.0),
+        ("fingerprint of the prior", {}, 0.5),
+    ],
+)
+def test_another_run_does_not_resume(tmp_path, named, options, width):
+    def go(num_steps, width=1.0, **own):
+        problem = Problem()
+        own = {"lr": 1e-3, "num_data": NUM_DATA, "friction": 0.5} | own
+        optimizer = SGHMC(problem.module.parameters(), **own)
+        prior = problem.prior.rescale(cov_scale=width)
+        run = {"prior": prior, "run_dir": tmp_path, "resume": (tmp_path / "trace.csv").exists()}
+        fit(problem.module, problem.loader(), optimizer, num_steps, **run)
+
+    go(3)
+    go(3)
+    with pytest.raises(CheckpointError, match=f"belongs to another run: its {named} is"):
+        go(3, width, **options)
 
 
 def dropout_network(rate):

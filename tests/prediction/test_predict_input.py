@@ -6,6 +6,7 @@ from prediction_cases import Draws, batches, classifier
 from torch import nn
 
 from bayesprior.errors import ConfigError, DataError, LayoutMismatchError
+from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
 from bayesprior.tasks.likelihoods import Categorical
 
@@ -72,6 +73,17 @@ def test_nan_names_draw_and_batch(where):
     with pytest.raises(DataError, match=expected) as error:
         predict(model, posterior, loader, Categorical())
     one_line(error)
+
+
+def test_statistics_that_are_not_finite_are_not_blamed_on_the_rate():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4)).eval()
+    model[0].running_var.fill_(math.nan)
+    with pytest.raises(DataError, match="weights and the inputs are finite.*running stat") as error:
+        predict(model, PointPosterior.from_module(model), batches(), Categorical())
+    assert "lr" not in str(error.value)
+    model[1].weight.data.fill_(math.inf)
+    with pytest.raises(DataError, match="weights are not finite; a smaller lr"):
+        predict(model, Draws(model), batches(), Categorical())
 
 
 def test_no_draws():

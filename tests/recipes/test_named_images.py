@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from bayesprior.data import check_fit, from_arrays
+from bayesprior.errors import ConfigError
 from bayesprior.models import get_model
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import DataOptions, ModelOptions
@@ -32,6 +34,16 @@ def test_size_and_normalization_come_from_the_network(pictures):
     assert bundle.input_shape == (3, 64, 64)
     assert bundle.train.transform.mean == pytest.approx((0.485, 0.456, 0.406))
     assert load_data(own, ModelOptions(model="small_conv")).train.transform.mean[0] == 0.485
+
+
+def test_other_channels_than_the_networks_are_refused_for_that(tmp_path):
+    torch.save(get_model("resnet18", num_classes=2, weights=None).state_dict(), tmp_path / "w.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 4)).astype(np.uint8)
+    data = from_arrays("rgba", (pixels, np.arange(8) % 2))
+    model, file = ModelOptions(model="resnet18"), str(tmp_path / "w.pth")
+    net, _ = load_model(model, data, seed=0, weights=file)
+    with pytest.raises(ConfigError, match="takes 3 channels, the data have 4"):
+        check_fit(net, data)
 
 
 def test_another_normalization_is_warned_of(pictures, tmp_path, recwarn):

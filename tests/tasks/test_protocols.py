@@ -8,8 +8,8 @@ from torch import nn
 from bayesprior.errors import DataError
 from bayesprior.tasks.protocols import (
     batch_size,
+    check_finite,
     dictionary_forward,
-    holds_nan,
     inputs_forward,
     keyword_forward,
     pair_forward,
@@ -109,7 +109,8 @@ def test_batches_of_any_make_up():
 
 def test_nan_in_the_inputs():
     targets = torch.tensor([torch.nan])
-    assert not holds_nan(NESTED)
-    assert holds_nan([{"a": (Y, X / 0 * 0)}])
-    assert holds_nan((X, targets))
-    assert not holds_nan((X, targets), besides=targets)
+    check_finite(NESTED, 0)
+    check_finite((X, targets), 0, besides=targets)
+    for batch in ([{"a": (Y, X / 0 * 0)}], (X, targets), {"a": X / 0}):
+        with pytest.raises(DataError, match="batch 3 of the inputs holds NaN or infinite values"):
+            check_finite(batch, 3)

@@ -1,5 +1,8 @@
 """The suite accepts our collectors, and names the promise that another breaks."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -63,3 +66,13 @@ class Shy(SWAG):
 def test_broken_promises_are_named(make, message):
     with pytest.raises(AssertionError, match=message):
         check_collector(make, result=variance)
+
+
+def test_without_assertions_there_are_no_contracts():
+    """``python -O`` would let everything pass."""
+    command = [sys.executable, "-O", "-c", "import bayesprior.testing"]
+    done = subprocess.run(
+        command, env=dict(os.environ), capture_output=True, text=True, check=False
+    )
+    assert done.returncode
+    assert "run Python without -O" in done.stderr

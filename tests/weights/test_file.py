@@ -131,13 +131,14 @@ def test_truncated_file(path, size):
 @pytest.mark.parametrize("content", [b"PK\x03\x04 a zip", b"\x80\x02}q\x00.", b"{" * 99])
 def test_foreign_file(path, content):
     path.write_bytes(content)
-    with pytest.raises(PriorFileError, match="no readable safetensors file"):
+    with pytest.raises(PriorFileError, match="no readable safetensors file") as caught:
         GaussianWeights.load(path)
+    assert ("with --weights" in str(caught.value)) == (content[0] != ord("{"))
 
 
 def test_foreign_safetensors_file(path):
     save_file({"weight": torch.ones(2)}, path)
-    with pytest.raises(PriorFileError, match=r"not a 'bayesprior\.gaussian' file"):
+    with pytest.raises(PriorFileError, match=r"not a 'bayesprior\.gaussian' file.*--weights"):
         GaussianWeights.load(path)
     save_tensors(path, {"weights": torch.ones(2)}, {"format": "bayesprior.draw/1"})
     with pytest.raises(PriorFileError, match=r"its format is 'bayesprior\.draw/1'"):

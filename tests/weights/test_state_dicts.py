@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 import pickle
+import warnings
 from functools import partial
 
 import numpy as np
@@ -119,6 +120,26 @@ LAYOUTS = {
         "",
     ),
     "extras": ("l.pth", STATE | EXTRA, "", ""),
+    "a decoder larger than the network": (
+        "mae.pth",
+        {"model": STATE | {f"decoder.{i}.weight": torch.ones(4, 4) for i in range(40)}},
+        "",
+        "model",
+    ),
+    "teacher and student side by side": (
+        "n.pth",
+        under("student.backbone.", OTHER) | under("teacher.backbone.", STATE),
+        "teacher.backbone.",
+        "",
+    ),
+    "swag's own class": (
+        "swag.pt",
+        {"mean": torch.ones(36), "sq_mean": torch.ones(36), "subspace.rank": torch.ones(1)}
+        | {"subspace.cov_mat_sqrt": torch.ones(2, 36)}
+        | under("base_model.", STATE),
+        "base_model.",
+        "",
+    ),
     "without batch counts": (
         "m.pth",
         {n: t for n, t in STATE.items() if "num_batches" not in n},
@@ -168,11 +189,20 @@ def test_safetensors_by_content_and_in_shards(tmp_path):
         read_file(index)
 
 
-@pytest.mark.parametrize(
-    "left", [BODY, BODY | {"fc.weight": torch.ones(9, 4), "fc.bias": torch.ones(9)}]
-)
-def test_the_head_is_left_out_where_it_is_old_or_missing(left):
-    net = Net()
+MLP = {
+    f"fc.{i}.{n}": torch.ones(*s) for i in (0, 2) for n, s in (("weight", (4, 4)), ("bias", [4]))
+}
+HEADS = {
+    "none": BODY,
+    "old": BODY | {"fc.weight": torch.ones(9, 4), "fc.bias": torch.ones(9)},
+    "of another name": BODY | {"head.weight": torch.ones(3, 4), "head.bias": torch.ones(3)},
+    "a projection": {"state_dict": under("module.encoder_q.", BODY | MLP)},
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_head_is_left_out_where_it_is_old_or_missing(head):
+    net, left = Net(), HEADS[head]
     before = net.fc.weight.clone()
     with pytest.warns(UserWarning, match=r"not in the file: fc \(2\)"):
         report = load_weights(net, left, "vicreg.pth")
@@ -258,9 +288,16 @@ def write_code(path):
     torch.save({"weight": partial(print, "pwned")}, path)
 
 
+def write_program(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch gives the format up
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+
+
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
+        ("program.pt", write_program, r"TorchScript program, .*torch.jit.load\(path\).state_dict"),
         ("absent.pth", lambda path: None, "no such file"),
         ("code.pth", write_code, r"holds a functools.partial .*save its weights alone"),
         ("junk.pth", lambda path: path.write_bytes(b"junk"), "no readable file of tensors"),

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from bayesprior.errors import ConfigError, DataError, nearest_name
 from bayesprior.inference.wrappers import layer_inputs, modes_kept, only_rows, plain_module
-from bayesprior.tasks.protocols import Batch, Forward, pair_forward, to_device
+from bayesprior.tasks.protocols import Batch, Forward, check_finite, pair_forward, to_device
 
 __all__ = [
     "BETWEEN",
@@ -74,7 +74,7 @@ def head_inputs(
     ConfigError
         If there is no such layer, or it is given more than one row an example.
     DataError
-        If there are no batches.
+        If there are no batches, or a batch, or what the network makes of it, is not finite.
 
     Examples
     --------
@@ -88,11 +88,17 @@ def head_inputs(
     features, targets = [], []
     with modes_kept(module), layer_inputs(layer) as given:
         module.eval()
-        for batch in batches:
+        for number, batch in enumerate(batches):
             given.clear()
             _, labels = forward(module, to_device(batch, device))
             features.append(only_rows(given, head).cpu())
             targets.append(labels)
+            if not bool(features[-1].isfinite().all()):
+                check_finite(batch, number)
+                raise DataError(
+                    f"the network gives its head NaN or infinite values in batch {number}: load "
+                    "or initialize it anew"
+                )
     if not features:
         raise DataError("the loader gave no batches")
     labeled = all(isinstance(labels, Tensor) for labels in targets)

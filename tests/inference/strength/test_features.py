@@ -67,6 +67,15 @@ def test_what_stands_behind_the_head_is_found():
         check_is_last(convolutional(nn.ReLU()), "3", images())
 
 
+def test_what_is_not_finite_is_named():
+    net, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.Linear(4, 2)), images()
+    with pytest.raises(DataError, match="batch 1 of the inputs holds NaN or infinite"):
+        head_inputs(net, "2", [(x, y), (x / 0, y)])
+    net[1].bias.data.fill_(torch.nan)
+    with pytest.raises(DataError, match="gives its head NaN .* in batch 0: load or initialize"):
+        head_inputs(net, "2", [(x, y)])
+
+
 def test_no_head_is_told_in_one_line():
     with pytest.raises(ConfigError, match="the head '0' is no linear layer of Sequential"):
         head_layer(convolutional(), "0")
