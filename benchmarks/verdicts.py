@@ -24,7 +24,7 @@ from bayesprior.diagnostics.calibration import CalibrationBins
 from bayesprior.diagnostics.compare import Difference, difference_interval, judge
 from bayesprior.diagnostics.convergence import check_temperature, summarize_chains
 from bayesprior.diagnostics.predictions import Outcome
-from bayesprior.diagnostics.prior import mahalanobis_checks
+from bayesprior.diagnostics.prior import joint_limit, mahalanobis_checks
 from bayesprior.diagnostics.shift import shift_table
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.report.context import Context
@@ -322,13 +322,13 @@ def cells() -> Iterator[Cell]:
         size, make = f"{points:,} points, too narrow", ranks(edge, points, "narrow")
         yield Cell("intervals?", f"distance {edge:g}", size, make, "false")
     yield from _sampled()
-    edge = limit("surprise")
     grid = ((200, 2, 0.9, True), (60, 5, 0.9, False), (200, 5, 0.6, False), (200, 20, 0.9, False))
     for draws, rank, contraction, scaled in grid:
         size = f"{draws} draws, {rank} directions of 20,000, contraction {contraction:g}"
         size += ", power scaling" if scaled else ""
-        strong = "right" if contraction > 0.8 and rank <= 5 else "free"
-        truths = {None: "fits", edge: f"one at {edge:g} std", 8.0: "one at 8 std"}
+        strong = "right" if contraction > 0.8 else "free"
+        edge = joint_limit(limit("surprise"), rank)
+        truths = {None: "fits", edge: f"one at {edge:.2f} std", 8.0: "one at 8 std"}
         for where, truth in list(truths.items())[: 3 if draws < 200 else 2]:
             yes = "false" if where else strong
             make = conflict(where, draws, rank, contraction, scaled)

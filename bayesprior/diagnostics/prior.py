@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from arviz_stats.base import array_stats
 from jaxtyping import Float
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
 
 from bayesprior.diagnostics.convergence import MIN_DRAWS as DRAWS_OF_A_CHAIN
 from bayesprior.diagnostics.intervals import HALF_WIDTH
@@ -23,6 +23,7 @@ __all__ = [
     "diagnose",
     "direction_check",
     "directions",
+    "joint_limit",
     "mahalanobis_checks",
     "prior_summary",
     "sensitivities",
@@ -216,6 +217,27 @@ def directions(tree: xr.DataTree, *, temperature: float = 1.0) -> list[Direction
         Direction(int(index), *map(float, numbers))
         for index, *numbers in zip(*columns, strict=True)
     ]
+
+
+def joint_limit(limit: float, num: int) -> float:
+    """Return what a draw of the prior exceeds along any of some directions as rarely as along one.
+
+    A prior of many directions puts one of them beyond a fixed limit in most of its draws, so that
+    no data could show that it fits.
+
+    Parameters
+    ----------
+    limit
+        Standard deviations of the prior along one direction.
+    num
+        Directions that are looked at together; independent under the prior.
+
+    Examples
+    --------
+    >>> [round(joint_limit(3.0, num), 2) for num in (1, 5, 20)]
+    [3.0, 3.46, 3.82]
+    """
+    return float(norm.isf(-np.expm1(np.log1p(-2 * norm.sf(limit)) / num) / 2))
 
 
 def direction_check(tree: xr.DataTree, *, temperature: float = 1.0) -> ChiSquareCheck:

@@ -11,13 +11,24 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.special import entr
+from scipy.stats import binom
 
+from bayesprior.diagnostics.intervals import LEVEL
 from bayesprior.errors import DataError
 from bayesprior.prediction.points import risk_curve
 
-__all__ = ["Detection", "RiskCoverage", "detection", "entropy", "ood_scores", "risk_coverage"]
+__all__ = [
+    "Detection",
+    "RiskCoverage",
+    "detection",
+    "entropy",
+    "guaranteed_limit",
+    "ood_scores",
+    "risk_coverage",
+]
 
 Points = Float[np.ndarray, " N"]
+NUM_COVERAGES = 20
 
 
 class Detection(NamedTuple):
@@ -103,6 +114,52 @@ def risk_coverage(uncertainty: Points, loss: Points) -> RiskCoverage:
         )
     risk = risk_curve(*(torch.from_numpy(np.array(v, float)) for v in (uncertainty, loss)))
     return RiskCoverage(np.arange(1, len(loss) + 1) / len(loss), risk.numpy())
+
+
+def guaranteed_limit(uncertainty: Points, wrong: Points, risk: float) -> float:
+    """Return up to which uncertainty *other* points may be kept at no more than this risk.
+
+    In at least 95 % of all samples of N points the error rate of the law they come from, below the
+    limit, is at most ``risk``. Tried are 20 limits, each the uncertainty of the point of a fixed
+    rank; the n points below it are independent ones of that law, so that the limit counts where
+    P(Binomial(n, risk) <= errors) <= 0.05 / 20.
+
+    Parameters
+    ----------
+    uncertainty
+        Larger is less certain, shape (N,); nothing else was chosen on these points.
+    wrong
+        1 for a wrong answer, 0 for a right one, shape (N,).
+    risk
+        Share of wrong answers among those kept, in [0, 1].
+
+    Returns
+    -------
+    float
+        Keep what is less uncertain; infinity keeps all, minus infinity nothing.
+
+    Notes
+    -----
+    The paper searches by bisection with a bound of delta / log2 N. The steps of that depend on the
+    points, so that it holds only where the risk grows with coverage; fixed ranks hold always.
+
+    References
+    ----------
+    Y. Geifman and R. El-Yaniv, Selective classification for deep neural networks, arXiv:1705.08500
+
+    Examples
+    --------
+    >>> uncertainty = np.linspace(0, 1, 500)
+    >>> limit = guaranteed_limit(uncertainty, (uncertainty > 0.6).astype(float), risk=0.05)
+    >>> f"{limit:.2f}"  # the 300 points below it are right, those above it wrong
+    '0.60'
+    """
+    ranks = len(uncertainty) * np.arange(1, NUM_COVERAGES) // NUM_COVERAGES
+    limits = np.append(np.sort(uncertainty)[ranks], np.inf)
+    below = uncertainty < limits[:, None]
+    chance = binom.cdf(below @ wrong, below.sum(1), risk)
+    good = np.flatnonzero(chance <= (1 - LEVEL) / NUM_COVERAGES)
+    return float(limits[good[-1]]) if good.size else -np.inf
 
 
 def ood_scores(

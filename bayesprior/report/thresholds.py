@@ -45,7 +45,8 @@ THRESHOLDS = {
     ),
     "surprise": Threshold(
         3.0,
-        "standard deviations of the prior; farther out along a direction it does not fit",
+        "standard deviations of the prior; farther out along one direction it does not fit (along "
+        "several: what its draws exceed as rarely)",
         _OURS,
     ),
     "informed": Threshold(

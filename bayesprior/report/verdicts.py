@@ -15,7 +15,7 @@ from bayesprior.diagnostics.calibration import CalibrationBins
 from bayesprior.diagnostics.compare import Difference
 from bayesprior.diagnostics.convergence import ChainSummary, TemperatureCheck
 from bayesprior.diagnostics.intervals import HALF_WIDTH
-from bayesprior.diagnostics.prior import ChiSquareCheck, Direction
+from bayesprior.diagnostics.prior import ChiSquareCheck, Direction, joint_limit
 from bayesprior.diagnostics.regression import coverage, rank_distance
 from bayesprior.diagnostics.shift import ShiftRow
 from bayesprior.prediction.metrics import METRICS
@@ -391,9 +391,9 @@ def conflict_verdict(
     if not informed:
         advice = "More training points, or a wider prior, would tell."
         return Verdict(FIT, "unknown", "The data say too little", f"{numbers}.", advice)
-    top = max(informed, key=lambda d: d.reach)
-    reason = f"{numbers}; none lies farther out than {top.reach:.1f} prior std (95 % interval)."
-    if top.reach > limit("surprise"):
+    reach, most = max(d.reach for d in informed), joint_limit(limit("surprise"), len(informed))
+    reason = f"{numbers}; none lies beyond {reach:.1f} prior std (95 % interval; {most:.1f} fits)."
+    if reach > most:
         advice = "More training points or draws would tell."
         return Verdict(FIT, "unknown", "Cannot tell yet", reason, advice)
     advice = "Keep the prior; whether it helps is another question."

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest, chi2
+from scipy.stats import binomtest, chi2, norm
 
 from bayesprior.diagnostics.prior import (
     diagnose,
     direction_check,
     directions,
+    joint_limit,
     mahalanobis_checks,
     prior_summary,
     sensitivities,
@@ -249,6 +250,13 @@ def test_few_data_leave_the_posterior_as_wide_as_the_stated_bound(num_data, temp
         total = mahalanobis_checks(tree, temperature=temperature)[0]
         verdict = width_verdict(total, num_data, temperature=temperature)
         assert verdict.level == level
+
+
+@pytest.mark.parametrize("num", [1, 5, 20, 1000])
+@pytest.mark.parametrize("limit", [0.5, 3.0, 6.0])
+def test_the_joint_limit_is_exceeded_as_rarely_as_the_one(limit, num):
+    beyond = 2 * norm.sf(joint_limit(limit, num))
+    assert 1 - (1 - beyond) ** num == pytest.approx(2 * norm.sf(limit), rel=1e-5)
 
 
 @pytest.mark.statistical

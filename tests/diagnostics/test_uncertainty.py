@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from scipy.stats import binom, binomtest
 from scipy.stats import entropy as scipy_entropy
 from sklearn.metrics import roc_curve
 
 from bayesprior.diagnostics.uncertainty import (
     detection,
+    guaranteed_limit,
     ood_scores,
     risk_coverage,
 )
@@ -50,6 +52,53 @@ def test_coverage_at_risk():
 def test_unusable_uncertainty_is_refused(uncertainty, loss):
     with pytest.raises(DataError, match="one finite uncertainty per loss"):
         risk_coverage(uncertainty, loss)
+
+
+def bumpy(points, rng):
+    """Uniform uncertainty with errors that are rarer in its middle; their rate below x is known."""
+    uncertainty = rng.random(points)
+    chance = 0.06 + 0.06 * np.cos(2 * np.pi * uncertainty)
+    return uncertainty, (rng.random(points) < chance).astype(float)
+
+
+def test_the_guarantee_holds_in_19_of_20_samples_whatever_the_risk_does(rng):
+    broken = useful = 0
+    for _ in range(600):
+        limit = guaranteed_limit(*bumpy(2000, rng), risk=0.07)
+        below = float(np.clip(limit, 0, 1))
+        useful += below > 0
+        broken += below > 0 and 0.06 + 0.06 * np.sinc(2 * below) > 0.07
+    assert useful > 400
+    assert binomtest(broken, 600, 0.05, "greater").pvalue > 1e-6
+
+
+@pytest.mark.parametrize("rate", [0.04, 0.06])
+def test_all_points_are_kept_as_often_as_the_binomial_law_says(rate, rng):
+    """Errors that do not depend on the uncertainty: only their number decides about the whole."""
+    errors = np.arange(401)
+    most = errors[binom.cdf(errors, 400, 0.08) <= 0.05 / 20].max()
+    whole = 0
+    for _ in range(1000):
+        wrong = (rng.random(400) < rate).astype(float)
+        whole += guaranteed_limit(rng.random(400), wrong, risk=0.08) == np.inf
+    assert binomtest(whole, 1000, binom.cdf(most, 400, rate)).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("decimals", [10, 1])
+def test_a_limit_counts_where_clopper_and_pearson_say_so(decimals, rng):
+    uncertainty = rng.random(300).round(decimals)
+    wrong = (rng.random(300) < 0.15 * uncertainty).astype(float)
+    limits = [*np.sort(uncertainty)[300 * np.arange(1, 20) // 20], np.inf]
+    for risk in (0.05, 0.1, 0.2):
+        good = [-np.inf]
+        for limit in limits:
+            below = uncertainty < limit
+            if below.any():
+                errors, number = int(wrong[below].sum()), int(below.sum())
+                bound = binomtest(errors, number).proportion_ci(1 - 2 * 0.05 / 20).high
+                good += [limit] * (bound <= risk)
+        assert guaranteed_limit(uncertainty, wrong, risk) == good[-1]
+    assert guaranteed_limit(uncertainty[:50], wrong[:50], 0.01) == -np.inf
 
 
 def test_ood_scores(case, rng):

@@ -264,6 +264,16 @@ def test_conflict(mean, block, own, diagnosis, reach, level, word):
     assert mean > 200 or (blind.level, blind.headline) == ("unknown", "The data say too little")
 
 
+@pytest.mark.parametrize(("num", "level"), [(1, "unknown"), (20, "ok")])
+def test_of_many_directions_one_may_lie_farther_out(num, level):
+    """One of twenty beyond 3 standard deviations is what one in nineteen draws of the prior has."""
+    checks = [ChiSquareCheck("all weights", 100, 100.0, 74.2, 129.6)]
+    found = [Direction(i, 0.5, 0.3, 0.91, 0.5, 3.5) for i in range(num)]
+    verdict = conflict_verdict(checks, None, {}, found)
+    assert verdict.level == level
+    assert f"{'3.0' if num == 1 else '3.8'} fits" in verdict.reason
+
+
 def test_without_the_spread_of_draws_a_conflict_is_seen_but_no_fit():
     """A point estimate lies closer to the mean than draws do; SWAG's width is not the data's."""
     near, far = (ChiSquareCheck("all weights", 100, mean, 74.2, 129.6) for mean in (9.0, 900.0))

@@ -6,7 +6,12 @@ import numpy as np
 
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.diagnostics.shift import ood_table
-from bayesprior.diagnostics.uncertainty import entropy, risk_coverage
+from bayesprior.diagnostics.uncertainty import (
+    RiskCoverage,
+    entropy,
+    guaranteed_limit,
+    risk_coverage,
+)
 from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Picture, Table
 from bayesprior.report.plots import image_grid, risk_coverage_plot, uncertainty_histograms
@@ -53,20 +58,36 @@ def items(context: Context) -> list[Item]:
             risk_coverage_plot(curves),
         ),
     ]
-    best = curves["confidence"]
-    rows: list[dict[str, Any]] = [
-        {"target": f"error of at most {risk:.0%}", "kept": best.coverage_at(risk)}
-        for risk in (0.01, 0.05, 0.1)
-    ]
-    columns = [Column("target", "to reach an"), Column("kept", "keep this share", ".1%")]
-    note = "On these points: the share was chosen on them, so that others may err a little more."
-    out.append(Table("Selective prediction by confidence", columns, rows, note))
+    chosen_on = None if test.is_dense else context.validation
+    out.append(_selective(test, chosen_on, curves["confidence"]))
     if foreign:
         out.append(_detection(context, test, foreign))
     images = images_of(context.tree)
     if not images and not test.is_dense:
         context.notes["pictures of mistakes"] = "no images of the test set lie in the tree"
     return out + (_pictures(context, test, images) if images else [])
+
+
+def _selective(test: Outcome, validation: Outcome | None, curve: RiskCoverage) -> Table:
+    """Say how much may be kept; with a guarantee where validation points choose the limit."""
+    columns = [Column("target", "to reach an"), Column("kept", "keep this share", ".1%")]
+    rows: list[dict[str, Any]] = []
+    for risk in (0.01, 0.05, 0.1):
+        rows.append({"target": f"error of at most {risk:.0%}", "kept": curve.coverage_at(risk)})
+        if validation is not None:
+            known = 1 - validation.confidence, 1 - validation.is_right
+            kept = 1 - test.confidence < guaranteed_limit(*known, risk)
+            errors = float(1 - test.is_right[kept].mean()) if kept.any() else None
+            rows[-1] |= {"kept": float(kept.mean()), "error": errors}
+    note = "On these points: the share was chosen on them, so that others may err a little more."
+    if validation is not None:
+        columns.append(Column("error", "error among them", ".1%"))
+        note = (
+            f"The limit of each row was chosen on {len(validation.probs)} validation points; with "
+            "95 % confidence other points like them keep to it, if nothing else was chosen on "
+            "them. Shares and errors are the test set's; 0 % where more points are needed."
+        )
+    return Table("Selective prediction by confidence", columns, rows, note)
 
 
 def _detection(context: Context, test: Outcome, foreign: list[Outcome]) -> Table:

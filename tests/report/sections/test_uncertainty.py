@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from report_items import column, line, pictures, tables
 
 from bayesprior.diagnostics.shift import ood_table
-from bayesprior.diagnostics.uncertainty import entropy, risk_coverage
+from bayesprior.diagnostics.uncertainty import entropy, guaranteed_limit, risk_coverage
 from bayesprior.report.context import Context
 from bayesprior.report.sections.uncertainty import items, shown_points
 from bayesprior.tree.build import to_datatree
@@ -39,6 +42,22 @@ def test_rejection_is_drawn_and_told(run):
     best = risk_coverage(orders["confidence"], 1 - test.is_right)
     assert column(table, "target")[0] == "error of at most 1%"
     assert column(table, "kept") == [best.coverage_at(risk) for risk in (0.01, 0.05, 0.1)]
+
+
+def test_validation_points_choose_what_is_kept_of_the_test_set(run, make_prediction):
+    found = make_prediction(600)
+    sure, guess = found.mean_probs.max(1)
+    guess = torch.where(sure > sure.median(), guess, (guess + 1) % 4)
+    context = Context(run.tree(validation=dataclasses.replace(found, targets=guess)))
+    table, known = tables(items(context))["Selective prediction by confidence"], context.validation
+    test = context.test
+    for row, risk in zip(table.rows, (0.01, 0.05, 0.1), strict=True):
+        limit = guaranteed_limit(1 - known.confidence, 1 - known.is_right, risk)
+        kept = 1 - test.confidence < limit
+        assert row["kept"] == kept.mean()
+        assert row["error"] == (1 - test.is_right[kept].mean() if kept.any() else None)
+    assert row["kept"] > 0
+    assert "chosen on 600 validation points" in table.note
 
 
 def test_one_draw_has_nothing_to_disagree_about(run):
