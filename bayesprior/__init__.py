@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from bayesprior.weights.blocks import Block
     from bayesprior.weights.gaussian import GaussianWeights
     from bayesprior.weights.layout import ParameterLayout
+    from bayesprior.weights.pooling import pool
     from bayesprior.weights.rows import RowCovariance
 
 __all__ = [
@@ -120,6 +121,7 @@ __all__ = [
     "load_run",
     "make_prior",
     "plots",
+    "pool",
     "predict",
     "predict_new",
     "report",

@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference.schedules", "inference.bound", "weights.file", "weights.algebra"),
     ("weights.normal",),
     ("weights.gaussian", "tasks.likelihoods"),
-    ("inference.optimizers", "inference.posteriors", "tasks.objectives"),
+    ("inference.optimizers", "inference.posteriors", "tasks.objectives", "weights.pooling"),
     ("inference.collectors", "inference.prior_term", "inference.checkpoint", "inference.strength"),
     ("inference.run_state",),
     ("inference.engine", "prediction", "weights.importers"),
