@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bayesprior.prediction.predict import Prediction, predict
     from bayesprior.probabilistic import BayesianNetwork, RandomNetwork, StochasticGradientMCMC
     from bayesprior.recipes import (
+        collect,
         fit_map,
         fit_source,
         fit_swag,
@@ -105,6 +106,7 @@ __all__ = [
     "as_bundle",
     "attach_prior",
     "check_fit",
+    "collect",
     "dictionary_forward",
     "feature_noise",
     "few_shot",
