@@ -1,6 +1,5 @@
 """Several source posteriors as one: the Gaussian with the moments of their mixture."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -79,7 +78,7 @@ def pool(
     at = 0
     for law, share in zip(laws, shares.tolist(), strict=True):
         for placed in law._placed:
-            own = placed.covariance.factor().mT * placed.scale().sqrt() * math.sqrt(share)
+            own = placed.covariance.factor().mT * (placed.scale() * share).sqrt()
             for where, piece in placed.pieces(own):
                 rows[at : at + len(own), where] = piece
             at += len(own)

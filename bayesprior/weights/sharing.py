@@ -18,7 +18,7 @@ from bayesprior.weights.blocks import Block
 from bayesprior.weights.checks import check_device
 from bayesprior.weights.file import Contents, read, write
 from bayesprior.weights.layout import ParameterLayout
-from bayesprior.weights.selection import Selection
+from bayesprior.weights.selection import Selection, is_selected
 from bayesprior.weights.state_dicts import LoadReport, load_weights
 
 __all__ = ["Shareable"]
@@ -35,6 +35,7 @@ class Shareable:
     buffers: dict[str, Tensor]
     provenance: dict[str, Any]
     statistics: dict[str, Tensor]
+    new_names: Any
 
     @checked(path="path")
     def save(self, path: str | Path, *, card: bool = False) -> None:
@@ -48,11 +49,14 @@ class Shareable:
             For others: also write the `card` beside it (``source.md``), and the law by its
             principal directions, so that ``load(rank=)`` reads those that it keeps and no others.
         """
-        named = (self.buffers, self.provenance, self.statistics)
-        write(path, Contents(self.layout, self.loc, self.blocks, *named), by_rank=card)
+        self._write(path, by_rank=card)
         if card:
             where = Path(path).expanduser()
             write_text(where.with_suffix(".md"), self.card(f"load({where.name!r})"))
+
+    def _write(self, path: str | Path, *, by_rank: bool) -> None:
+        named = (self.buffers, self.provenance, self.statistics)
+        write(path, Contents(self.layout, self.loc, self.blocks, *named), by_rank=by_rank)
 
     @classmethod
     @checked(path="path", device="device", rank="index")
@@ -111,15 +115,14 @@ class Shareable:
             If the hub refuses or cannot be reached.
         """
         hub = _library()
-        with _one_line(f"could not write {repo!r} to the hub", StorageError):
-            api = hub.HfApi(library_name="bayesprior", library_version=__version__, **options)
-            with tempfile.TemporaryDirectory() as folder:
-                self.save(Path(folder) / HUB, card=True)
-                (Path(folder) / HUB).with_suffix(".md").unlink()
-                write_text(Path(folder) / "README.md", self.card(f"from_hub({repo!r})"))
+        with tempfile.TemporaryDirectory() as folder:
+            self._write(Path(folder) / HUB, by_rank=True)
+            write_text(Path(folder) / "README.md", self.card(f"from_hub({repo!r})"))
+            with _one_line(f"could not write {repo!r} to the hub", StorageError):
+                api = hub.HfApi(library_name="bayesprior", library_version=__version__, **options)
                 api.create_repo(repo, private=private, exist_ok=True)
                 done = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision)
-            return str(done.commit_url)
+        return str(done.commit_url)
 
     @classmethod
     @checked(repo="text", device="device", rank="index")
@@ -175,7 +178,7 @@ class Shareable:
         module
             Changed in place, all or nothing.
         ignore
-            Its layers that shall keep their weights, such as a new head.
+            Its layers that shall keep their weights, such as a head; what is new in this law does.
         rename
             ``"auto"`` goes by order and shape where the names are of another network.
 
@@ -196,8 +199,12 @@ class Shareable:
             If layers that were not to be ignored keep the weights that they had.
         """
         state = {**self.layout.unflatten(self.loc.detach()), **self.buffers}
-        name = str(self.provenance.get("role", "law of the weights"))
-        return load_weights(module, state, f"the {name}", ignore=ignore, rename=rename)
+        name, new = str(self.provenance.get("role", "law of the weights")), self.new_names
+
+        def left(entry: str) -> bool:
+            return entry in new or is_selected(entry, ignore)
+
+        return load_weights(module, state, f"the {name}", ignore=left, rename=rename)
 
     def card(self, place: str = "load('source.safetensors')") -> str:
         """Return the card of this law: Markdown under the header that the hub reads.
@@ -294,8 +301,6 @@ def _one_line(what: str, kind: type[Exception]) -> Iterator[None]:
     """Turn whatever the hub's library raises into one line, which it is the cause of."""
     try:
         yield
-    except StorageError:
-        raise
     except Exception as error:  # of the network, of names, of permissions: no common class
         told = " ".join(str(error).split())[:300] or type(error).__name__
         raise kind(

@@ -11,6 +11,7 @@ import torch
 import yaml
 from dense import covariance_of, make_block_case, make_case
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bayesprior.errors import (
@@ -138,6 +139,33 @@ def test_directions_that_are_left_out_are_not_read_and_the_others_are_checked(la
         flip(path, name, row)
         with pytest.raises(PriorFileError, match="corrupt"):
             GaussianWeights.load(path, rank=2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "is_read"),
+    [
+        ("no JSON", True),
+        ("[1, 2]", True),
+        ('{"cov_rows": 3}', True),
+        ('{"cov_rows": ["", "", ""]}', False),
+        ('{"cov_rows": [1, 2, 3], "loc": {}}', False),
+        ('{"block.9.rows": [1, 2, 3]}', False),
+    ],
+)
+def test_checksums_that_somebody_made_up(law, parts, is_read, tmp_path):
+    """What no rank can be read from is read whole; anything else is told from the tensors."""
+    path = tmp_path / "source.safetensors"
+    law.save(path, card=True)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() | {"parts": parts}
+    save_file(load_file(path), path, metadata=header)
+    if is_read:
+        found = GaussianWeights.load(path, rank=1)
+        close(covariance_of(found), covariance_of(law.truncate(1)))
+    else:
+        with pytest.raises(PriorFileError, match="is corrupt"):
+            GaussianWeights.load(path, rank=1)
+    close(covariance_of(GaussianWeights.load(path)), covariance_of(law))
 
 
 def test_what_is_kept_has_memory_of_its_own(law, tmp_path):
@@ -292,3 +320,7 @@ def test_load_into_is_mean_and_buffers_with_a_report(law):
         posterior.load_into(nn.Linear(9, 9))
     with pytest.warns(UserWarning, match=r"not in the file: 2 \(2\)"):
         posterior.load_into(target)
+    body = posterior.marginal(n for n in layout.names if not n.startswith("2"))
+    prior = body.extend(ParameterLayout.from_module(target), std=1.0)
+    assert prior.load_into(target).missing == ("2.weight", "2.bias")
+    assert torch.equal(target[2].weight, head)
