@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bayesprior.prediction.predict import Prediction, predict
     from bayesprior.probabilistic import BayesianNetwork, RandomNetwork, StochasticGradientMCMC
     from bayesprior.recipes import (
+        collect,
         fit_map,
         fit_source,
         fit_swag,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from bayesprior.weights.blocks import Block
     from bayesprior.weights.gaussian import GaussianWeights
     from bayesprior.weights.layout import ParameterLayout
+    from bayesprior.weights.pooling import pool
     from bayesprior.weights.rows import RowCovariance
 
 __all__ = [
@@ -104,6 +106,7 @@ __all__ = [
     "as_bundle",
     "attach_prior",
     "check_fit",
+    "collect",
     "dictionary_forward",
     "feature_noise",
     "few_shot",
@@ -120,6 +123,7 @@ __all__ = [
     "load_run",
     "make_prior",
     "plots",
+    "pool",
     "predict",
     "predict_new",
     "report",

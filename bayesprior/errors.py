@@ -216,6 +216,11 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool], dict[Any, str]]] = {
     "layout": ("a ParameterLayout", _has("names", "flatten"), {}),
     "tensor": ("a tensor", _has("shape", "dtype", "device"), {}),
     "metrics": ("metrics by name", _has("items"), {}),
+    "gaussians": (
+        "a list of GaussianWeights",
+        _each(_has("layout", "loc", "blocks")),
+        {_TEXT: "; load them with GaussianWeights.load(path)"},
+    ),
     "collectors": ("a list of collectors", _each(_has("update")), {}),
     "functions": ("a list of functions", _each(callable), {}),
     "function": ("a function", callable, {type: "; call the class to make one"}),

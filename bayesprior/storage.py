@@ -2,10 +2,11 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "ERROR_LOG",
+    "HUB",
     "LOCK",
     "MAP",
     "PRIOR",
@@ -53,6 +55,8 @@ SOURCE = "source.safetensors"
 PRIOR = "prior.safetensors"
 MAP = "map.safetensors"
 SWAG = "swag.safetensors"
+HUB = "gaussian.safetensors"
+"""In a repository of the Hugging Face hub."""
 REPORT_TREE = "report.nc"
 REPORT_PAGE = "report.html"
 REPORT_MARKDOWN = "report.md"
@@ -164,8 +168,16 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _parts(name: str, tensor: Tensor, *, by_row: bool) -> list[str]:
+    return [_checksum({name: part}) for part in (tensor if by_row else [tensor])]
+
+
 def save_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, str],
+    *,
+    by_row: Collection[str] = (),
 ) -> None:
     """Write tensors and a header of strings to a safetensors file, atomically.
 
@@ -178,6 +190,9 @@ def save_tensors(
     header
         Strings only; ``header["format"]`` names format and version, such as
         ``"bayesprior.draw/1"``. A SHA-256 of the tensors is added as ``checksum``.
+    by_row
+        Tensors of which the first rows can be read alone; ``parts`` then has a SHA-256 of each
+        row, and of every other tensor.
 
     Raises
     ------
@@ -192,8 +207,12 @@ def save_tensors(
             tensor = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
         plain[name] = tensor
+    header = {**header, "checksum": _checksum(plain)}
+    if by_row:
+        parts = {n: _parts(n, tensor, by_row=n in by_row) for n, tensor in plain.items()}
+        header["parts"] = json.dumps(parts)
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={**header, "checksum": _checksum(plain)})
+        save_file(plain, temporary, metadata=header)
 
 
 def read_header(path: str | Path, *, format: str | None) -> dict[str, str]:
@@ -233,8 +252,26 @@ def read_header(path: str | Path, *, format: str | None) -> dict[str, str]:
     return header
 
 
+def _is_whole(
+    tensors: Mapping[str, Tensor], header: Mapping[str, str], first: Mapping[str, int]
+) -> bool:
+    if not first:
+        return header.get("checksum") == _checksum(tensors)
+    try:
+        known = json.loads(header["parts"])
+        found = {n: _parts(n, tensor, by_row=n in first) for n, tensor in tensors.items()}
+        return all(parts == known[n][: len(parts)] for n, parts in found.items())
+    except (KeyError, ValueError, TypeError):
+        return False
+
+
 def load_tensors(
-    path: str | Path, *, format: str, device: str | torch.device = "cpu", verify: bool = True
+    path: str | Path,
+    *,
+    format: str,
+    device: str | torch.device = "cpu",
+    verify: bool = True,
+    first: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read what `save_tensors` wrote.
 
@@ -246,6 +283,9 @@ def load_tensors(
         Where the tensors go.
     verify
         Compare the stored checksum (reads every byte once).
+    first
+        How many rows of some tensors to read, of a file that was written with ``by_row``; the
+        others are not read, and what is read is compared with its own checksums.
 
     Returns
     -------
@@ -260,11 +300,16 @@ def load_tensors(
     header = read_header(path, format=format)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {
+                name: file.get_slice(name)[: first[name]]
+                if first and name in first
+                else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+            }
     except (SafetensorError, OSError) as error:
         raise PriorFileError(f"{path} is truncated or corrupt: {error}") from error
     if any(tensor.is_complex() for tensor in tensors.values()):
         raise PriorFileError(f"{path} holds complex numbers, which no weights are")
-    if verify and header.get("checksum") != _checksum(tensors):
+    if verify and not _is_whole(tensors, header, first or {}):
         raise PriorFileError(f"{path} is corrupt: its tensors do not match its checksum")
     return {name: tensor.to(device) for name, tensor in tensors.items()}, header

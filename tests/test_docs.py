@@ -45,7 +45,8 @@ def test_every_public_name_has_an_example(generate):
 
 def test_every_command_has_its_options_on_the_page(generate):
     page = generate.commands_page()
-    for command in ("fit-source", "make-prior", "fit swag", "predict", "report", "study"):
+    shown = ("fit-source", "collect", "make-prior", "fit swag", "predict", "report", "study")
+    for command in shown:
         assert f"## bayesprior {command}\n" in page
     assert "--rms_std FLOAT" in page
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.fields import Options, option
 from bayesprior.recipes.prior_options import PriorOptions
+from bayesprior.recipes.source_options import CollectOptions
 from bayesprior.registry import resolve
 
 __all__ = ["COMMANDS", "Command"]
@@ -39,6 +40,19 @@ class FitSource(Named, groups.SourceOptions):
     knows, such as DEFAULT."""
     rename: Literal["auto"] | None = option(None, shown="as the file has them")
     """auto: give the file's tensors the network's names, by order and shape."""
+
+
+class Collect(Named, CollectOptions):
+    """Fit the source posterior (SWAG) to checkpoints of a training of your own.
+
+    Writes source.safetensors. With --data, BatchNorm statistics are estimated at the mean, and the
+    network gets its classes and channels from there; else from --model_options.
+    """
+
+    checkpoints: tuple[str, ...] = _path("*")
+    """Files of weights of any layout, in the order of the training; at least two."""
+    data: str | None = option(None, shown="none")  # type: ignore[assignment]
+    """The source task, as in fit-source."""
 
 
 class MakePrior(Named, PriorOptions, groups.RunOptions):
@@ -178,6 +192,8 @@ class Inspect(Options):
 
     paths: tuple[str, ...] = _path("*")
     """Files or folders that bayesprior wrote; told by their content."""
+    card: bool = False
+    """Print the card of a prior, source or posterior instead, as the Hugging Face hub shows it."""
 
 
 class Demo(groups.DemoOptions):
@@ -213,6 +229,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command(Demo, "bayesprior.demo.command:demo"),
     "fit-source": Command(FitSource, "bayesprior.cli.fitting:fit_source"),
+    "collect": Command(Collect, "bayesprior.cli.fitting:collect"),
     "make-prior": Command(MakePrior, "bayesprior.cli.fitting:make_prior"),
     "fit map": Command(FitMap, "bayesprior.cli.fitting:fit"),
     "fit swag": Command(FitSwag, "bayesprior.cli.fitting:fit"),

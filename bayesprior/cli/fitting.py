@@ -1,4 +1,4 @@
-"""``fit-source``, ``make-prior``, ``fit``: names become objects, and a recipe does the rest."""
+"""``fit-source``, ``make-prior``, ``fit`` and others: names become objects for a recipe."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Any
 from torch import nn
 
 from bayesprior import recipes
-from bayesprior.cli.commands import Fit, FitSource, MakePrior, Named, Transfer
+from bayesprior.cli.commands import Collect, Fit, FitSource, MakePrior, Named, Transfer
 from bayesprior.cli.console import print_pairs, print_table, printable
 from bayesprior.cli.inspection import show
 from bayesprior.data import DataBundle
 from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.models import get_model, head_prefix
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.arguments import head_names
@@ -19,11 +20,12 @@ from bayesprior.recipes.fields import values_of
 from bayesprior.recipes.named import load_data, load_model, point_source
 from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.runs import read_results
+from bayesprior.recipes.source_options import CollectOptions
 from bayesprior.storage import PRIOR, RESULTS, SOURCE
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["fit", "fit_source", "make_prior", "transfer"]
+__all__ = ["collect", "fit", "fit_source", "make_prior", "transfer"]
 
 
 def fit_source(options: FitSource) -> None:
@@ -35,6 +37,34 @@ def fit_source(options: FitSource) -> None:
         head=head,
         made_from=_made_from(options, weights=options.weights),
         **values_of(groups.SourceOptions, options),
+    )
+    show(Path(options.out) / SOURCE)
+
+
+def collect(options: Collect) -> None:
+    """Collect a source posterior from checkpoints and say what it holds."""
+    made_from = groups.MadeFrom(
+        model=groups.ModelOptions(**values_of(groups.ModelOptions, options))
+    )
+    data = None
+    if options.data is None:
+        try:
+            module = get_model(options.model, **options.model_options)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error} (without --data, all options of the network are in --model_options)"
+            ) from None
+        head = options.head or head_prefix(module)
+    else:
+        data, module, head = _task(options)
+        made_from = _made_from(options)
+    recipes.collect(
+        module,
+        options.checkpoints,
+        data=data,
+        head=head,
+        made_from=made_from,
+        **values_of(CollectOptions, options),
     )
     show(Path(options.out) / SOURCE)
 
@@ -134,7 +164,7 @@ def transfer(options: Transfer) -> None:
 
 
 def _task(
-    options: FitSource | MakePrior | Fit, weights: str | None = None
+    options: FitSource | Collect | MakePrior | Fit, weights: str | None = None
 ) -> tuple[DataBundle, nn.Module, str]:
     """Return the data, the network and its head's name; say what was taken from weights."""
     data = load_data(options, options)
@@ -143,7 +173,7 @@ def _task(
         data,
         seed=options.seed,
         weights=weights,
-        rename=getattr(options, "rename", None),
+        rename=getattr(options, "rename", None) if weights else None,
         tell=lambda line: print(printable(line)),
     )
     return data, module, head

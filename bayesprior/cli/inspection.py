@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bayesprior.cli.commands import Inspect
-from bayesprior.cli.console import print_pairs, print_table, printable
+from bayesprior.cli.console import print_pairs, print_table, printable, written_out
 from bayesprior.data.arrays import reason
 from bayesprior.errors import BayesPriorError, CheckpointError, DataError, PriorFileError
 from bayesprior.recipes.prior import law_numbers
 from bayesprior.recipes.runs import is_finished, read_config, read_results
 from bayesprior.storage import CONFIG, load_tensors, read_header
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["inspect", "show"]
 
@@ -33,7 +34,11 @@ def inspect(options: Inspect) -> None:
     for number, path in enumerate(options.paths):
         if number:
             print()
-        show(path)
+        if options.card:
+            law = GaussianWeights.load(path)
+            print(written_out(law.card(f"load({Path(path).name!r})")), end="")
+        else:
+            show(path)
 
 
 def show(path: str | Path) -> None:
@@ -97,7 +102,6 @@ def _plain(values: Mapping[Any, Any]) -> Facts:
 
 def _read_tensors(path: Path) -> Found:
     from bayesprior.inference.posteriors import PointPosterior
-    from bayesprior.weights.gaussian import GaussianWeights
     from bayesprior.weights.layout import ParameterLayout
 
     try:

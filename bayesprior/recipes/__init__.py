@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bayesprior.registry import lazy
 
 if TYPE_CHECKING:
+    from bayesprior.recipes.collecting import collect
     from bayesprior.recipes.prior import make_prior, shaped
     from bayesprior.recipes.reporting import report
     from bayesprior.recipes.saved import FitRun, load_posterior, load_run
@@ -22,6 +23,7 @@ __all__ = [
     "FitRun",
     "StudyResult",
     "Transfer",
+    "collect",
     "fit_map",
     "fit_source",
     "fit_swag",

@@ -42,7 +42,7 @@ def plain_values(options: Options) -> dict[str, Any]:
     >>> plain_values(RunOptions(out="runs/map", progress=False))["seed"]
     0
     """
-    homes = (__name__, PriorOptions.__module__)
+    homes = (__name__, PriorOptions.__module__, ObjectiveOptions.__module__)
     groups = [kind for kind in type(options).__mro__ if kind.__module__ in homes]
     return {k: v for group in reversed(groups) for k, v in values_of(group, options).items()}
 

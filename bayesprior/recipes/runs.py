@@ -49,6 +49,7 @@ _DIGESTS = {
     "data.validation": "its validation data were others",
     "data.test": "its test data were others",
     "weights": "its weights file has changed since",
+    "checkpoints": "its checkpoints were others",
     "start": "its network started from other weights",
     "norms": "its new norm layers started otherwise",
 }

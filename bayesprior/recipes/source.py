@@ -1,11 +1,14 @@
 """Fit a source posterior."""
 
+import dataclasses
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from bayesprior.data import DataBundle
+from bayesprior.data.transforms import PixelTransform
 from bayesprior.inference.collectors.swag import SWAG
 from bayesprior.inference.collectors.watching import Watching
 from bayesprior.inference.protocols import Collector
@@ -22,7 +25,7 @@ from bayesprior.version import __version__
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["fit_source"]
+__all__ = ["add_statistics", "fit_source", "normalization_of"]
 
 
 @recipe(SourceCall)
@@ -83,17 +86,27 @@ def fit_source(call: SourceCall) -> GaussianWeights:
         head = head_names(source.layout.names, call.head, "network")
         source = source.marginal(n for n in source.layout.names if n not in head)
         if call.objective == "supervised":
-            _add_statistics(source, call, head)
+            add_statistics(source, call, head)
         else:
             source.statistics = features_of_views(run, source, cast(str | None, call.head))
         found = {} if quality is None else {"accuracy": quality.compared_with(source)}
         return run.finish(source, {**law_numbers(source), **found})
 
 
-def _add_statistics(source: GaussianWeights, call: SourceCall, head: set[str]) -> None:
-    """Tell how the head's inputs vary, which is what a target's head can learn from."""
+def add_statistics(source: GaussianWeights, call: Any, head: set[str]) -> None:
+    """Tell how the head's inputs vary, which is what a target's head can learn from.
+
+    Parameters
+    ----------
+    source
+        Gains statistics, or in its provenance why there are none.
+    call
+        Of `fit_source` or `bayesprior.recipes.collecting.collect`.
+    head
+        Parameters of the source's head.
+    """
     found: Any = "the loss reads its batches itself"
-    if call.loss_fn is None:
+    if getattr(call, "loss_fn", None) is None:
         found = source_statistics(call.module, source, call.data, head, call.forward)
     if isinstance(found, str):
         source.provenance["features"] = f"not looked at: {found}"
@@ -114,11 +127,19 @@ def _provenance(call: SourceCall) -> dict[str, Any]:
         **checkpoint,
         "data": call.data.name,
         "num_data": call.data.num_data,
+        **normalization_of(call.data),
         "objective": _objective(call),
         **({} if is_law else {"law": "pseudo-posterior: exp(-N loss) is no likelihood"}),
         **(told_of(call) if call.objective != "supervised" else {}),
         **{name: getattr(call, name) for name in (*told, "weight_decay")},
     }
+
+
+def normalization_of(data: DataBundle) -> dict[str, Any]:
+    """Return how images reach the network, for a provenance; empty if the data do not tell."""
+    transform = data.train.transform
+    is_known = isinstance(transform, PixelTransform)
+    return {"normalization": dataclasses.asdict(transform)} if is_known else {}
 
 
 def _objective(call: SourceCall) -> str:

@@ -1,11 +1,12 @@
-"""Options of a source fit's objective and optimizer; see `bayesprior.recipes.options`."""
+"""Options of a source: a fit's objective and optimizer, and how checkpoints are collected."""
 
+import os
 from typing import Literal
 
 from bayesprior.errors import ConfigError
 from bayesprior.recipes.fields import Options, option
 
-__all__ = ["ObjectiveOptions"]
+__all__ = ["CollectOptions", "ObjectiveOptions"]
 
 # The objectives that have an option; without a row all have it.
 _BELONGS = {
@@ -71,3 +72,27 @@ class ObjectiveOptions(Options):
             object.__setattr__(self, "lr", 0.05 if self.optimizer == "sgd" else 1e-3)
         if self.optimizer == "adamw" and self.momentum == 1:
             raise ConfigError("momentum must be below 1 with adamw, got 1.0")
+
+
+class CollectOptions(Options):
+    """SWAG of checkpoints."""
+
+    rank: int | None = option(None, least=1, shown="20, at most the number of checkpoints")
+    """K, the number of directions kept: the last K checkpoints span them."""
+    diagonal_only: bool = False
+    """Keep variances only."""
+    rename: Literal["auto"] | None = option(None, shown="as the files have them")
+    """auto: give the files' tensors the network's names, by order and shape."""
+    batch_size: int = option(128, least=1)
+    """Examples at a time, where there are data."""
+    seed: int = option(0, least=0)
+    """Decides the order of the data, and their augmentation."""
+    device: str = "auto"
+    """Where the data are run through the network: auto (a GPU if there is one), cpu or cuda."""
+    out: str | os.PathLike[str] | None = option(None, path=True, shown="nothing is written")
+    """Folder to write."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.diagonal_only and self.rank is not None:
+            raise ConfigError("rank belongs to a law with directions, not to diagonal_only")

@@ -12,10 +12,16 @@ tensors.
    JSON list of kind, names and new.
 
 A law is written in the first format that holds it, and every format is read for ever.
+
+Of a file written ``by_rank``, the first rows can be read alone. Its factors are turned so that
+their rows are the principal directions, and beside each ``rows`` lies ``variance`` (F,), diag and
+rows together: less the rows that are kept, it is the diagonal that the others have joined. The
+header ``parts`` has checksums of each row and of every other tensor.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,8 +58,8 @@ class Contents(NamedTuple):
     statistics: Mapping[str, Tensor] | None = None
 
 
-def write(path: str | Path, law: Contents) -> None:
-    """Write the file atomically.
+def write(path: str | Path, law: Contents, *, by_rank: bool = False) -> None:
+    """Write the file atomically; ``by_rank``, so that `read` can leave directions out.
 
     Raises
     ------
@@ -66,8 +72,34 @@ def write(path: str | Path, law: Contents) -> None:
         text = json.dumps(law.provenance)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"provenance must hold JSON primitives only: {error}") from error
+    rows: list[str] = []
+    if by_rank:
+        law = law._replace(blocks=tuple(map(_principal, law.blocks)))
     tensors, header = packed(law)
-    save_tensors(path, tensors, {**header, "provenance": text})
+    if by_rank:
+        rows = _factors(tensors)
+        for name in rows:
+            diag = tensors[_beside(name, "diag")][: tensors[name].shape[1]]
+            tensors[_beside(name, "variance")] = LowRankCovariance(diag, tensors[name]).variance()
+    save_tensors(path, tensors, {**header, "provenance": text}, by_row=rows)
+
+
+def _principal(block: Block) -> Block:
+    """Turn a low-rank factor so that its rows are orthogonal and fall in length."""
+    cov = block.covariance
+    if not isinstance(cov, LowRankCovariance) or not cov.rank:
+        return block
+    vectors = torch.linalg.eigh(cov.gram()).eigenvectors.flip(1).to(cov.diag)
+    return replace(block, covariance=LowRankCovariance(cov.diag, vectors.T @ cov.rows))
+
+
+def _factors(names: Iterable[str]) -> list[str]:
+    """Return the names of the factors' rows in a file."""
+    return [n for n in names if n.endswith("rows") and n.startswith(("cov_", "block."))]
+
+
+def _beside(rows: str, kind: str) -> str:
+    return rows.removesuffix("rows") + kind
 
 
 def packed(law: Contents) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -138,16 +170,25 @@ def header_of(path: str | Path) -> dict[str, str]:
         return read_header(path, format=FORMATS[1])
 
 
-def read(path: str | Path) -> Contents:
+def read(path: str | Path, rank: int | None = None) -> Contents:
     """Read a file of any of the formats; the tensors are on the CPU, mapped from the file.
+
+    With a ``rank``, the blocks of a file written ``by_rank`` have at most so many directions, and
+    the others are not read; any other file is read whole.
 
     Raises
     ------
     PriorFileError
         If the file is missing, truncated, corrupt, foreign or inconsistent.
     """
-    found, header = load_tensors(path, format=header_of(path)["format"])
+    header = header_of(path)
+    sizes, first = _ranks(header), {}
+    if rank is not None and rank < max(sizes.values(), default=0):
+        first = {name: min(rank, size) for name, size in sizes.items()}
+    found, header = load_tensors(path, format=header["format"], first=first)
     try:
+        for name in first:
+            _join_diagonal(found, name)
         layout = ParameterLayout.from_json(header["layout"])
         provenance = json.loads(header["provenance"])
         if not isinstance(provenance, dict):
@@ -175,6 +216,24 @@ def read(path: str | Path) -> Contents:
         raise PriorFileError(f"{path} is no valid prior file: it lacks {error}") from error
     except (BayesPriorError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise PriorFileError(f"{path} is no valid prior file: {error}") from error
+
+
+def _ranks(header: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of rows of each factor that can be read in part."""
+    try:
+        parts = json.loads(header.get("parts", "{}"))
+        return {name: len(parts[name]) for name in _factors(parts)}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}  # of whoever wrote it: the whole file is read, and compared with its checksum
+
+
+def _join_diagonal(found: dict[str, Tensor], name: str) -> None:
+    """Put what the directions that were not read contribute into the diagonal."""
+    rows = found[name] = found[name].clone()  # holds no more of the file than itself
+    diag, variance = (found[_beside(name, kind)] for kind in ("diag", "variance"))
+    rest = variance.double() - rows.double().square().sum(0)
+    joined = torch.maximum(rest.to(diag.dtype), diag[: len(rest)])
+    found[_beside(name, "diag")] = torch.cat([joined, diag[len(rest) :]])
 
 
 def _read_block(

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +15,17 @@ from bayesprior.inference.protocols import Draw
 from bayesprior.weights import algebra
 from bayesprior.weights.blocks import Block, lives, low_rank_blocks, moved_blocks
 from bayesprior.weights.checks import check_device, check_positive, check_range, check_vector
-from bayesprior.weights.file import NARROW, Contents, read, write
+from bayesprior.weights.file import NARROW, Contents
 from bayesprior.weights.layout import ParameterLayout
 from bayesprior.weights.lowrank import LowRankCovariance
 from bayesprior.weights.normal import BlockNormal
 from bayesprior.weights.selection import Selection
+from bayesprior.weights.sharing import Shareable
 
 __all__ = ["GaussianWeights"]
 
 
-class GaussianWeights(Bindable, BlockNormal):
+class GaussianWeights(Shareable, Bindable, BlockNormal):
     r"""A Normal over D named weights: source posterior, transferred prior, SWAG posterior.
 
     It is made of independent blocks (`from_blocks`). This constructor makes the usual two: the
@@ -354,36 +354,6 @@ class GaussianWeights(Bindable, BlockNormal):
             buffers=moved(self.buffers),
             statistics=moved(self.statistics),
         )
-
-    @checked(path="path")
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file (`bayesprior.weights.file`); a failure leaves an older one."""
-        named = (self.buffers, self.provenance, self.statistics)
-        write(path, Contents(self.layout, self.loc, self.blocks, *named))
-
-    @classmethod
-    @checked(path="path", device="device", rank="index")
-    def load(
-        cls, path: str | Path, *, device: str | torch.device = "cpu", rank: int | None = None
-    ) -> "GaussianWeights":
-        """Read what `save` wrote, keeping the ``rank`` largest directions (see `truncate`).
-
-        The file is mapped into memory; with ``rank`` no tensor of the whole factor is made, on
-        the device neither.
-
-        Raises
-        ------
-        PriorFileError
-            If the file is missing, truncated, corrupt, foreign or inconsistent.
-        ConfigError
-            If there is no such device.
-        """
-        check_device(device)
-        new = object.__new__(cls)
-        new._hold(read(path))
-        if rank is not None:
-            new = new.truncate(rank)._with(loc=new.loc.clone())
-        return new.to(device)
 
 
 def _wide(layout: ParameterLayout, loc: Tensor) -> Tensor:

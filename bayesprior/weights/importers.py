@@ -194,18 +194,36 @@ def from_state_dict(
 
 @_prior_file_errors()
 def from_checkpoints(
-    sources: Iterable[Source], module: nn.Module, *, rank: int = 20, **options: object
+    sources: Iterable[Source],
+    module: nn.Module,
+    *,
+    head: Selection = (),
+    rename: str | None = None,
+    rank: int = 20,
+    **options: object,
 ) -> GaussianWeights:
-    """Fit `SWAG` (whose options these are) to checkpoints of one trajectory, read one at a time."""
+    """Fit `SWAG` (whose options these are) to checkpoints of one trajectory, read one at a time.
+
+    ``module``, ``head`` and ``rename`` are as of `from_state_dict`. The buffers are those of the
+    last checkpoint; those that belong to the mean take data (`bayesprior.recipes.collect`).
+
+    Raises
+    ------
+    PriorFileError
+        If a file cannot be read, does not fit the module, or holds other layers than the first.
+    ConfigError
+        If there are fewer than two, or fewer than ``rank``.
+    """
     swag, names = SWAG(rank=rank, **options), []  # type: ignore[arg-type]
     buffers: dict[str, Tensor] = {}
     for source in sources:
-        layout, loc, buffers, report = _weights(source, module, ())
+        layout, loc, buffers, report = _weights(source, module, head, rename)
         try:
             swag.update_weights(loc, layout)
         except LayoutMismatchError as error:
             raise PriorFileError(
-                f"{report.source} holds other layers than the files before it: {error}"
+                f"{report.source} holds other layers than the files before it: {error}; give "
+                "checkpoints of one network, or name by head what differs"
             ) from None
         names.append(report.source)
     record = {"format": "checkpoints", "source": names}

@@ -12,6 +12,7 @@ import torch
 from bayesprior.cli.main import main
 from bayesprior.inference.optimizers import SGLD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
+from bayesprior.models import get_model
 from bayesprior.recipes.committee import RULE
 from bayesprior.recipes.runs import read_config, read_results
 from bayesprior.weights.gaussian import GaussianWeights
@@ -341,3 +342,49 @@ def test_a_source_without_labels(work, tmp_path, refused):
     assert main([str(word) for word in contrast]) == 0
     told = GaussianWeights.load(out / "source.safetensors").provenance
     assert (told["objective"], told["temperature"]) == ("simclr", 0.3)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(work, tmp_path_factory):
+    """Files of a network's weights along a walk, under a wrapper's names."""
+    folder, generator = tmp_path_factory.mktemp("checkpoints"), torch.Generator().manual_seed(0)
+    module = get_model("small_conv", in_channels=1, num_classes=3, norm="batch", widths=[8, 8])
+    paths = []
+    for step in range(4):
+        for weights in module.parameters():
+            weights.data += 0.01 * torch.randn(weights.shape, generator=generator)
+        state = {f"module.{name}": t for name, t in module.state_dict().items()}
+        torch.save({"model": state, "step": step}, folder / f"{step}.pt")
+        paths.append(str(folder / f"{step}.pt"))
+    return paths
+
+
+def test_checkpoints_make_a_source_that_makes_a_prior(work, checkpoints, tmp_path, capsys):
+    data, out = ["--data", str(work / "source.npz")], tmp_path / "source"
+    assert main(["collect", *checkpoints, *data, *MODEL, "--rank", "2", "--out", str(out)]) == 0
+    assert "source posterior" in capsys.readouterr().out
+    source = GaussianWeights.load(out / "source.safetensors")
+    assert source.rank == 2
+    assert source.provenance["imported"]["source"] == checkpoints
+    assert source.provenance["normalization"]["mean"]
+    again = ["collect", *checkpoints, "--config", str(out / "config.yaml")]
+    assert main(again) == 0  # finished
+    prior = ["--source", str(out / "source.safetensors"), "--data", str(work / "target.npz")]
+    assert main(["make-prior", *prior, *MODEL, *QUIET, "--out", str(tmp_path / "prior")]) == 0
+    made = GaussianWeights.load(tmp_path / "prior" / "prior.safetensors")
+    assert made.provenance["head_prior"] == "learned"
+    assert torch.equal(made.loc[: source.dim], source.loc)
+
+
+@pytest.mark.filterwarnings("default:BatchNorm statistics are those")
+def test_checkpoints_alone_take_the_network_by_its_options(checkpoints, tmp_path, capsys, refused):
+    out = ["--out", str(tmp_path / "source")]
+    line = refused("collect", *checkpoints, *MODEL, *out)
+    assert "needs the option in_channels, num_classes (without --data, all options of" in line
+    shape = ["--model_options.in_channels", "1", "--model_options.num_classes", "9"]
+    assert main(["collect", *checkpoints, *MODEL, *shape, *out]) == 0
+    assert "warning: BatchNorm statistics are those of the last" in capsys.readouterr().err
+    source = GaussianWeights.load(tmp_path / "source" / "source.safetensors")
+    assert not [name for name in source.layout.names if name.startswith("head")]
+    assert refused("collect", *MODEL, *out).startswith("missing: checkpoints")
+    assert "at least 2 checkpoints" in refused("collect", checkpoints[0], *MODEL, *shape, *out)

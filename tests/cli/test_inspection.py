@@ -42,6 +42,16 @@ def test_the_other_kinds_say_what_they_are(work, capsys):
     assert "draw 2 of chain 1, after 8 steps" in draw
 
 
+def test_the_card_is_what_the_hub_would_show(work, capsys):
+    path = work / "prior" / "prior.safetensors"
+    assert main(["inspect", "--card", str(path)]) == 0
+    card = capsys.readouterr().out
+    assert card == GaussianWeights.load(path).card("load('prior.safetensors')")
+    known = GaussianWeights.load(path).provenance
+    assert known["normalization"]["std"][0] > 0
+    assert f'"normalization": {json.dumps(known["normalization"])}' in card
+
+
 def test_markup_in_names_is_text(capsys, tmp_path):
     layout = ParameterLayout(("w[bold]",), ((2,),))
     law = GaussianWeights.point(layout, torch.zeros(2), 0.5, provenance={"data": "[red]x"})

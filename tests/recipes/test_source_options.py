@@ -2,7 +2,7 @@ import pytest
 
 from bayesprior.errors import ConfigError
 from bayesprior.recipes.options import SourceOptions
-from bayesprior.recipes.source_options import ObjectiveOptions
+from bayesprior.recipes.source_options import CollectOptions, ObjectiveOptions
 
 
 def test_rates_follow_the_optimizer():
@@ -28,3 +28,9 @@ def test_rates_follow_the_optimizer():
 def test_combinations_that_cannot_work(options, message):
     with pytest.raises(ConfigError, match=message):
         SourceOptions(**options)
+
+
+def test_a_diagonal_of_checkpoints_has_no_rank():
+    assert CollectOptions(diagonal_only=True).rank is None
+    with pytest.raises(ConfigError, match="rank belongs to a law with directions"):
+        CollectOptions(diagonal_only=True, rank=3)
