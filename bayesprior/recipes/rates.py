@@ -136,8 +136,8 @@ def heat(lr: float, friction: float | None, noise: float, num_data: int, batch_s
     """Return the temperature that the noise of minibatches adds, to first order in ``lr``.
 
     Along a direction in which gradients of single examples have the variance ``noise``, and batches
-    are drawn without replacement. A step of SGHMC adds lr noise / B to a velocity of variance
-    T / N, and renews f (2 - f) of it; SGLD's own noise has 2 lr T / N.
+    are drawn without replacement. In the end a kick of SGHMC moves a weight by 1 / f - 1 / 2 of
+    itself, and its own noise, of variance f (2 - f) T / N, by 1 / f; that of SGLD has 2 lr T / N.
 
     Examples
     --------
@@ -146,5 +146,5 @@ def heat(lr: float, friction: float | None, noise: float, num_data: int, batch_s
     """
     size = min(batch_size, num_data)
     variance = noise / size * (num_data - size) / max(num_data - 1, 1)
-    renewed = 2.0 if friction is None else friction * (2 - friction)
-    return lr * variance * num_data / renewed
+    share = 0.5 if friction is None else (2 - friction) / (4 * friction)
+    return lr * variance * num_data * share

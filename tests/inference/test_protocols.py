@@ -104,8 +104,7 @@ def test_what_lacks_a_method_does_not(module, law):
 
 
 LAW = (
-    "layout loc buffers score score_and_log_prob max_precision color gradient_in_z whiten "
-    "to save"
+    "layout loc buffers score score_and_log_prob max_precision color gradient_in_z whiten to save"
 ).split()
 
 
