@@ -65,9 +65,7 @@ def test_noise_by_tensor_is_in_units_of_its_own_weights():
 def test_noise_of_a_law_is_a_share_of_its_width():
     net = nn.Sequential(nn.Linear(16, 64, bias=False), nn.Linear(64, 2))
     inputs, layout = torch.randn(30, 16), ParameterLayout.from_module(net)
-    point = GaussianWeights.point(
-        layout, torch.randn(layout.dim), std=0.2
-    )  # its mean plays no part
+    point = GaussianWeights.point(layout, torch.zeros(layout.dim), std=0.2)
     share = feature_noise(net, inputs, law=point, num_draws=40)
     assert share * 0.2 == pytest.approx(feature_noise(net, inputs, num_draws=40), rel=0.03)
     # a law of one direction: the last layer's weights are no part of the noise, linear ones' exact
