@@ -76,11 +76,8 @@ def make_prior(options: MakePrior) -> None:
         raise ConfigError("give one of --source and --weights, not both")
     if not any(files.values()) and options.shape != "zero":
         raise ConfigError("give --source or --weights (only --shape zero needs neither)")
-    if options.source is None and options.rms_std is None:
-        raise ConfigError(
-            "a prior without --source has no width of its own; give --rms_std, such as 0.003, 0.01 "
-            "or 0.03, and choose by the validation NLL"
-        )
+    if options.source is None and options.shape == "zero" and options.rms_std is None:
+        raise ConfigError("a prior around zero has no width of its own; give --rms_std")
     data, module, head = _task(options, options.weights)
     values = values_of(PriorOptions, options)
     if options.source is not None:

@@ -197,17 +197,17 @@ class PriorTerm:
             )
         if isinstance(optimizer, TakesPrior):
             optimizer.take_prior(self)
-        else:
-            self._check_stability(optimizer)
+        self._check_stability(optimizer)
 
     def _check_stability(self, optimizer: Optimizer) -> None:
         curvature = self.curvature()
         for index, group in enumerate(optimizer.param_groups):
-            held = [p for p in group["params"] if p in curvature and p.numel()]
-            largest = [curvature[p].max().item() for p in held]
-            if not largest:
+            held = [curvature[p] for p in group["params"] if p in curvature and p.numel()]
+            if not held:
                 continue
-            limit = _stability_limit(optimizer, group, max(largest))
+            white = group.get("whiten")  # the prior is standard normal there
+            largest = 1 / self.num_data if white else max(c.max().item() for c in held)
+            limit = _stability_limit(optimizer, group, largest)
             lr = float(group.get("initial_lr", group["lr"]))
             if lr > limit:
                 raise ConfigError(
@@ -222,9 +222,9 @@ class PriorTerm:
         return self._split(self.prior.max_precision() / self.num_data)
 
     @torch.no_grad()
-    def covariance_product(self, vectors: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-        """Return Sigma v by held parameter; parameters left out of ``vectors`` count as zero."""
-        return self._split(self.prior.covariance_product(self._joined(vectors)))
+    def gradient_in_z(self, gradients: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return R^T g by held parameter; parameters left out of ``gradients`` count as zero."""
+        return self._split(self.prior.gradient_in_z(self._joined(gradients)))
 
     @torch.no_grad()
     def color(self, normals: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:

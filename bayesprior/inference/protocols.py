@@ -212,8 +212,8 @@ class WeightDistribution(Protocol):
     def max_precision(self) -> Float[Tensor, " D"]:
         """Return per weight an upper bound on the curvature of the potential: 1 / cov_diag."""
 
-    def covariance_product(self, value: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """Return Sigma v."""
+    def gradient_in_z(self, gradient: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Return R^T g: a gradient with respect to the weights as one to the z of `color`."""
 
     def color(self, z: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """Return loc + R z with R R^T = Sigma: weights of standard normal coordinates."""
@@ -242,8 +242,8 @@ class PriorShare(Protocol):
     def curvature(self) -> dict[Tensor, Tensor]:
         """Return by parameter an upper bound on the curvature of the prior's part of U / N."""
 
-    def covariance_product(self, vectors: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
-        """Return Sigma v by parameter; parameters left out of ``vectors`` count as zero."""
+    def gradient_in_z(self, gradients: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """Return R^T g by parameter; parameters left out of ``gradients`` count as zero."""
 
     def color(self, normals: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         """Return R z by parameter, Sigma = R R^T: the square root, which makes N(0, Sigma)."""
@@ -253,7 +253,8 @@ class PriorShare(Protocol):
 class TakesPrior(Protocol):
     """An optimizer that uses what it knows of the prior in its own step.
 
-    The prior's gradient is in ``.grad`` all the same, and every step size is taken to be stable.
+    The prior's gradient is in ``.grad`` all the same, and every step size is taken to be stable
+    unless the optimizer has a ``stability_limit``.
     """
 
     def take_prior(self, prior: PriorShare | None) -> None:

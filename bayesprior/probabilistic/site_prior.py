@@ -71,9 +71,9 @@ class SitePrior:
         """Bound of the curvature that the closed-form sites add to each latent."""
         return self._written(lambda law, part: law.max_precision().expand_as(part))
 
-    def covariance_product(self, value: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-        """Multiply by the covariance."""
-        return self._written(lambda law, part: law.covariance_product(part), value, value.clone())
+    def gradient_in_z(self, gradient: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """Return R^T g: a gradient with respect to the values as one to the z of `color`."""
+        return self._written(lambda law, part: law.gradient_in_z(part), gradient, gradient.clone())
 
     def color(self, z: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         """Return ``loc`` + R z: values of standard normal coordinates."""

@@ -190,6 +190,12 @@ class SwagCall(FitCall, SwagOptions, kw_only=False):
 class SampleCall(FitCall, SamplerOptions, kw_only=False):
     """Arguments of `sample`."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size is None:
+            size = min(self.data.num_data, 256) if self.lr is None else 64
+            object.__setattr__(self, "batch_size", size)
+
 
 class SourceCall(TrainCall, SourceOptions, kw_only=False):
     """Arguments of `fit_source`."""

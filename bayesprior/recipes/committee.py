@@ -16,7 +16,7 @@ from bayesprior.inference.strength.confidence import fit_confidence
 from bayesprior.inference.strength.features import stratified_folds
 from bayesprior.inference.strength.head import held_out_logits
 from bayesprior.inference.strength.probe import Probe, fit_probe
-from bayesprior.recipes.head_priors import rms_by_tensor, with_widths
+from bayesprior.recipes.head_priors import NOISE_WIDTH, rms_by_tensor, with_widths
 from bayesprior.recipes.members import Member, MemberTask, Recipe
 from bayesprior.weights.gaussian import GaussianWeights
 
@@ -68,7 +68,7 @@ class Rule:
     head_start: float = 0.3
     num_folds: int = 4
     search_from: int = 50
-    map_width: float = 2.5
+    map_width: float = NOISE_WIDTH
     map_lr: float = 0.05
     map_confidence: float = 2.4
     map_share: float = 0.25

@@ -20,6 +20,7 @@ from bayesprior.inference.strength.features import (
     head_layer,
 )
 from bayesprior.inference.strength.head import HeadPrior, within_metric
+from bayesprior.inference.strength.noise import feature_noise
 from bayesprior.models import head_prefix
 from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.training import initialize_
@@ -30,6 +31,7 @@ from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.rows import RowCovariance
 
 __all__ = [
+    "NOISE_WIDTH",
     "HeadChoice",
     "examples",
     "head_of",
@@ -37,12 +39,14 @@ __all__ = [
     "named_head",
     "rms_by_tensor",
     "source_statistics",
+    "width_of",
     "with_head",
     "with_widths",
 ]
 
 LOGIT_STD, WEIGHT_STD = 5.0, 1.0
-_ENOUGH = {"source": 10_000, "target": 1_000}  # examples whose features are looked at
+NOISE_WIDTH = 2.5  # of a prior, in units of `feature_noise`
+_ENOUGH = {"source": 10_000, "target": 1_000, "width": 256}  # examples that are looked at
 _FLOOR = 0.01  # a tensor of zeros counts as one of this share of the weights' rms
 
 
@@ -218,6 +222,31 @@ def source_statistics(
         return feature_statistics(features, labels)
     except BayesPriorError as error:
         return str(error)
+
+
+def width_of(call: Any, law: GaussianWeights, new: set[str]) -> float | None:
+    """Return a prior's width as a share of each tensor's rms weight, from what the features bear.
+
+    Parameters
+    ----------
+    call
+        Of `bayesprior.recipes.make_prior`, with data.
+    law
+        What comes from the source.
+    new
+        Parameters of the head; None is returned unless they are one linear layer's.
+    """
+    name = named_head(call.target, new)
+    if name is None:
+        return None
+    module = copy.deepcopy(call.target)
+    initialize_(module, law)
+    few = examples(call.data, _ENOUGH["width"])
+    try:
+        noise = feature_noise(module, few, head=name, by_tensor=True, forward=call.forward)
+    except ConfigError:  # inputs of the head that do not vary
+        return None
+    return NOISE_WIDTH * noise
 
 
 def rms_by_tensor(law: GaussianWeights) -> dict[str, float]:

@@ -136,19 +136,25 @@ class FitOptions(RunOptions):
 
     batch_size: int = option(64, least=1)
     """Examples a step."""
+    lr: float | None = option(None, above=0, shown="found, in units of the prior")
+    """Learning rate on the mean loss; of a sampler, step size on grad U / N. Without it one is
+    found before the first step, in standard deviations of the prior, and told in results.json."""
     head_lr: float | None = option(None, above=0, shown="lr")
-    """Learning rate of the new weights."""
+    """Learning rate of the new weights, where lr is given."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether BatchNorm statistics stay the source's or are updated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr is None and self.head_lr is not None:
+            raise ConfigError("head_lr goes with lr; give both, or none: then both are found")
 
 
 class DescentOptions(FitOptions):
     """Descent."""
 
-    lr: float = option(0.03, above=0)
-    """Learning rate on the mean loss."""
     momentum: float = option(0.9, least=0, most=1)
-    """Share of the last step that is repeated."""
+    """Share of the last step that is repeated; of a rate that was found, of Adam's mean."""
 
 
 class MapOptions(DescentOptions):
@@ -199,6 +205,11 @@ class SwagOptions(DescentOptions):
 class SampleOptions(FitOptions):
     """Chains of a sampler."""
 
+    batch_size: int | None = option(  # type: ignore[assignment]
+        None, least=1, shown="64 if lr is given, else all of up to 256"
+    )
+    """Examples a step. With a part of the data the step that is found is much smaller: the noise of
+    batches would heat the chain."""
     num_draws: int = option(50, least=1)
     """Draws kept of each chain."""
     chains: int = option(4, least=1)
@@ -211,10 +222,9 @@ class SampleOptions(FitOptions):
     """Steps between two draws."""
     cycles: int = option(0, least=0)
     """Cosine cycles of exploration and sampling; 0 keeps lr. num_draws must be a multiple."""
-    lr: float = option(1e-3, above=0)
-    """Step size on grad U / N."""
     temperature: float = option(1.0, least=0)
-    """1 samples the posterior; every other value is another law."""
+    """1 samples the posterior; every other value is another law. On tasks of few labels 1 did not
+    buy a better NLL than MAP's: it is for the posterior itself."""
     head_temperature: float | None = option(None, least=0, shown="temperature")
     """Temperature of the new weights."""
 
@@ -224,10 +234,13 @@ class SampleOptions(FitOptions):
             raise ConfigError(f"num_draws = {draws} is no multiple of cycles = {cycles}")
 
 
+_FRICTION = "0.1 if lr is given, else the prior's critical damping"
+
+
 class SghmcOptions(SampleOptions):
     """Chains of SGHMC."""
 
-    friction: float = option(0.1, above=0, most=1)
+    friction: float | None = option(None, above=0, most=1, shown=_FRICTION)
     """Share of the velocity that SGHMC loses a step."""
 
 
@@ -243,17 +256,17 @@ METHODS: dict[str, tuple[str, type[FitOptions]]] = {
 class SamplerOptions(SampleOptions):
     """Chains of either sampler."""
 
-    sampler: Literal["sgld", "sghmc"] = "sgld"
+    sampler: Literal["sgld", "sghmc"] = "sghmc"
     """Which sampler."""
-    friction: float | None = option(None, above=0, most=1, shown="0.1 of sghmc")
+    friction: float | None = option(None, above=0, most=1, shown=_FRICTION)
     """Share of the velocity that SGHMC loses a step; sgld has none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sampler == "sgld" and self.friction is not None:
             raise ConfigError("friction belongs to sampler='sghmc'; sgld has none")
-        if self.sampler == "sghmc" and self.friction is None:
-            object.__setattr__(self, "friction", SghmcOptions.friction)
+        if self.sampler == "sghmc" and self.friction is None and self.lr is not None:
+            object.__setattr__(self, "friction", 0.1)
 
 
 class TransferOptions(RunOptions):

@@ -20,7 +20,13 @@ from bayesprior.recipes.digests import (
     prior_digest,
     state_digest,
 )
-from bayesprior.recipes.head_priors import HeadChoice, head_of, rms_by_tensor, with_widths
+from bayesprior.recipes.head_priors import (
+    HeadChoice,
+    head_of,
+    rms_by_tensor,
+    width_of,
+    with_widths,
+)
 from bayesprior.recipes.options import MadeFrom, plain_values
 from bayesprior.recipes.places import recorded
 from bayesprior.recipes.prior_options import PriorOptions
@@ -91,11 +97,19 @@ def make_prior(call: PriorCall) -> GaussianWeights:
     width, own = law.rms_std, rms_by_tensor(law)
     law = shaped(law.jitter(call.jitter), call.shape, call.rank)
     law.statistics = {}  # they stay with the source
-    if call.rms_ratio is not None:
-        law = with_widths(law, {name: call.rms_ratio * rms for name, rms in own.items()})
+    ratio, asked = call.rms_ratio, (call.rms_std, call.cov_scale, call.rms_ratio)
+    if asked == (None, None, None):
+        if call.data is not None and call.shape != "zero":
+            ratio = width_of(call, source.marginal(kept), new)
+        if ratio is None and source.provenance.get("role") == "checkpoint":
+            raise ConfigError(
+                "a checkpoint has no width of its own: give rms_std, or data and one linear head"
+            )
+    if ratio is not None:
+        law = with_widths(law, {name: ratio * rms for name, rms in own.items()})
     elif call.rms_std is not None or call.cov_scale is not None or call.jitter:
-        asked = width * math.sqrt(call.cov_scale or 1.0) if call.rms_std is None else call.rms_std
-        law = law.rescale(rms_std=asked)
+        own_width = width * math.sqrt(call.cov_scale or 1.0)
+        law = law.rescale(rms_std=own_width if call.rms_std is None else call.rms_std)
     norms = _scales_of_norms(call.target, new)
     if head is not None:
         law = law.extend(layout, std=head.std, loc=norms)
@@ -106,7 +120,7 @@ def make_prior(call: PriorCall) -> GaussianWeights:
         "rms_std_asked": call.rms_std,
         "cov_scale_asked": call.cov_scale,
         "rms_std": law.rms_std,
-        "rms_ratio": call.rms_ratio,
+        "rms_ratio": ratio,
         **(HeadChoice(None).told() if head is None else head.told()),
         "jitter_share": call.jitter / (1 + call.jitter),
         "transferred": 0 if call.shape == "zero" else len(kept),
@@ -119,7 +133,9 @@ def make_prior(call: PriorCall) -> GaussianWeights:
     with locked(call.out):
         options = {**plain_values(call), "head": described(call.head)}
         digests = {"source": prior_digest(source), "network": network_digest(call.target)}
-        if call.data is not None and head is not None and head.logit_std is not None:
+        if call.data is not None and (
+            ratio != call.rms_ratio or (head is not None and head.logit_std is not None)
+        ):
             digests["data.train"] = data_digests(call.data)["train"]
         if norms:
             digests["norms"] = state_digest(norms)

@@ -12,14 +12,18 @@ __all__ = ["PriorOptions"]
 class PriorOptions(Options):
     """Width and shape of a prior."""
 
-    rms_std: float | None = option(None, above=0, shown="the source's own")
+    rms_std: float | None = option(None, above=0, shown="see rms_ratio")
     """Root mean square standard deviation of the transferred weights, in weight units; one grid
     serves all shapes."""
     cov_scale: float | None = option(None, above=0, shown="1")
     """Or a factor on the source's covariance."""
-    rms_ratio: float | None = option(None, above=0, shown="one width for all")
+    rms_ratio: float | None = option(
+        None, above=0, shown="2.5 times what the features bear, where there are data"
+    )
     """Or a width for every tensor: its standard deviation as a share of its own root mean square
-    weight in the source. The shape inside a tensor, and its correlations with others, stay."""
+    weight in the source. The shape inside a tensor, and its correlations with others, stay. Noise
+    that moves the features of the data by .35 of their spread is what they bear; without data, or a
+    linear head, and around zero, the source keeps its own width."""
     head_prior: Literal["auto", "learned", "isotropic"] = "auto"
     """Covariance of the new head's weights, the same for each class: learned is that of the
     source's features, which are scaled down where they vary within classes; auto takes it where
@@ -42,8 +46,7 @@ class PriorOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        widths = ("rms_std", "cov_scale", "rms_ratio")
-        given = [name for name in widths if getattr(self, name) is not None]
+        given = [n for n in ("rms_std", "cov_scale", "rms_ratio") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ConfigError(f"give one of {given[0]} and {given[1]}, not both")
         if self.head_std is not None and self.head_logit_std is not None:

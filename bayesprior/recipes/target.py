@@ -1,24 +1,20 @@
 """Infer with a prior: MAP, SWAG and sampling."""
 
 import copy
+import functools
 import math
-from collections.abc import Callable
-from typing import Any
-
-from torch import nn
-from torch.optim import Optimizer
 
 from bayesprior.errors import ConfigError
 from bayesprior.inference.collectors.draws import DrawWriter
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.collectors.swag import SWAG
-from bayesprior.inference.optimizers import SGHMC, SGLD, ImplicitPriorSGD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.protocols import Collector, Draw, Schedule
 from bayesprior.inference.schedules import chain, constant, cosine, cyclical, scaled, spread
 from bayesprior.recipes.arguments import MapCall, SampleCall, SwagCall
 from bayesprior.recipes.calls import recipe
-from bayesprior.recipes.training import Run, chain_seed, parameter_groups
+from bayesprior.recipes.rates import descent, sampling
+from bayesprior.recipes.training import Run, chain_seed
 from bayesprior.storage import chain_dir
 from bayesprior.weights.gaussian import GaussianWeights
 
@@ -27,7 +23,10 @@ __all__ = ["fit_map", "fit_swag", "sample"]
 
 @recipe(MapCall)
 def fit_map(call: MapCall) -> PointPosterior:
-    """Maximize the posterior with `ImplicitPriorSGD`, stable for every prior width.
+    """Maximize the posterior, stable for every prior width.
+
+    With a learning rate given by `ImplicitPriorSGD`; without one by `WhitenedAdam`, whose steps are
+    in standard deviations of the prior, and no longer than the features bear.
 
     Returns
     -------
@@ -55,9 +54,10 @@ def fit_map(call: MapCall) -> PointPosterior:
                 raise ConfigError("snapshots are kept in a folder; give out=")
             schedule = spread(schedule, call.snapshots, num_steps)
             collectors.append(DrawWriter(run.out))
-        run.train(_descent(call), schedule, num_steps, collectors=collectors, description="MAP")
+        rates = descent(run, call, schedule, call.num_steps)
+        run.train(rates.make, schedule, num_steps, collectors=collectors, description="MAP")
         fit = PointPosterior.from_module(call.module, call.prior.layout)
-        return run.finish(fit, {"method": "map", "rms_std": call.prior.rms_std})
+        return run.finish(fit, {"method": "map", "rms_std": call.prior.rms_std, **rates.told})
 
 
 @recipe(SwagCall)
@@ -87,16 +87,20 @@ def fit_swag(call: SwagCall) -> GaussianWeights:
             scaled(constant(thin=call.collect_every), call.swag_lr_factor),
         )
         num_steps = call.num_steps + call.num_snapshots * call.collect_every
-        run.train(_descent(call), schedule, num_steps, collectors=[collector], description="SWAG")
+        rates = descent(run, call, schedule, num_steps)
+        run.train(rates.make, schedule, num_steps, collectors=[collector], description="SWAG")
         about = {"role": "posterior", "method": "swag", "data": call.data.name, "seed": call.seed}
         fit = collector.posterior(provenance=about)
         fit.buffers = run.buffers_at(fit)
-        return run.finish(fit, {"method": "swag", "rms_std": call.prior.rms_std})
+        return run.finish(fit, {"method": "swag", "rms_std": call.prior.rms_std, **rates.told})
 
 
 @recipe(SampleCall)
 def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
-    """Sample the posterior with SGLD or SGHMC, one folder a chain.
+    """Sample the posterior with SGHMC or SGLD, one folder a chain.
+
+    Without a learning rate the chains run in units in which the prior is standard normal, at the
+    step that the curvature there allows.
 
     The network is left at the last chain's last draw. Chain c has the seed that (seed, c) is
     hashed to, so that runs of different seeds share no chain. Chains start as far apart as draws of
@@ -120,13 +124,14 @@ def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
             return run.result()
         initial = copy.deepcopy(call.module.state_dict())
         kept: list[Draw] = []
+        rates = sampling(run, call)
         for index in range(call.chains):
             seed = chain_seed(call.seed, index)
             call.module.load_state_dict(initial)
             run.start(seed, spread=call.start_spread * math.sqrt(call.temperature))
             memory = DrawsInMemory(chain=index)
             run.train(
-                _sampler(call, seed),
+                functools.partial(rates.make, seed=seed),
                 schedule,
                 num_steps,
                 collectors=[memory if run.out is None else DrawWriter(run.out, chain=index)],
@@ -136,15 +141,8 @@ def sample(call: SampleCall) -> StoredDraws | DrawsInMemory:
             )
             kept += memory.draws()
         fit = DrawsInMemory(kept) if run.out is None else StoredDraws(run.out)
-        return run.finish(fit, {"method": call.sampler, "rms_std": call.prior.rms_std})
-
-
-def _descent(call: MapCall | SwagCall) -> Callable[[nn.Module], Optimizer]:
-    def optimizer(target: nn.Module) -> Optimizer:
-        groups = parameter_groups(target, call.prior, call.lr, call.head_lr)
-        return ImplicitPriorSGD(groups, lr=call.lr, momentum=call.momentum)
-
-    return optimizer
+        numbers = {"method": call.sampler, "rms_std": call.prior.rms_std, **rates.told}
+        return run.finish(fit, numbers)
 
 
 def _sampling(call: SampleCall) -> tuple[Schedule, int]:
@@ -161,21 +159,3 @@ def _sampling(call: SampleCall) -> tuple[Schedule, int]:
         final_factor=0.1,
     )
     return schedule, num_steps
-
-
-def _sampler(call: SampleCall, seed: int) -> Callable[[nn.Module], Optimizer]:
-    def optimizer(target: nn.Module) -> Optimizer:
-        groups = parameter_groups(
-            target, call.prior, call.lr, call.head_lr, call.temperature, call.head_temperature
-        )
-        common: dict[str, Any] = {
-            "lr": call.lr,
-            "num_data": call.data.num_data,
-            "temperature": call.temperature,
-            "seed": seed,
-        }
-        if call.friction is None:
-            return SGLD(groups, **common)
-        return SGHMC(groups, friction=call.friction, **common)
-
-    return optimizer

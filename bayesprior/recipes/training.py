@@ -111,7 +111,7 @@ class Run:
         if self.out is not None:
             folder = self.out
             with contextlib.ExitStack() as stack:
-                self.finished, copied = self._on_main(lambda: self._open(folder, stack))
+                self.finished, copied = self.on_main(lambda: self._open(folder, stack))
                 self._stack = stack.pop_all()
             if copied is not None:
                 self.prior = copied.to(self.device)
@@ -121,7 +121,7 @@ class Run:
         """Leave the folder to others."""
         self._stack.close()
 
-    def _on_main(self, act: Callable[[], T]) -> T:
+    def on_main(self, act: Callable[[], T]) -> T:
         """Act in the first process; all of them get its result or its error."""
         outcome: Any = None
         if self._world[0] == 0:
@@ -298,7 +298,7 @@ class Run:
             self._session.finish()
 
         if self.out is not None:
-            self._on_main(write)
+            self.on_main(write)
         return self.bound(result)
 
 

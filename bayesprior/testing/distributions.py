@@ -21,8 +21,8 @@ def check_weight_distribution(
     ----------
     law
         A Pyro distribution with ``layout``, ``loc``, ``buffers``, ``score``,
-        ``score_and_log_prob``, ``max_precision``, ``covariance_product``, ``color``, ``whiten``,
-        ``to`` and ``save``, in float64, of at most a few hundred weights.
+        ``score_and_log_prob``, ``max_precision``, ``color``, ``gradient_in_z``, ``whiten``, ``to``
+        and ``save``, in float64, of at most a few hundred weights.
     num_draws
         Draws whose score is averaged: its expectation under the law is zero.
     false_alarm_rate
@@ -87,17 +87,17 @@ def check_weight_distribution(
 
 
 def _check_maps(law: Any, value: torch.Tensor, precision: torch.Tensor) -> None:
-    """Products with the covariance and one root of it, all differentiable and mapped by vmap."""
+    """One root of the covariance and its transpose, all differentiable and mapped by vmap."""
     close = torch.testing.assert_close
-    close(law.covariance_product(value) @ precision, value, msg="covariance_product is not Sigma v")
     close(law.color(law.whiten(value)), value, msg="color does not undo whiten")
     root = law.color(torch.eye(law.layout.dim).to(value)) - law.loc
-    product = law.covariance_product(torch.eye(law.layout.dim).to(value))
-    close(root.T @ root, product, msg="color(z) - loc is no root of the covariance")
-    for name in ("score", "covariance_product", "color", "whiten", "log_prob"):
+    product = value @ root.T @ root @ precision
+    close(product, value, msg="color(z) - loc is no root of the covariance")
+    close(law.gradient_in_z(value), value @ root.T, msg="gradient_in_z is not that root transposed")
+    for name in ("score", "gradient_in_z", "color", "whiten", "log_prob"):
         method = getattr(law, name)
         close(torch.vmap(method)(value), method(value), msg=f"{name} under vmap differs")
-    for name in ("covariance_product", "color", "whiten"):
+    for name in ("gradient_in_z", "color", "whiten"):
         leaf = value[0].clone().requires_grad_()
         assert torch.autograd.gradcheck(getattr(law, name), (leaf,)), f"derivative of {name}"
 

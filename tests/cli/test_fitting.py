@@ -199,7 +199,7 @@ def test_a_missing_npz(refused, tmp_path):
     [
         ([], "give --source or --weights"),
         (["--source", "x", "--weights", "y"], "give one of --source and --weights, not both"),
-        (["--weights", "y"], "give --rms_std, such as 0.003, 0.01 or 0.03, and choose"),
+        (["--weights", "no.pth"], "no.pth"),
         (["--shape", "zero"], "has no width of its own; give --rms_std"),
         (["--source", "no.safetensors"], "no.safetensors"),
     ],

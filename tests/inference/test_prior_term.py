@@ -144,7 +144,7 @@ def test_a_parameter_without_elements_is_no_matter():
         PriorTerm(net, law, 5).prepare(optimizer)
 
 
-def test_an_optimizer_is_given_the_covariance_and_its_root():
+def test_an_optimizer_is_given_the_root_of_the_covariance():
     """Deviations, without the mean: R R^T = Sigma."""
     problem = Problem()
     term = PriorTerm(problem.module, problem.prior, NUM_DATA)
@@ -158,9 +158,9 @@ def test_an_optimizer_is_given_the_covariance_and_its_root():
             found.append(torch.cat([method(given)[p].reshape(-1) for p in term.parameters]))
         return torch.stack(found, 1)
 
-    root, covariance = columns(term.color), columns(term.covariance_product)
-    torch.testing.assert_close(covariance, problem.prior.covariance_matrix)
-    torch.testing.assert_close(root @ root.T, covariance)
+    root = columns(term.color)
+    torch.testing.assert_close(root @ root.T, problem.prior.covariance_matrix)
+    torch.testing.assert_close(columns(term.gradient_in_z), root.T)
 
 
 def test_bad_input_is_one_clear_error():

@@ -94,17 +94,17 @@ def test_what_we_ship_meets_the_protocols(module, law, tmp_path):
     assert isinstance(law, WeightDistribution)
     assert isinstance(PriorTerm(module, law, 10), PriorShare)
     assert isinstance(ImplicitPriorSGD(module.parameters(), lr=0.1), TakesPrior)
+    assert isinstance(SGLD(module.parameters(), lr=0.1, num_data=10), TakesPrior)
 
 
 def test_what_lacks_a_method_does_not(module, law):
     assert not isinstance(law, Collector | PriorShare | TakesPrior)
-    assert not isinstance(SGLD(module.parameters(), lr=0.1, num_data=10), TakesPrior)
+    assert not isinstance(torch.optim.SGD(module.parameters(), lr=0.1), TakesPrior)
     assert not isinstance(torch.distributions.Normal(0.0, 1.0), WeightDistribution | Posterior)
 
 
 LAW = (
-    "layout loc buffers score score_and_log_prob max_precision covariance_product color whiten "
-    "to save"
+    "layout loc buffers score score_and_log_prob max_precision color gradient_in_z whiten to save"
 ).split()
 
 

@@ -50,7 +50,7 @@ def test_the_maps_are_those_of_the_sites_and_the_identity_elsewhere():
     layout = ParameterLayout(("x", *law.layout.names), ((2,), *law.layout.shapes))
     prior, value = SitePrior(layout, [site(law)]), torch.randn(5).double()
     assert isinstance(prior, WeightDistribution)
-    for name in ("covariance_product", "color", "whiten"):
+    for name in ("gradient_in_z", "color", "whiten"):
         found = getattr(prior, name)(value)
         assert torch.equal(found[:2], value[:2])
         torch.testing.assert_close(found[2:], getattr(law, name)(value[2:]))

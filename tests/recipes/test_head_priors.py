@@ -1,5 +1,6 @@
 """Heads in units of logits, learned from a source's features, and widths by tensor."""
 
+import copy
 import math
 
 import pytest
@@ -10,8 +11,13 @@ from torch import nn
 from bayesprior.errors import ConfigError
 from bayesprior.inference.strength.features import feature_statistics, head_inputs
 from bayesprior.inference.strength.head import within_metric
+from bayesprior.inference.strength.noise import feature_noise
 from bayesprior.recipes import fit_source, make_prior
 from bayesprior.recipes.head_priors import rms_by_tensor
+from bayesprior.recipes.named import point_source
+from bayesprior.recipes.runs import read_config
+from bayesprior.recipes.training import initialize_
+from bayesprior.tasks.protocols import pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.rows import RowCovariance
 
@@ -148,3 +154,29 @@ def test_a_tensor_of_zeros_keeps_a_little_width(fitted):
     law = GaussianWeights.from_blocks(source.layout, loc, source.blocks)
     width = make_prior(law, target, head="head", rms_ratio=0.25).block_rms_std()["backbone.1.bias"]
     assert width == pytest.approx(0.0025 * float(loc.square().mean().sqrt()), rel=1e-4)
+
+
+def test_without_a_width_the_features_set_it(fitted, tmp_path):
+    """Where there are data; else, and around zero, the source keeps its own."""
+    source, target, data = fitted
+    prior = make_prior(source, target, head="head", data=data, out=tmp_path)
+    module = copy.deepcopy(target)
+    initialize_(module, source)
+    batches = list(data.loader("train", 100))
+    noise = feature_noise(module, batches, head="head", by_tensor=True, forward=pair_forward)
+    ratio = prior.provenance["rms_ratio"]
+    assert ratio == pytest.approx(2.5 * noise, rel=1e-4)
+    own, found = rms_by_tensor(source), prior.block_rms_std()
+    assert all(found[name] == pytest.approx(ratio * rms) for name, rms in own.items())
+    assert read_config(tmp_path).digests.keys() >= {"data.train"}
+    zero = make_prior(source, target, head="head", data=data, shape="zero")
+    assert zero.rms_std == pytest.approx(source.rms_std)
+    assert zero.provenance["rms_ratio"] is None
+
+
+def test_a_checkpoint_has_no_width_of_its_own(fitted):
+    _, target, data = fitted
+    law = point_source(target, None)
+    assert make_prior(law, target, head="head", data=data).provenance["rms_ratio"] > 0
+    with pytest.raises(ConfigError, match="a checkpoint has no width of its own: give rms_std"):
+        make_prior(law, target, head="head")

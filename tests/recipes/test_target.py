@@ -187,7 +187,7 @@ def test_map_from_the_modules_own_weights_is_fine_tuning(task):
 def test_friction_belongs_to_sghmc(task):
     state, prior, data = task
     with pytest.raises(ConfigError, match="friction belongs to sampler='sghmc'"):
-        sample(fresh(state), prior, data, friction=0.2, **QUIET)
+        sample(fresh(state), prior, data, sampler="sgld", friction=0.2, **QUIET)
 
 
 class Wrong(Net):

@@ -71,9 +71,9 @@ def narrow_vmap(self, value):
             "not close",
         ),
         (
-            "covariance_product",
-            lambda self, value: 1.01 * Ours.covariance_product(self, value),
-            "covariance_product is not Sigma v",
+            "gradient_in_z",
+            lambda self, value: 1.01 * Ours.gradient_in_z(self, value),
+            "gradient_in_z is not that root transposed",
         ),
         ("whiten", lambda self, value: 1.01 * Ours.whiten(self, value), "does not undo whiten"),
         ("color", narrow_vmap, "color under vmap differs"),

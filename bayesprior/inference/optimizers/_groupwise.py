@@ -48,8 +48,26 @@ class GroupwiseOptimizer(Optimizer, abc.ABC):
             raise ConfigError(f"lr must be positive and finite, got {group['lr']}")
 
     @abc.abstractmethod
-    def update_(self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> None:
-        """Move those weights of a group that have a gradient, in place."""
+    def update_(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        weights: list[Tensor],
+        grads: list[Tensor],
+    ) -> None:
+        """Move the weights of those parameters of a group that have a gradient, in place.
+
+        ``params`` are the keys of ``state``; ``weights`` are they themselves, or what
+        a subclass moves in their place.
+        """
+
+    def move_(self, grads: Mapping[Tensor, Tensor], weights: Mapping[Tensor, Tensor]) -> None:
+        """Call `update_` for every group; parameters without a weight of their own are it."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p in grads]
+            if params:
+                moved = [weights.get(p, p) for p in params]
+                self.update_(group, params, moved, [grads[p] for p in params])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -69,8 +87,6 @@ class GroupwiseOptimizer(Optimizer, abc.ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self.update_(group, params, [p.grad for p in params])
+        held = (p for group in self.param_groups for p in group["params"])
+        self.move_({p: p.grad for p in held if p.grad is not None}, {})
         return loss

@@ -126,17 +126,23 @@ class ImplicitPriorSGD(GroupwiseOptimizer):
         self._precision.clear()
         self._precision.update({p: v.to(p) for p, v in precision.items()})
 
-    def update_(self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> None:
+    def update_(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        weights: list[Tensor],
+        grads: list[Tensor],
+    ) -> None:
         """Move a group's weights and momentum in place."""
         lr, momentum = group["lr"], group["momentum"]
-        for p in weights:
+        for p in params:
             if p not in self.state:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        buffers = [self.state[p]["momentum_buffer"] for p in weights]
+        buffers = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, grads)
-        covered = [i for i, p in enumerate(weights) if p in self._precision]
-        shrink = [self._precision[weights[i]].mul(lr).add_(1) for i in covered]
+        covered = [i for i, p in enumerate(params) if p in self._precision]
+        shrink = [self._precision[params[i]].mul(lr).add_(1) for i in covered]
         if covered:
             torch._foreach_div_([buffers[i] for i in covered], shrink)
         if group["nesterov"]:

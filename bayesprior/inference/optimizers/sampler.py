@@ -14,17 +14,23 @@ from bayesprior.errors import ConfigError
 from bayesprior.inference.generators import generator
 from bayesprior.inference.optimizers._groupwise import GroupwiseOptimizer
 from bayesprior.inference.optimizers._noise import NoiseStream
+from bayesprior.inference.protocols import PriorShare
 
 __all__ = ["Sampler"]
 
 
 class Sampler(GroupwiseOptimizer):
-    """Abstract base of the stochastic-gradient samplers.
+    r"""Abstract base of the stochastic-gradient samplers.
 
     The target is ``exp(-U(w) / T)``, U the potential energy (minus log likelihood of all N data,
     minus log prior). ``.grad`` must hold an estimate of ``grad U / N``: the gradient of the mean
     loss with the prior's gradient already added, so ``lr`` means what it means in plain SGD.
     Parameters whose ``.grad`` is None stay where they are.
+
+    With ``whiten`` the dynamics run on z, w = loc + R z with :math:`R R^T = \Sigma` of the prior
+    that the optimizer is given (`train`, `attach_prior`): in units in which the prior is standard
+    normal, and ``lr`` counts there. A constant R, and its part for one group, leave the target as
+    it is. No z is stored: the gradient becomes ``R^T g``, the move ``R dz``.
 
     Noise comes from the sampler's own generators, one for each parameter group (and device and
     dtype in it), never from the global one; it is equal on all data-parallel ranks that were
@@ -39,22 +45,50 @@ class Sampler(GroupwiseOptimizer):
     params
         As for any torch optimizer; groups may carry their own values of all ``defaults``.
     defaults
-        ``lr``, ``temperature``, ``num_data``, ``seed``, and what the sampler adds.
+        ``lr``, ``temperature``, ``num_data``, ``seed``, ``whiten``, and what the sampler adds.
 
     Raises
     ------
     ConfigError
-        If ``lr`` or ``num_data`` is not positive, or ``temperature`` is negative.
+        If ``lr`` or ``num_data`` is not positive, or ``temperature`` is negative; in a step, if
+        there is no prior to whiten by.
     """
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._streams: dict[Any, NoiseStream] = collections.defaultdict(NoiseStream)
+        self._prior: PriorShare | None = None
         super().__init__(params, {**defaults, "noise_state": []})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Runs on loading, copying and unpickling alike; what was computed ahead is forgotten.
         self._streams = collections.defaultdict(NoiseStream)
+        self.__dict__.setdefault("_prior", None)
         super().__setstate__(state)
+        for group in self.param_groups:  # of a state from before there was a choice
+            group.setdefault("whiten", False)
+
+    def take_prior(self, prior: PriorShare | None) -> None:
+        """Take the prior to whiten by; the engine and `attach_prior` call this.
+
+        It is no part of ``state_dict``, and must be given again to a copy of the optimizer.
+        """
+        self._prior = prior
+
+    def move_(self, grads: Mapping[Tensor, Tensor], weights: Mapping[Tensor, Tensor]) -> None:
+        """Move the groups, those that are whitened in z."""
+        white = [p for group in self.param_groups if group["whiten"] for p in group["params"]]
+        white = [p for p in white if p in grads]
+        if not white:
+            return super().move_(grads, weights)
+        if self._prior is None:
+            raise ConfigError(
+                "whiten=True takes its units from a prior: train(prior=), or attach_prior first"
+            )
+        pulled = self._prior.gradient_in_z({p: grads[p] for p in white})
+        moves = {p: torch.zeros_like(p) for p in white}
+        super().move_({**grads, **{p: pulled[p] for p in white}}, {**weights, **moves})
+        colored = self._prior.color(moves)
+        torch._foreach_add_(white, [colored[p] for p in white])
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise `ConfigError` unless a group's values can work."""
@@ -103,7 +137,7 @@ class Sampler(GroupwiseOptimizer):
         Parameters
         ----------
         curvature
-            Largest eigenvalue of the Hessian of U / N.
+            Largest eigenvalue of the Hessian of U / N, with ``whiten`` that in z.
         group
             The parameter group that is asked about; the first one by default.
         """

@@ -51,6 +51,9 @@ class SGHMC(Sampler):
         T; the target is ``exp(-U / T)``.
     seed
         Of the noise; chains differ in nothing else.
+    whiten
+        Whether to run in units in which the prior is standard normal; see `Sampler`. It helps
+        where the prior's widths differ more than what the data add to them.
 
     Raises
     ------
@@ -99,9 +102,10 @@ class SGHMC(Sampler):
         friction: float,
         temperature: float = 1.0,
         seed: int = 0,
+        whiten: bool = False,
     ) -> None:
         defaults = {"lr": lr, "temperature": temperature, "num_data": num_data, "seed": seed}
-        super().__init__(params, {**defaults, "friction": friction})
+        super().__init__(params, {**defaults, "friction": friction, "whiten": whiten})
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise `ConfigError` unless a group's values can work."""
@@ -112,16 +116,22 @@ class SGHMC(Sampler):
                 f"got {group['friction']}"
             )
 
-    def update_(self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> None:
+    def update_(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        weights: list[Tensor],
+        grads: list[Tensor],
+    ) -> None:
         """Move a group's weights and velocities in place."""
         temperature, num_data = group["temperature"], group["num_data"]
-        if new := [p for p in weights if p not in self.state]:
+        if new := [p for p in params if p not in self.state]:
             velocities = self.draw_noise(group, new) or [torch.zeros_like(p) for p in new]
             torch._foreach_mul_(velocities, math.sqrt(temperature / num_data))
             for p, velocity in zip(new, velocities, strict=True):
                 self.state[p]["velocity"] = velocity
-        velocities = [self.state[p]["velocity"] for p in weights]
-        noise = self.draw_noise(group, weights)
+        velocities = [self.state[p]["velocity"] for p in params]
+        noise = self.draw_noise(group, params)
         step, friction = math.sqrt(group["lr"]), group["friction"]
         torch._foreach_add_(velocities, grads, alpha=-step)
         torch._foreach_add_(weights, velocities, alpha=step / 2)

@@ -35,6 +35,9 @@ class SGLD(Sampler):
         T.
     seed
         Of the noise; chains differ in nothing else.
+    whiten
+        Whether to run in units in which the prior is standard normal; see `Sampler`. It helps
+        where the prior's widths differ more than what the data add to them.
 
     Raises
     ------
@@ -72,14 +75,20 @@ class SGLD(Sampler):
         num_data: int,
         temperature: float = 1.0,
         seed: int = 0,
+        whiten: bool = False,
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "temperature": temperature, "num_data": num_data, "seed": seed}
-        )
+        defaults = {"lr": lr, "temperature": temperature, "num_data": num_data, "seed": seed}
+        super().__init__(params, {**defaults, "whiten": whiten})
 
-    def update_(self, group: dict[str, Any], weights: list[Tensor], grads: list[Tensor]) -> None:
+    def update_(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        weights: list[Tensor],
+        grads: list[Tensor],
+    ) -> None:
         """Move a group's weights in place."""
-        lr, noise = group["lr"], self.draw_noise(group, weights)
+        lr, noise = group["lr"], self.draw_noise(group, params)
         torch._foreach_add_(weights, grads, alpha=-lr)
         if noise is not None:
             std = math.sqrt(2 * lr * group["temperature"] / group["num_data"])

@@ -1,7 +1,7 @@
 """How far weights may move: the noise that moves the features by a share of their spread."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from bayesprior.inference.strength.features import head_inputs
 from bayesprior.inference.wrappers import plain_module
 from bayesprior.models.heads import head_prefix
 from bayesprior.tasks.protocols import Batch, Forward, inputs_forward
+from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["feature_noise"]
 
@@ -29,6 +30,7 @@ def feature_noise(
     share: float = 0.35,
     num_draws: int = 3,
     by_tensor: bool = False,
+    law: GaussianWeights | None = None,
     forward: Forward = inputs_forward,
     seed: int = 0,
 ) -> float:
@@ -56,6 +58,9 @@ def feature_noise(
         Whether the noise of each tensor is in units of its own root mean square weight. That number
         says how far such a network is from one that can bear it: .1 of small networks, .013 of
         MobileNet, whose depthwise layers with BatchNorm magnify it.
+    law
+        Of all trainable weights: the noise is that of its draws, without their mean, and the result
+        says what share of the law's width the features bear.
     forward
         Calls the network on a batch.
     seed
@@ -64,7 +69,7 @@ def feature_noise(
     Returns
     -------
     float
-        At most 0.5, in weight units, or those of each tensor.
+        At most 0.5, in weight units, or those of each tensor, or of the law.
 
     Raises
     ------
@@ -84,11 +89,11 @@ def feature_noise(
     module = plain_module(module)
     head = head_prefix(module) if head is None else head
     batches = inputs.split(256) if isinstance(inputs, Tensor) else list(inputs)
-    moved = [
-        p
+    moved = {
+        name: p
         for name, p in module.named_parameters()
         if p.requires_grad and not name.startswith(f"{head}.")
-    ]
+    }
     still, _ = head_inputs(module, head, batches, forward=forward)
     spread = float((still - still.mean(0)).double().square().sum().sqrt())
     if not 0 < spread < math.inf or not moved:
@@ -96,17 +101,27 @@ def feature_noise(
             f"the inputs of the head {head!r} do not vary over these examples, or no weight in "
             "front of it is trainable: there is no scale to calibrate"
         )
-    kept = [p.clone() for p in moved]
-    units = [float(p.square().mean().sqrt()) if by_tensor else 1.0 for p in kept]
+    kept = {name: p.clone() for name, p in moved.items()}
+
+    def noise(draw: int) -> Mapping[str, Tensor]:
+        if law is not None:
+            z = torch.randn(law.layout.dim, generator=generator("cpu", seed, "law noise", draw))
+            return law.layout.unflatten(law.displacement(z.to(law.loc)))
+        found = {}
+        for index, (name, own) in enumerate(kept.items()):
+            source = generator("cpu", seed, "feature noise", draw, index)
+            unit = float(own.square().mean().sqrt()) if by_tensor else 1.0
+            found[name] = unit * torch.randn(own.shape, generator=source)
+        return found  # the same on every device
+
     delta = _START
     try:
         for _ in range(_MAX_ROUNDS):
             squares = 0.0
             for draw in range(num_draws):
-                for index, (p, own, unit) in enumerate(zip(moved, kept, units, strict=True)):
-                    source = generator("cpu", seed, "feature noise", draw, index)
-                    noise = torch.randn(p.shape, generator=source)  # the same on every device
-                    p.copy_(own + delta * unit * noise.to(p))
+                deviations = noise(draw)
+                for name, p in moved.items():
+                    p.copy_(kept[name] + delta * deviations[name].to(p))
                 found, _ = head_inputs(module, head, batches, forward=forward)
                 squares += float((found - still).double().square().sum())
             reached = math.sqrt(squares / num_draws) / spread
@@ -117,6 +132,6 @@ def feature_noise(
             if abs(factor - 1) < _TOLERANCE or delta == _LARGEST:
                 break
     finally:
-        for p, own in zip(moved, kept, strict=True):
-            p.copy_(own)
+        for name, p in moved.items():
+            p.copy_(kept[name])
     return delta

@@ -68,7 +68,7 @@ def test_the_recursion_is_what_the_code_does(case):
 def test_stability_limit_is_where_the_spectral_radius_crosses_one(case):
     sampler = case.make([torch.zeros(1, requires_grad=True)], **ARGS)
     for curvature in (0.5, 40.0):
-        limit = sampler.stability_limit(curvature)
+        limit = sampler.stability_limit(curvature * case.width**2)
         assert case.spectral_radius(0.999 * limit * curvature) < 1
         assert case.spectral_radius(1.001 * limit * curvature) > 1
     assert sampler.stability_limit(0.0) == float("inf")
@@ -85,7 +85,7 @@ def test_copies_continue_alike(case):
     ]
     steps(sampler, params, 4)
     for other_params, other in copies:
-        steps(other, other_params, 4)
+        steps(case.prepared(other), other_params, 4)
         assert torch.equal(other_params[0], params[0])
 
 

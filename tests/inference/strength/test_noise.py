@@ -6,10 +6,13 @@ from scipy import stats
 from torch import nn
 
 from bayesprior.errors import ConfigError
+from bayesprior.inference.generators import generator
 from bayesprior.inference.strength.features import head_inputs
 from bayesprior.inference.strength.noise import feature_noise
 from bayesprior.models import SmallConvNet
 from bayesprior.tasks.protocols import inputs_forward
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 
 def moved_shares(net, inputs, delta, num_draws):
@@ -57,6 +60,30 @@ def test_noise_by_tensor_is_in_units_of_its_own_weights():
     share = feature_noise(net, inputs, by_tensor=True)
     unit = float(net[0].weight.detach().square().mean().sqrt())
     assert share * unit == pytest.approx(feature_noise(net, inputs), rel=0.02)
+
+
+def test_noise_of_a_law_is_a_share_of_its_width():
+    net = nn.Sequential(nn.Linear(16, 64, bias=False), nn.Linear(64, 2))
+    inputs, layout = torch.randn(30, 16), ParameterLayout.from_module(net)
+    point = GaussianWeights.point(layout, torch.zeros(layout.dim), std=0.2)
+    share = feature_noise(net, inputs, law=point, num_draws=40)
+    assert share * 0.2 == pytest.approx(feature_noise(net, inputs, num_draws=40), rel=0.03)
+    # a law of one direction: the last layer's weights are no part of the noise, linear ones' exact
+    rows = torch.zeros(1, layout.dim)
+    rows[0, :1024] = 1.0
+    law = GaussianWeights(layout, torch.zeros(layout.dim), torch.full((layout.dim,), 1e-12), rows.T)
+    share = feature_noise(net, inputs, law=law, num_draws=40)
+    still = inputs @ net[0].weight.detach().T
+    spread = (still - still.mean(0)).square().sum().sqrt()
+    moved = 8 * inputs.sum(1).square().sum().sqrt()  # by 1 of every weight: 64 equal features
+    draws = torch.tensor([_direction(law, draw) for draw in range(40)])
+    expected = 0.35 * spread / (moved * draws.square().mean().sqrt())
+    assert share == pytest.approx(float(expected), rel=1e-3)
+
+
+def _direction(law, draw):
+    z = torch.randn(law.dim, generator=generator("cpu", 0, "law noise", draw))
+    return float(law.displacement(z)[0])
 
 
 def test_features_that_do_not_move_are_refused():
