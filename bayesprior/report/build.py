@@ -7,8 +7,10 @@ from bayesprior.report.document import Report, Section
 from bayesprior.report.sections import (
     calibration,
     changed_data,
+    classes,
     closing,
     comparison,
+    opening,
     prior,
     results,
     sampler,
@@ -20,6 +22,7 @@ __all__ = ["SECTIONS", "build_report"]
 
 SECTIONS: list[Heading] = [
     Heading("Results", results.items, results.verdict, LAW),
+    Heading("Classes", classes.items),
     Heading("Comparison", comparison.items, comparison.verdict, HELP),
     Heading("Calibration", calibration.items, calibration.verdict, TRUST),
     Heading("Uncertainty", uncertainty.items),
@@ -73,7 +76,8 @@ def build_report(tree: xr.DataTree) -> Report:
         verdict = heading.verdict(context) if heading.verdict else None
         verdicts += [verdict] if verdict else []
         if items := heading.items(context):
-            sections.append(Section(heading.title, items))
+            sections.append(Section(heading.title, items, verdict.question if verdict else ""))
     title, subtitle = (str(context.attrs.get(k, "")) for k in ("title", "subtitle"))
     data = {"configuration": closing.configured(context)}
-    return Report(title or "bayesprior report", subtitle, verdicts, sections, data)
+    first, folded = opening.opened(context, sections)
+    return Report(title or "bayesprior report", subtitle, verdicts, folded, data, first)

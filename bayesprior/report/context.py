@@ -19,7 +19,8 @@ from bayesprior.diagnostics.convergence import (
     claimed_temperatures,
     temperature_checks,
 )
-from bayesprior.diagnostics.predictions import Outcome, scores
+from bayesprior.diagnostics.intervals import metric_interval
+from bayesprior.diagnostics.predictions import Outcome, metric_rows, score_intervals, scores
 from bayesprior.diagnostics.prior import (
     ChiSquareCheck,
     Direction,
@@ -29,7 +30,7 @@ from bayesprior.diagnostics.prior import (
     mahalanobis_checks,
     sensitivities,
 )
-from bayesprior.diagnostics.regression import pit_values
+from bayesprior.diagnostics.regression import pit_values, regression_points
 from bayesprior.diagnostics.shift import ShiftRow, shift_table
 from bayesprior.errors import BayesPriorError
 from bayesprior.report.document import Item, Picture
@@ -131,6 +132,28 @@ class Context:
     def scores(self) -> dict[str, float]:
         """Metrics of the test set."""
         return {} if self.test is None else scores(self.test)
+
+    @functools.cached_property
+    def estimates(self) -> dict[str, Any]:
+        """Every metric of the test set; an `Interval` where one is known."""
+        if self.kind == "numbers":
+            data = self.tree["predictions"].dataset
+            points = self.attempt("metrics of the numbers", regression_points, data)
+            if points is None:
+                return {}
+            rows = metric_rows("numbers")
+            return {
+                n: metric_interval(row, np.asarray(row.points(points), dtype=float))
+                for n, row in rows.items()
+            }
+        if self.kind == "pixels":
+            return dict(json.loads(self.tree["predictions"].attrs["metrics"]))
+        if self.test is None:
+            return {}
+        found = self.attempt("intervals of the metrics", score_intervals, self.test) or {}
+        if "ece" in found:  # the bound that the verdict goes by; the bootstrap's may miss the ECE
+            found["ece"] = found["ece"]._replace(high=self.bins.bound)
+        return self.scores | found
 
     @functools.cached_property
     def bins(self) -> CalibrationBins:

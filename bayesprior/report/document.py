@@ -23,6 +23,7 @@ from bayesprior.storage import atomic_path
 __all__ = ["Column", "Item", "Picture", "Report", "Section", "Table", "Text", "plain"]
 
 MARKS = {"ok": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
+SPOKEN = {"ok": "Good", "warn": "Caution", "fail": "Alarm", "unknown": "Open"}
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ Item = Table | Picture | Text
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading, what stands under it, and the question it answers, if there is one."""
 
     title: str
     items: Sequence[Item]
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,9 @@ class Report:
         The evidence.
     data
         Further values for machines, only in the JSON.
+    opening
+        What the first screen shows beside the verdicts: a sentence, a table of three numbers (its
+        columns: label, value, meaning), a figure. With it the sections are folded on the page.
 
     Examples
     --------
@@ -119,11 +124,17 @@ class Report:
     verdicts: Sequence[Verdict]
     sections: Sequence[Section]
     data: Mapping[str, Any] = field(default_factory=dict)
+    opening: Sequence[Item] = ()
+
+    @property
+    def parts(self) -> list[Section]:
+        """The opening, as a section, and all others."""
+        return [*([Section("In short", self.opening)] if self.opening else []), *self.sections]
 
     def pictures(self) -> Iterator[tuple[str, Picture]]:
         """Yield every figure with a file name that is unique in the report."""
         seen: Counter[str] = Counter()
-        for section in self.sections:
+        for section in self.parts:
             for item in section.items:
                 if isinstance(item, Picture):
                     name = _slug(f"{section.title} {item.title}")
@@ -159,7 +170,7 @@ class Report:
         loader = PackageLoader("bayesprior.report")
         made = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, **options)
         made.filters |= {"slug": _slug, "cell": _text, "key": _key, "kind": _kind, **filters}
-        return made.get_template(template).render(report=self, marks=MARKS)
+        return made.get_template(template).render(report=self, marks=MARKS, spoken=SPOKEN)
 
     def to_json(self) -> str:
         """Return the same content for machines; numbers unrounded, NaN and infinity as null."""
@@ -184,7 +195,7 @@ class Report:
             "subtitle": self.subtitle,
             "verdicts": [v.to_dict() for v in self.verdicts],
             "sections": [
-                {"title": s.title, "items": [item(i) for i in s.items]} for s in self.sections
+                {"title": s.title, "items": [item(i) for i in s.items]} for s in self.parts
             ],
             "data": self.data,
         }

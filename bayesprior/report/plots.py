@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ from bayesprior.report.style import BLUE, COLORS, GRAY, GREEN, INK, ORANGE, styl
 
 __all__ = [
     "comparison_forest",
+    "confusion_matrix",
     "coverage_plot",
     "image_grid",
     "learning_curves",
@@ -38,6 +39,8 @@ __all__ = [
     "uncertainty_histograms",
 ]
 
+MOST_CLASSES = 25
+"""Of a confusion matrix."""
 _PERFECT: dict[str, Any] = {"color": GRAY, "linestyle": "--", "label": "perfect"}
 _BAND: dict[str, Any] = {"color": GRAY, "alpha": 0.35, "label": "95% band if perfect"}
 
@@ -318,6 +321,48 @@ def coverage_plot(pit: Float[np.ndarray, " N"]) -> Figure:
     axes.plot(levels, [coverage(pit, level) for level in levels], color=BLUE, label="model")
     axes.set(xlabel="level of the interval", ylabel="share of targets inside")
     axes.legend(loc="upper left")
+    return figure
+
+
+@styled
+def confusion_matrix(counts: Int[np.ndarray, "C C"], names: Sequence[str]) -> Figure:
+    """Draw how often each true class (a row) was given each answer (a column).
+
+    Parameters
+    ----------
+    counts
+        Numbers of points.
+    names
+        Of the C classes.
+
+    Raises
+    ------
+    DataError
+        If there are more classes than can be told apart.
+
+    Examples
+    --------
+    >>> figure = confusion_matrix(np.array([[8, 2], [1, 9]]), ["cat", "dog"])
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['8', '2', '1', '9']
+    """
+    size = len(names)
+    if size > MOST_CLASSES:
+        raise DataError(f"{size} classes are too many for a matrix; see the most frequent mistakes")
+    figure, axes = _axes(4.8)
+    rows, columns = np.nonzero(counts)
+    found = counts[rows, columns]
+    shares = 0.65 * found / counts.sum(1)[rows]
+    axes.bar(columns, 1.0, 1.0, rows - 0.5, color=[(BLUE, share) for share in shares])
+    cells = np.stack([rows, columns, found], 1).tolist()
+    for row, column, count in cells if size <= 12 else ():
+        axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(range(size), [_short(name, 14) for name in names])
+    axes.tick_params(axis="x", rotation=0 if max(map(len, names)) <= 2 else 90)
+    axes.grid(visible=False)
+    axes.set(xlabel="said", ylabel="is", aspect="equal")
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
     return figure
 
 

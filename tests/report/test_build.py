@@ -60,6 +60,7 @@ def test_a_complete_run_reports_everything(full):
     assert all(v.advice and any(c.isdigit() for c in v.reason) for v in full.verdicts)
     assert [s.title for s in full.sections] == [
         "Results",
+        "Classes",
         "Comparison",
         "Calibration",
         "Uncertainty",
@@ -71,9 +72,9 @@ def test_a_complete_run_reports_everything(full):
         "Configuration",
     ]
     assert set(pictures(every(full))) == {
+        "Confusion matrix",
         "Difference in NLL",
         "Difference in accuracy",
-        "Reliability diagram",
         "Uncertainty of right and wrong answers",
         "Error after rejecting the least certain",
         "Most confident mistakes",
@@ -83,6 +84,10 @@ def test_a_complete_run_reports_everything(full):
         "Where the posterior ended in the prior",
         "Distance by layer",
     }
+    [text, numbers, lead] = full.opening
+    assert text.text.startswith("60 draws of the weights, from 2 chain(s), were fitted to 30")
+    assert [row["score"] for row in numbers.rows] == ["accuracy", "NLL", "ECE"]
+    assert lead.title == "Reliability diagram"
     assert set(missing(full)) == {"temperature of the sampler"}
     assert full.data["configuration"]["lr"] == 0.1
     json.loads(full.to_json())

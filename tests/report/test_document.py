@@ -54,7 +54,7 @@ class Tags(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.loads += [attrs[k] for k in ("src", "href", "xlink:href", "data") if k in attrs]
-        self.ids += [attrs["id"]] if tag == "h2" else []
+        self.ids += [attrs["id"]] if attrs.get("class") == "body" else []
         if tag not in ("meta", "br", "link", "img", "hr"):
             self.stack.append(tag)
 
@@ -156,3 +156,26 @@ def test_a_row_has_its_own_number_format():
     rows = [{"v": 0.12345, "format": ".1f"}, {"v": 0.12345}]
     text = Report("r", "", [], [Section("s", [Table("t", [Column("v", "v", ".3f")], rows)])])
     assert "| 0.1 |\n| 0.123 |" in text.to_markdown()
+
+
+def test_the_opening_is_on_the_page_and_the_sections_are_folded(report):
+    table = Table("Three", [Column("s", "metric"), Column("v", "v", ".2f")], [{"s": "NLL", "v": 1}])
+    opening = [Text("Did this."), table, Picture("Lead", "", figure())]
+    opened = dataclasses.replace(report, opening=opening)
+    page = opened.to_html()
+    first = page.index('<details class="part"><summary><h2>Results')
+    assert "<p>Did this.</p>" in page[:first]
+    assert re.search('<dt class="s">NLL</dt><dd class="v">1.00</dd>', page[:first])
+    assert 'role="img" aria-label="Lead"' in page[:first]
+    assert "## In short\n\nDid this." in opened.to_markdown()
+    assert json.loads(opened.to_json())["sections"][0]["items"][2]["figure"] == "in-short-lead"
+    assert '<details class="part" open>' in report.to_html()
+
+
+def test_who_does_not_see_hears_the_same(report):
+    page = report.to_html()
+    assert '<span class="spoken">Caution:</span> Half' in page
+    assert '<table aria-label="Scores &lt;1&gt;">' in page
+    assert page.count('<th scope="col"') == 3
+    assert page.count("<th scope=row") == 2
+    assert page.count("<svg") == page.count('<svg role="img" aria-label="Curve')

@@ -25,6 +25,11 @@ def test_the_page_asks_nothing_of_the_network():
     assert not re.search(r"https?:|//|@import|url\(", PAGE + STYLE_SHEET + SCRIPT)
 
 
+def test_what_is_folded_is_printed():
+    [rules] = re.findall(r"@media print \{(.*?)\n\}", STYLE_SHEET, flags=re.DOTALL)
+    assert "details::details-content { content-visibility: visible; }" in rules
+
+
 @pytest.mark.skipif(not shutil.which("node"), reason="needs node to run the page's script")
 def test_the_script_sorts_numbers_text_and_missing_values(tmp_path):
     """Runs the page's own script on a stub of the few DOM calls it makes."""

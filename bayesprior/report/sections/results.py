@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from bayesprior.diagnostics.calibration import apply_temperature, fit_temperature
-from bayesprior.diagnostics.intervals import metric_interval
-from bayesprior.diagnostics.predictions import Outcome, metric_rows, score_intervals, scores
-from bayesprior.diagnostics.regression import regression_points
+from bayesprior.diagnostics.predictions import Outcome, metric_rows, scores
 from bayesprior.prediction.metrics import MetricRow
 from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Table
@@ -29,13 +27,9 @@ def items(context: Context) -> list[Item]:
     test = context.test
     if test is None:
         return []
-    found = context.scores
-    intervals = context.attempt("intervals of the metrics", score_intervals, test) or {}
-    if "ece" in intervals:  # the bound that the verdict goes by; the bootstrap's may miss the ECE
-        intervals = intervals | {"ece": intervals["ece"]._replace(high=context.bins.bound)}
     scaled, note = _scaled(context, test)
     rows = [
-        _line(row, intervals.get(name, found[name])) | {"scaled": scaled.get(name)}
+        _line(row, context.estimates[name]) | {"scaled": scaled.get(name)}
         for name, row in metric_rows("pixels" if test.is_dense else "classes").items()
     ]
     return [_table(len(test.probs), rows, note)]
@@ -71,18 +65,14 @@ def _scaled(context: Context, test: Outcome) -> tuple[Mapping[str, float], str]:
 
 
 def _numbers(context: Context) -> list[Item]:
-    data = context.tree["predictions"].dataset
-    points = context.attempt("metrics of the numbers", regression_points, data)
-    if points is None:
+    if not (found := context.estimates):
         return []
-    rows = [
-        _line(row, metric_interval(row, np.asarray(row.points(points), float)))
-        for row in metric_rows("numbers").values()
-    ]
+    data = context.tree["predictions"].dataset
+    rows = [_line(row, found[name]) for name, row in metric_rows("numbers").items()]
     std = float(np.sqrt(data.variance.values).mean())
     meaning = "the error that the model expects"
     rows.append({"score": "predicted std", "value": std, "meaning": meaning})
-    return [_table(len(points.log_score), rows, NOTE)]
+    return [_table(data.sizes["point"], rows, NOTE)]
 
 
 def _streamed(context: Context) -> list[Item]:

@@ -65,6 +65,7 @@ def items(context: Context) -> list[Item]:
     images = images_of(context.tree)
     if not images and not test.is_dense:
         context.notes["pictures of mistakes"] = "no images of the test set lie in the tree"
+        out.append(_mistakes(context, test))
     return out + (_pictures(context, test, images) if images else [])
 
 
@@ -88,6 +89,19 @@ def _selective(test: Outcome, validation: Outcome | None, curve: RiskCoverage) -
             "them. Shares and errors are the test set's; 0 % where more points are needed."
         )
     return Table("Selective prediction by confidence", columns, rows, note)
+
+
+def _mistakes(context: Context, test: Outcome) -> Table:
+    """Name the most confident mistakes by their place in the test set."""
+    names, targets = context.tree["predictions"].class_name.values, np.asarray(test.targets)
+    rows = [
+        {"point": str(i), "said": str(names[test.probs[i].argmax()]), "is": str(names[targets[i]])}
+        | {"confidence": test.confidence[i]}
+        for i in shown_points(test)["Most confident mistakes"]
+    ]
+    columns = [Column("point", "test point"), Column("said", "said"), Column("is", "is")]
+    columns.append(Column("confidence", "confidence", ".1%"))
+    return Table("Most confident mistakes", columns, rows, "Look for wrong labels and patterns.")
 
 
 def _detection(context: Context, test: Outcome, foreign: list[Outcome]) -> Table:

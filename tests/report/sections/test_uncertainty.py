@@ -110,7 +110,13 @@ def test_images_are_shown_with_what_was_said_of_them(run, images):
 
 def test_images_that_are_not_there_are_named(run):
     context = Context(run.tree())
-    assert "Most uncertain points" not in pictures(items(context))
+    out, test = items(context), context.test
+    assert "Most uncertain points" not in pictures(out)
+    rows, picks = tables(out)["Most confident mistakes"].rows, list(shown_points(test).values())[0]
+    for row, i in zip(rows, picks, strict=True):
+        guess, truth = (run.class_names[k] for k in (test.probs[i].argmax(), test.targets[i]))
+        expected = {"point": str(i), "said": guess, "is": truth, "confidence": test.confidence[i]}
+        assert row == expected
     assert "no images" in context.notes["pictures of mistakes"]
 
 
