@@ -9,13 +9,8 @@ from torch import Tensor
 
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.protocols import Draw
-from bayesprior.tasks.likelihoods import (
-    ClassProbabilities,
-    Likelihood,
-    Moments,
-    PixelCategorical,
-    inherits,
-)
+from bayesprior.tasks.likelihoods import ClassProbabilities, Likelihood, Moments, inherits
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Batch, holds_nan
 
 __all__ = ["DrawAverage", "add_softmax"]
@@ -95,6 +90,8 @@ class DrawAverage:
             output = output.to(torch.float64 if output.dim() <= 2 else torch.float32)
             if not broken and targets is not None:
                 self.likelihood.validate(output, targets)
+            if isinstance(self.likelihood, ClassProbabilities):
+                output = self.likelihood.logits(output)
             if draw.confidence != 1:
                 output = self._at_confidence(output, draw)
             entropy, energy = self._add(output, draw.weight)
@@ -132,7 +129,7 @@ class DrawAverage:
             return self.likelihood.log_prob(output, targets)
         labeled = targets != self.likelihood.ignore_index
         picked = output.gather(1, targets.where(labeled, 0).long()[:, None]).squeeze(1)
-        return (picked + energy).where(labeled, 0).sum((1, 2), dtype=torch.float64)
+        return self.likelihood.reduced((picked + energy).where(labeled, 0).double(), labeled)
 
     def _add(self, output: Tensor, weight: float) -> tuple[Tensor, Tensor | None]:
         """Add one draw's law; return its entropy, and its energy if there are logits."""

@@ -26,12 +26,8 @@ from bayesprior.prediction.points import (
     mean_overlap,
     risk_curve,
 )
-from bayesprior.tasks.likelihoods import (
-    Categorical,
-    HeteroscedasticNormal,
-    Normal,
-    PixelCategorical,
-)
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 
 __all__ = ["METRICS", "CalibrationError", "MeanMetric", "MetricRow", "default_metrics"]
 

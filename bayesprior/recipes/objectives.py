@@ -26,7 +26,8 @@ def asks_for_accuracy(options: SourceOptions, data: DataBundle) -> bool:
         If they are, of images without labels.
     """
     splits = {"training": data.train, "test": data.test}
-    bare = [name for name, split in splits.items() if split is None or split.targets is None]
+    labels = {name: getattr(split, "targets", None) for name, split in splits.items()}
+    bare = [name for name, known in labels.items() if known is None or are_masks(known)]
     if options.accuracy and bare:
         raise DataError(
             f"accuracy needs labeled training and test images, and the {' and '.join(bare)} "

@@ -22,6 +22,7 @@ from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
 from bayesprior.inference.protocols import Posterior
 from bayesprior.prediction.predict import Prediction, predict
+from bayesprior.recipes.arguments import default_likelihood
 from bayesprior.recipes.training import pick_device
 from bayesprior.report.build import build_report
 from bayesprior.report.sections.uncertainty import shown_points
@@ -84,7 +85,7 @@ def report(
     prior
         That the fit was made with, for what it did.
     likelihood
-        `Categorical` by default.
+        By default what the data ask for, as in the recipes.
     forward
         Calls the network on a batch, as in the fit.
     test
@@ -127,7 +128,7 @@ def report(
     DataError
         If a draw gives NaN, or the labels of the task's own splits do not fit the network.
     """
-    likelihood = likelihood or Categorical()
+    likelihood = likelihood or default_likelihood(data)
     folder = Path(out).expanduser()
     module = module.to(pick_device(device))
     of_logits = getattr(posterior, "average", "") == "logits"

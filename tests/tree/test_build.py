@@ -12,7 +12,8 @@ from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
+from bayesprior.tasks.likelihoods import Categorical, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tree.build import to_datatree, to_prediction
 from bayesprior.tree.files import load_tree, save_tree
 
