@@ -154,7 +154,8 @@ class ArrayDataset(LabeledDataset):
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """Return a batch."""
         rows = torch.as_tensor(indices)
-        inputs, targets = self.inputs[rows], None if self.targets is None else self.targets[rows]
+        inputs = self.inputs[rows]
+        targets: Any = None if self.targets is None else self.targets[rows]
         dense = inputs.ndim == 4 and are_masks(targets)
         if self.augment is not None:
             numbers = uniforms(_epoch_key(indices), indices, NUM_UNIFORMS)

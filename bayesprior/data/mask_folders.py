@@ -146,14 +146,11 @@ def mask_folder(
         found.num_classes = len(names)
         some = [found.labels(mask).ravel() for _, mask in found.samples[:_LOOKED_AT]]
         check_binary(str(folders[split] / MASKS), np.concatenate(some))
-    bundle = DataBundle(
-        root.name,
-        **{
-            split: _pictures(found, side, normalize, augment and split == "train")
-            for split, found in files.items()
-        },
-        class_names=names,
-    )
+    data: dict[str, Any] = {
+        split: _pictures(found, side, normalize, augment and split == "train")
+        for split, found in files.items()
+    }
+    bundle = DataBundle(root.name, **data, class_names=names)
     return bundle if len(folders) > 1 else split_off(bundle, "test", float(test_fraction), seed)
 
 
@@ -188,7 +185,7 @@ def _pictures(
 
     resize, end = v2.Resize(list(side), antialias=True), in_pixels()
     margin, fill = [side[1] // 8, side[0] // 8], {Mask: IGNORED, "others": 0}
-    moved = v2.RandomCrop(list(side), padding=margin, fill=fill)  # type: ignore[arg-type]
+    moved = v2.RandomCrop(list(side), padding=margin, fill=fill)
     random = v2.Compose([resize, moved, v2.RandomHorizontalFlip(), *end])
     return LazyDataset(
         files,

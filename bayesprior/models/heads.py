@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
@@ -117,8 +118,12 @@ def replace_head(module: nn.Module, num_classes: int, prefix: str | None = None)
 def _like(old: nn.Linear | nn.Conv2d, num_outputs: int) -> nn.Linear | nn.Conv2d:
     """Return a fresh layer of the same kind with other outputs."""
     weight, bias = old.weight, old.bias is not None
-    make = {"bias": bias, "device": weight.device, "dtype": weight.dtype}
+    make: dict[str, Any] = {"bias": bias, "device": weight.device, "dtype": weight.dtype}
     if isinstance(old, nn.Linear):
         return nn.Linear(old.in_features, num_outputs, **make)
-    shape = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
-    return nn.Conv2d(old.in_channels, num_outputs, **shape, **make)  # type: ignore[arg-type]
+    shape: dict[str, Any] = {
+        "kernel_size": old.kernel_size,
+        "stride": old.stride,
+        "padding": old.padding,
+    }
+    return nn.Conv2d(old.in_channels, num_outputs, **shape, **make)

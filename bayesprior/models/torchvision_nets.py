@@ -76,7 +76,7 @@ def torchvision_model(
     if weights is None or local:
         # The pretrained Inceptions take torchvision's normalization and undo it themselves.
         inception = name in ("googlenet", "inception_v3")
-        own = {"init_weights": True, "transform_input": local} if inception else {}
+        own: dict[str, Any] = {"init_weights": True, "transform_input": local} if inception else {}
         own |= {"weights_backbone": None} if of_maps else {}
         module = models.get_model(name, weights=None, **own)
     else:
@@ -85,7 +85,7 @@ def torchvision_model(
         if getattr(module, part, None) is not None:
             setattr(module, part, None)
     if getattr(module, "aux_logits", False):
-        module.aux_logits = False  # type: ignore[assignment]
+        module.aux_logits = False
     if of_maps:
         module.register_forward_hook(_maps)
     if weights is not None and local:

@@ -1,6 +1,6 @@
 """Running averages over draws of one batch's predictions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from bayesprior.tasks.likelihoods import ClassProbabilities, Likelihood, Moments
 from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Batch, holds_nan
 
-__all__ = ["DrawAverage", "add_softmax"]
+__all__ = ["DrawAverage", "add_softmax", "chunks"]
 
 _STRIP = 2**20  # numbers of a map that are worked on at a time
 
@@ -223,3 +223,18 @@ def add_softmax(
         entropies.append(log_norm - shifted.mul_(probs).sum(1))
         energies.append(-(log_norm + top.squeeze(1)))
     return torch.cat(entropies, axis - 1), torch.cat(energies, axis - 1)
+
+
+def chunks(draws: Iterable[Draw], max_bytes: int) -> Iterator[tuple[list[Draw], bool]]:
+    """Group draws so that a group's tensors fit; says with each group whether it is the last."""
+    chunk: list[Draw] = []
+    size = 0
+    for draw in draws:
+        more = sum(tensor.nbytes for tensor in (draw.weights, *draw.buffers.values()))
+        if chunk and size + more > max_bytes:
+            yield chunk, False
+            chunk, size = [], 0
+        chunk.append(draw)
+        size += more
+    if chunk:
+        yield chunk, True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bayesprior.registry import lazy
 
 if TYPE_CHECKING:
+    from bayesprior.recipes.new_masks import NewMasks, predict_masks
     from bayesprior.recipes.prior import make_prior, shaped
     from bayesprior.recipes.reporting import report
     from bayesprior.recipes.saved import FitRun, load_posterior, load_run
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FitRun",
+    "NewMasks",
     "StudyResult",
     "Transfer",
     "fit_map",
@@ -30,6 +32,7 @@ __all__ = [
     "load_run",
     "make_prior",
     "pick_device",
+    "predict_masks",
     "report",
     "sample",
     "shaped",

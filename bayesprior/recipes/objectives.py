@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from bayesprior.data import DataBundle, check_fit
+from bayesprior.data.masks import are_masks
 from bayesprior.data.two_view import LightlyViews, augmentations, two_views
 from bayesprior.errors import ConfigError, DataError, kind_of, nearest_name
 from bayesprior.inference.generators import seeded

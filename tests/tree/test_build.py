@@ -159,6 +159,8 @@ def test_regression_and_pixels(tmp_path):
         prediction = predict(convolution, posterior, frames, PixelCategorical(), keep_maps=maps)
         tree = to_datatree(train=prediction, test=prediction)
         assert ("probs" in tree["predictions"]) == maps
+        for found, kept in zip(to_prediction(tree).images, prediction.images, strict=True):
+            torch.testing.assert_close(found, kept)
         save_tree(tree, tmp_path / "pixels.nc")
         xr.testing.assert_identical(load_tree(tmp_path / "pixels.nc"), tree)
 

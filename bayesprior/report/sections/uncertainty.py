@@ -9,6 +9,7 @@ from bayesprior.diagnostics.shift import ood_table
 from bayesprior.diagnostics.uncertainty import entropy, risk_coverage
 from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Picture, Table
+from bayesprior.report.map_plots import mask_grid
 from bayesprior.report.plots import image_grid, risk_coverage_plot, uncertainty_histograms
 from bayesprior.tree.beside import images_of
 
@@ -32,7 +33,7 @@ def items(context: Context) -> list[Item]:
     """Show rejection, detection of foreign data, and the points to look at."""
     test = context.test
     if test is None:
-        return []
+        return _maps(context)
     foreign = context.further["ood"]
     wrong = 1 - test.is_right
     orders = {"confidence": 1 - test.confidence, "entropy": entropy(test.probs)}
@@ -67,6 +68,19 @@ def items(context: Context) -> list[Item]:
     if not images and not test.is_dense:
         context.notes["pictures of mistakes"] = "no images of the test set lie in the tree"
     return out + (_pictures(context, test, images) if images else [])
+
+
+def _maps(context: Context) -> list[Item]:
+    """Show the images of which the model is least sure, pixel by pixel."""
+    if "maps" not in context.tree.children:
+        return []
+    caption = (
+        "The largest mean entropy over an image's pixels comes first. Bright pixels are those that "
+        "the model doubts: they should lie where the answer is wrong, and along edges. Gray labels "
+        "do not count."
+    )
+    figure = mask_grid(context.tree["maps"].dataset)
+    return [Picture("Most uncertain images", caption, figure)]
 
 
 def _detection(context: Context, test: Outcome, foreign: list[Outcome]) -> Table:
