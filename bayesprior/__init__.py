@@ -47,14 +47,9 @@ if TYPE_CHECKING:
     )
     from bayesprior.recipes.new_data import predict_new
     from bayesprior.report import plots
-    from bayesprior.tasks.likelihoods import (
-        Categorical,
-        HeteroscedasticNormal,
-        Likelihood,
-        Normal,
-        PixelCategorical,
-    )
+    from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Likelihood, Normal
     from bayesprior.tasks.objectives import Objective, supervised, two_view
+    from bayesprior.tasks.pixels import PixelCategorical
     from bayesprior.tasks.protocols import (
         Forward,
         dictionary_forward,

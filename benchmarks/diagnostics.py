@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Categorical, PixelCategorical
+from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.weights.layout import ParameterLayout
 
 

@@ -38,7 +38,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference.schedules", "inference.bound", "weights.file", "weights.algebra"),
     ("weights.normal", "weights.sharing"),
     ("weights.gaussian", "tasks.likelihoods"),
-    ("inference.optimizers", "inference.posteriors", "tasks.objectives", "weights.pooling"),
+    (
+        "inference.optimizers",
+        "inference.posteriors",
+        "tasks.objectives",
+        "tasks.pixels",
+        "weights.pooling",
+    ),
     ("inference.collectors", "inference.prior_term", "inference.checkpoint", "inference.strength"),
     ("inference.run_state",),
     ("inference.engine", "prediction", "weights.importers"),
@@ -56,7 +62,7 @@ LOOSE = {"__init__", "__main__", "errors", "registry", "signals", "storage", "ve
 ANYWHERE = {"torch", "numpy", "jaxtyping"}
 # Who may import the rest; "*" after a name allows it inside functions only.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "pyro": ("weights.normal", "tasks.likelihoods", "probabilistic"),
+    "pyro": ("weights.normal", "tasks.likelihoods", "tasks.pixels", "probabilistic"),
     "safetensors": ("storage", "weights.state_dicts"),
     "lightning_fabric": ("inference.engine", "prediction", "recipes"),
     "torchmetrics": ("prediction",),

@@ -136,6 +136,7 @@ class Predict(groups.NewDataOptions):
 
     Without NEW: the metrics of a split, also in results.json, and predictive-SPLIT.nc (an ArviZ
     DataTree). With NEW: one row each, with class, probabilities, entropy, and whether to abstain.
+    Of masks: a picture of labels and one of entropies each.
     """
 
     listed: ClassVar[str] = "metrics"
@@ -147,7 +148,7 @@ class Predict(groups.NewDataOptions):
     split: Literal["test", "validation", "train"] = "test"
     """Which examples, where no NEW is given."""
     out: str | None = option(None, path=True, shown="the rows are printed")
-    """The .csv file of the predictions for NEW."""
+    """The .csv file of the predictions for NEW, or the folder of their masks."""
 
 
 class SideBySide(Options):

@@ -243,6 +243,11 @@ def _prepared(name: str, arguments: Sequence[str]) -> list[str]:
     return first + out
 
 
+_CHOSEN_BY_DATA = (
+    {"class": "Categorical"},
+    {"class": "PixelCategorical", "ignore_index": 255, "reduction": "mean"},
+)
+"""Likelihoods that a command takes by itself."""
 _BOOLEANS = ("true", "false", "yes", "no")
 
 
@@ -292,7 +297,7 @@ def _of_a_run(path: Path, name: str, arguments: Sequence[str]) -> dict[str, Any]
     if made_by != name:
         raise ConfigError(f"{path} is a configuration of bayesprior {made_by}")
     likelihood = config.options.get("likelihood")
-    if likelihood not in (None, {"class": "Categorical"}):
+    if likelihood not in (None, *_CHOSEN_BY_DATA):
         raise ConfigError(f"{path}: a run with the likelihood {likelihood} is Python's")
     made_from = dataclasses.asdict(restored(config.made_from, path.parent))
     groups = [made_from.pop(group) or {} for group in ("data", "model")]

@@ -15,11 +15,12 @@ from bayesprior.prediction.metrics import METRICS
 from bayesprior.recipes.fields import values_of
 from bayesprior.recipes.named import as_test_of, foreign_set
 from bayesprior.recipes.new_data import NewPredictions, check_out, listed, predict_new
+from bayesprior.recipes.new_masks import TABLE, predict_masks
 from bayesprior.recipes.options import AverageOptions, NewDataOptions, StudyOptions
 from bayesprior.recipes.predicting import compare_runs, load_prediction, predict_run
 from bayesprior.recipes.reporting import rebuild
 from bayesprior.recipes.runs import read_results, versions, write_json
-from bayesprior.recipes.saved import load_run
+from bayesprior.recipes.saved import FitRun, load_run
 from bayesprior.recipes.studying import Comparison
 from bayesprior.storage import REPORT_PAGE, RESULTS
 
@@ -39,9 +40,13 @@ def predict(options: Predict) -> None:
 
 
 def _predict_new(options: Predict) -> None:
+    fit = load_run(options.run, trust=options.trust)
+    if fit.data.has_masks:
+        _predict_masks(options, fit)
+        return
     if options.out is not None:
         check_out(options.out)
-    found = predict_new(options.run, options.new, **values_of(NewDataOptions, options))
+    found = predict_new(fit, options.new, **values_of(NewDataOptions, options))
     tell: Callable[[str], None] = say  # the rows have the standard output to themselves
     where = ""
     if options.out is None:
@@ -56,6 +61,19 @@ def _predict_new(options: Predict) -> None:
             f"{len(found.files)} inputs are predicted{where}"
         )
     tell(f"{len(found.files)} inputs predicted{where}")
+
+
+def _predict_masks(options: Predict, fit: FitRun) -> None:
+    if options.out is None:
+        raise ConfigError("--out is missing: name a folder for the masks, one each")
+    found = predict_masks(fit, options.new, out=options.out, **values_of(NewDataOptions, options))
+    where = f"masks and entropies are in {printable(found.folder)}, a row each in {TABLE}"
+    if bad := found.unreadable:
+        raise DataError(
+            f"{len(bad)} of the files could not be read: {listed(bad)}. The other "
+            f"{len(found.rows)} are predicted; {where}"
+        )
+    print(f"{len(found.rows)} pictures predicted; {where}")
 
 
 def _of_threshold(found: NewPredictions, risk: float) -> str:

@@ -152,7 +152,7 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
     module.eval()
     try:
         with seeded(0):
-            outputs, _ = forward(module, to_device(batch, device))
+            outputs, targets = forward(module, to_device(batch, device))
     except (RuntimeError, TypeError, IndexError) as error:
         inputs = next(tensors_of(batch), torch.empty(0))
         raise ConfigError(_refusal(module, bundle.name, inputs, error)) from error
@@ -161,11 +161,29 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
             child.training = mode
     if not bundle.class_names or not isinstance(outputs, Tensor) or outputs.ndim < 2:
         return
-    if outputs.shape[1] != bundle.num_classes:
+    allowed = {bundle.num_classes}
+    if bundle.has_masks:
+        _check_maps(outputs, targets, bundle.name)
+        allowed |= {1} if bundle.num_classes == 2 else set()  # log odds
+    if outputs.shape[1] not in allowed:
         raise ConfigError(
             f"the network gives {outputs.shape[1]} outputs, {bundle.name!r} has "
             f"{bundle.num_classes} classes; build it with num_classes={bundle.num_classes}, or "
             "replace its head: bayesprior.models.replace_head(module, num_classes)"
+        )
+
+
+def _check_maps(outputs: Tensor, targets: Tensor, name: str) -> None:
+    if outputs.ndim != 4:
+        raise ConfigError(
+            f"the network gives outputs of shape {tuple(outputs.shape[1:])}, {name!r} has masks: "
+            "take one that gives a map (C, H, W), such as lraspp_mobilenet_v3_large"
+        )
+    if outputs.shape[2:] != targets.shape[1:]:
+        ours, theirs = (" x ".join(map(str, t.shape[-2:])) for t in (outputs, targets))
+        raise ConfigError(
+            f"the network gives maps of {ours}, the masks of {name!r} are {theirs}; let it bring "
+            "its map to the size of the image"
         )
 
 

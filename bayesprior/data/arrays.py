@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
+from bayesprior.data.masks import IGNORED, check_binary, checked_masks
 from bayesprior.data.subsets import select_classes, split_off
 from bayesprior.data.transforms import AUGMENTATIONS, Normalization, PixelTransform, normalization
 from bayesprior.errors import ConfigError, DataError, checked, nearest_name
@@ -20,7 +21,7 @@ from bayesprior.storage import check_size
 
 __all__ = ["digits", "from_arrays", "from_npz", "open_archive", "reason"]
 
-CLASSES = "classification"
+CLASSES, MASKS = "classification", "segmentation"
 
 Augment = str | Callable[[Tensor, Tensor], Tensor] | None
 
@@ -55,10 +56,11 @@ def from_arrays(
     size: int | None = None,
     normalize: Normalization = "train",
     augment: Augment = None,
+    ignore_index: int = IGNORED,
     test_fraction: float | None = None,
     seed: int = 0,
 ) -> DataBundle:
-    """Make a task of arrays: images or tables, with class labels or numbers to predict.
+    """Make a task of arrays: images or tables, with labels, masks or numbers to predict.
 
     Parameters
     ----------
@@ -69,8 +71,9 @@ def from_arrays(
         Images are uint8, uint16, or floats in [0, 1], of shape N x H x W or N x H x W x C with
         C = 1, 3 or 4, or a list of pictures; tables are numbers of shape (N, F) or data frames.
     kind
-        ``"classification"`` (targets are integers of shape (N,)) or ``"regression"`` (numbers of
-        shape (N,) or (N, K)); by default what the targets' type says.
+        ``"classification"`` (targets are integers of shape (N,)), ``"segmentation"`` (a label for
+        each pixel, N x H x W) or ``"regression"`` (numbers of shape (N,) or (N, K)); by default
+        what the targets' type and shape say.
     class_names
         One name a class, or a mapping from the index; by default the labels 0..max as text.
     classes
@@ -81,7 +84,10 @@ def from_arrays(
         ``"train"`` (statistics of the training inputs, a channel or column), ``"imagenet"`` for
         torchvision's pretrained networks, ``(mean, std)``, or None.
     augment
-        For training: ``"crop"``, ``"crop-flip"`` or a callable as in `ArrayDataset`.
+        For training: ``"crop"``, ``"crop-flip"`` or a callable as in `ArrayDataset`; masks go with
+        their images.
+    ignore_index
+        Label of the pixels of masks that do not count.
     test_fraction, seed
         Size and choice of a test split that is taken out of ``train`` where there is no ``test``.
 
@@ -114,26 +120,34 @@ def from_arrays(
                 + nearest_name(augment, AUGMENTATIONS)
             )
         augment = AUGMENTATIONS[augment]
-    if kind not in (None, CLASSES, "regression"):
-        raise ConfigError(f"kind must be 'classification' or 'regression', got {kind!r}")
+    kinds = (CLASSES, MASKS, "regression")
+    if kind not in (None, *kinds):
+        raise ConfigError(f"kind must be one of {', '.join(map(repr, kinds))}, got {kind!r}")
     if test_fraction is not None and not 0 < test_fraction < 1:
         raise ConfigError(f"test_fraction must be in (0, 1), got {test_fraction}")
     if not isinstance(train, tuple | list) or len(train) != 2:
         raise DataError("train must be a pair (inputs, targets)")
+    if kind is None and np.ndim(train[1]) == 3:
+        kind = MASKS
     kind = kind or (None if class_names is None else CLASSES)
+    known = None if class_names is None else len(class_names)
     data: dict[str, Any] = {}
     for split, value in (("train", train), ("test", test), ("validation", validation)):
         if value is None:
             continue
         x, y = value if isinstance(value, tuple | list) and len(value) == 2 else (value, None)
         inputs = _inputs(f"x{SUFFIXES[split]}", x, size)
-        if y is not None:
+        if y is not None and kind == MASKS:
+            size_of = (len(inputs), *inputs.shape[2:])
+            y = checked_masks(f"y{SUFFIXES[split]}", y, size_of, known, ignore_index)
+            check_binary(f"y{SUFFIXES[split]}", y)
+        elif y is not None:
             y, kind = _targets(f"y{SUFFIXES[split]}", y, len(inputs), kind)
         data[split] = ArrayDataset(inputs, y)
-    if kind == CLASSES and class_names is None:
-        highest = max(int(d.targets.max()) for d in data.values() if d.targets is not None)
-        class_names = range(1 + highest)
-    bundle = DataBundle(name, **data, class_names=class_names if kind == CLASSES else ())
+    has_classes = kind in (CLASSES, MASKS)
+    if has_classes and class_names is None:
+        class_names = range(_num_classes([d.targets for d in data.values()], kind == MASKS))
+    bundle = DataBundle(name, **data, class_names=class_names if has_classes else ())
     if test is None and test_fraction is not None and kind is not None:
         bundle = split_off(bundle, "test", float(test_fraction), seed)
     if classes is not None:
@@ -142,6 +156,12 @@ def from_arrays(
     splits = {split: dataclasses.replace(d, transform=finish) for split, d in bundle.splits.items()}
     splits["train"] = dataclasses.replace(splits["train"], augment=augment)
     return dataclasses.replace(bundle, **splits)
+
+
+def _num_classes(targets: Sequence[Tensor | None], of_masks: bool) -> int:
+    """Return one more than the highest label; of masks at least two."""
+    known = [t[t != IGNORED] if of_masks else t for t in targets if t is not None]
+    return max([1 + of_masks, *(1 + int(labels.max()) for labels in known if labels.numel())])
 
 
 def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
@@ -229,6 +249,7 @@ def from_npz(
     size: int | None = None,
     normalize: Normalization = "train",
     augment: Augment = None,
+    ignore_index: int = IGNORED,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> DataBundle:
@@ -240,7 +261,7 @@ def from_npz(
         Holds ``x_train, y_train, x_test, y_test`` (perhaps ``x_val, y_val``), or ``x, y`` which
         are then split; ``class_names`` is optional. ``x`` alone, or ``x_train`` with or without
         others, are data without labels. Shapes and types as in `from_arrays`.
-    kind, classes, size, normalize, augment
+    kind, classes, size, normalize, augment, ignore_index
         As in `from_arrays`.
     test_fraction
         Share of the test split where the file has only ``x`` and ``y``.
@@ -283,6 +304,7 @@ def from_npz(
             size=size,
             normalize=normalize,
             augment=augment,
+            ignore_index=ignore_index,
             test_fraction=test_fraction,
             seed=seed,
         )

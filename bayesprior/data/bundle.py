@@ -21,6 +21,7 @@ from bayesprior.data.datasets import (
     known_targets,
     read_targets,
 )
+from bayesprior.data.masks import are_masks
 from bayesprior.errors import ConfigError, DataError, nearest_name
 from bayesprior.inference.generators import fold_seed
 from bayesprior.tasks.protocols import tensors_of
@@ -181,6 +182,15 @@ class DataBundle:
         labels = read_targets(self.train).flatten().long()
         labels = labels[(labels >= 0) & (labels < self.num_classes)]
         return torch.bincount(labels, minlength=self.num_classes)
+
+    @functools.cached_property
+    def has_masks(self) -> bool:
+        """Whether a target is a mask: a label for each pixel."""
+        targets = self.train.targets
+        if targets is None:
+            batch = self.train.without_augmentation().__getitems__(EpochIndices([0]))
+            targets = batch[1] if isinstance(batch, tuple) and len(batch) > 1 else None
+        return are_masks(targets)
 
     @functools.cached_property
     def input_shape(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesprior.data.bundle import DataBundle
+from bayesprior.data.mask_folders import holds_masks
 from bayesprior.errors import ConfigError, DataError, checked
 from bayesprior.registry import call
 
@@ -14,6 +15,7 @@ DATA = {
     "glyphs": "bayesprior.demo.glyphs:glyphs",
     "npz": "bayesprior.data.arrays:from_npz",
     "image_folder": "bayesprior.data.folders:image_folder",
+    "mask_folder": "bayesprior.data.mask_folders:mask_folder",
     "torchvision": "bayesprior.data.torchvision_sets:from_torchvision",
 } | {
     name: f"bayesprior.data.torchvision_sets:{name}"
@@ -24,6 +26,11 @@ DATA = {
 _TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".npy", ".json", ".h5", ".arrow")
 
 
+def folder_kind(path: Path) -> str:
+    """Return which of our functions reads a folder."""
+    return "mask_folder" if holds_masks(path) else "image_folder"
+
+
 @checked(name="path")
 def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataBundle:
     """Return a data set by short name, import path, or the path of a folder or file.
@@ -31,8 +38,8 @@ def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataB
     Parameters
     ----------
     name
-        A key of `DATA`, ``"pkg.module:function"``, a folder of pictures as of `image_folder`, or
-        an ``.npz`` file.
+        A key of `DATA`, ``"pkg.module:function"``, a folder of pictures as of `image_folder` (or
+        `mask_folder`, if it has folders images and masks), or an ``.npz`` file.
     trusted
         Whether the user wrote the name; an import path out of a file is refused otherwise.
     **options
@@ -56,7 +63,7 @@ def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataB
     if name in DATA or (":" in name and not path.exists()):
         pass
     elif path.is_dir():
-        name, options = "image_folder", {"root": path, **options}
+        name, options = folder_kind(path), {"root": path, **options}
     elif path.suffix == ".npz":
         name, options = "npz", {"path": path, **options}
     elif path.suffix in _TABLES:

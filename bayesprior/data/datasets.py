@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
 from bayesprior.data.batch_sampler import EpochIndices, uniforms
+from bayesprior.data.masks import are_masks, augmented, resized
 from bayesprior.errors import DataError
 from bayesprior.inference.generators import fold_seed, seeded
 
@@ -115,14 +116,14 @@ class ArrayDataset(LabeledDataset):
         Raw inputs, shape (N, ...): a tensor, an array or a data frame. Images are (N, C, H, W),
         best kept as uint8; float64 becomes torch's default type.
     targets
-        Shape (N, ...); class labels are integers of shape (N,). Without targets a batch is its
-        inputs alone.
+        Shape (N, ...); class labels are integers of shape (N,), masks integers (N, H, W), which
+        go the same way as their images. Without targets a batch is its inputs alone.
     transform
         Deterministic map of a raw batch, such as `PixelTransform`.
     augment
         Random map ``(raw batch (B, ...), uniforms (B, NUM_UNIFORMS)) -> raw batch`` applied
         before ``transform``, such as `CropFlip`. It is a pure function: the uniform numbers
-        belong to (seed, epoch, example).
+        belong to (seed, epoch, example). It is given a mask as one more channel.
 
     Raises
     ------
@@ -154,10 +155,18 @@ class ArrayDataset(LabeledDataset):
         """Return a batch."""
         rows = torch.as_tensor(indices)
         inputs = self.inputs[rows]
+        targets: Any = None if self.targets is None else self.targets[rows]
+        dense = inputs.ndim == 4 and are_masks(targets)
         if self.augment is not None:
-            inputs = self.augment(inputs, uniforms(_epoch_key(indices), indices, NUM_UNIFORMS))
+            numbers = uniforms(_epoch_key(indices), indices, NUM_UNIFORMS)
+            if dense:
+                inputs, targets = augmented(self.augment, inputs, targets, numbers)
+            else:
+                inputs = self.augment(inputs, numbers)
         inputs = self.finish(inputs)
-        return inputs if self.targets is None else (inputs, self.targets[rows])
+        if dense:
+            targets = resized(targets, inputs.shape[2:]).long()
+        return inputs if targets is None else (inputs, targets)
 
     def raw(self, index: int) -> Tensor:
         """Return one input as stored."""

@@ -21,7 +21,15 @@ from bayesprior.data.subsets import split_off
 from bayesprior.data.transforms import Normalization, PixelTransform, normalization
 from bayesprior.errors import ConfigError, DataError
 
-__all__ = ["PictureFiles", "image_folder", "opened", "photographs", "read_picture"]
+__all__ = [
+    "PictureFiles",
+    "image_folder",
+    "in_pixels",
+    "named_splits",
+    "opened",
+    "photographs",
+    "read_picture",
+]
 
 
 @contextlib.contextmanager
@@ -113,13 +121,10 @@ def photographs(
         If the size is below 1, or the normalization is unknown.
     """
     from torchvision.transforms import v2
-    from torchvision.tv_tensors import Image
 
     if size < 1:
         raise ConfigError(f"size must be at least 1 pixel, got {size}")
-    resize = v2.Resize(round(size * 256 / 224), antialias=True)
-    scaled = v2.ToDtype({Image: torch.float32, "others": None}, scale=True)
-    end = (v2.ToImage(), scaled, v2.ToPureTensor())
+    resize, end = v2.Resize(round(size * 256 / 224), antialias=True), in_pixels()
     random = v2.Compose([resize, v2.RandomCrop(size), v2.RandomHorizontalFlip(), *end])
     return LazyDataset(
         source,
@@ -128,6 +133,15 @@ def photographs(
         augment=random if augment else None,
         transform=PixelTransform(*normalization(normalize)),
     )
+
+
+def in_pixels() -> tuple[Any, ...]:
+    """Return the last steps of a picture's transform: a float tensor in [0, 1], a mask as it is."""
+    from torchvision.transforms import v2
+    from torchvision.tv_tensors import Image
+
+    scaled = v2.ToDtype({Image: torch.float32, "others": None}, scale=True)
+    return v2.ToImage(), scaled, v2.ToPureTensor()
 
 
 def image_folder(
@@ -169,7 +183,7 @@ def image_folder(
         If a folder beside the splits is not used.
     """
     root = Path(root).expanduser()
-    folders = _split_folders(root)
+    folders = named_splits(root)
     data: dict[str, Any] = {}
     sources: dict[str, PictureFiles] = {}
     names: tuple[str, ...] = ()
@@ -208,7 +222,7 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in inside if p.is_dir() and not p.name.startswith((".", "__")))
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def named_splits(root: Path) -> dict[str, Path]:
     """Return the folders of the splits, training first; nothing if they are those of classes."""
     found = _folders(root)
     named = {s: [f for f in found if f.name.lower() in names] for s, names in SPELLINGS.items()}

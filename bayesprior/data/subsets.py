@@ -37,8 +37,9 @@ def _ordered(
 
 def _labels(bundle: DataBundle, needed: bool = False) -> Tensor:
     """Return the training labels; all 0 where an example has no class of its own."""
-    if bundle.class_names and (targets := read_targets(bundle.train)).ndim == 1:
-        return targets
+    if bundle.class_names and not bundle.has_masks:
+        if (targets := read_targets(bundle.train)).ndim == 1:
+            return targets
     if needed:
         name = bundle.name
         raise DataError(f"{name!r} has no class for each example; this needs a classification task")

@@ -1,12 +1,18 @@
 """The classification head of a network: find it, name it, replace it."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
 from bayesprior.errors import ConfigError, nearest_name
 
 __all__ = ["head_prefix", "num_outputs", "replace_head"]
+
+_OF_MAPS = ("classifier.*_classifier.*", "segmentation_head.0")
+"""Heads of networks that end otherwise: torchvision's LRASPP adds up the maps of two layers, and
+those of segmentation-models-pytorch end in a convolution of several pixels."""
 
 
 def _is_output(module: nn.Module) -> bool:
@@ -21,7 +27,8 @@ def head_prefix(module: nn.Module) -> str:
 
     What timm's configuration of the network names, else the last linear (or 1 x 1 convolution)
     layer in registration order: that of every torchvision network and of ours, such as ``"fc"``,
-    ``"classifier.1"``, ``"heads.head"`` or ``"head"``.
+    ``"classifier.1"``, ``"heads.head"`` or ``"head"``. The two layers of an LRASPP are named by
+    one pattern, ``"classifier.*_classifier.*"``.
 
     Raises
     ------
@@ -33,6 +40,9 @@ def head_prefix(module: nn.Module) -> str:
     >>> head_prefix(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2), nn.Softmax(-1)))
     '2'
     """
+    for prefix in _OF_MAPS:
+        if _layers(module, prefix):
+            return prefix
     outputs = [name for name, child in module.named_modules() if _is_output(child) and name]
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, Mapping) and config.get("classifier") in outputs:
@@ -42,10 +52,21 @@ def head_prefix(module: nn.Module) -> str:
     return outputs[-1]
 
 
+def _layers(module: nn.Module, prefix: str) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Return the layers that a name, or a pattern of their parameters' names, stands for."""
+    return {
+        name: child
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Linear | nn.Conv2d)
+        and (name == prefix or fnmatchcase(f"{name}.weight", prefix))
+    }
+
+
 def num_outputs(module: nn.Module, prefix: str) -> int | None:
     """Return how many outputs a layer has, None if it is no linear layer or convolution."""
-    layer = dict(module.named_modules()).get(prefix)
-    return getattr(layer, "out_features", getattr(layer, "out_channels", None))
+    for layer in _layers(module, prefix).values():
+        return layer.weight.shape[0]
+    return None
 
 
 def replace_head(module: nn.Module, num_classes: int, prefix: str | None = None) -> str:
@@ -60,7 +81,7 @@ def replace_head(module: nn.Module, num_classes: int, prefix: str | None = None)
     num_classes
         Outputs of the new head.
     prefix
-        Name of the layer to replace; `head_prefix` by default.
+        Name of the layer to replace, or a pattern for several; `head_prefix` by default.
 
     Returns
     -------
@@ -81,21 +102,28 @@ def replace_head(module: nn.Module, num_classes: int, prefix: str | None = None)
     if num_classes < 1:
         raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
     prefix = prefix or head_prefix(module)
-    layers = {name: child for name, child in module.named_modules() if name}
-    old = layers.get(prefix)
-    if old is None or not _is_output(old):
+    if not (layers := _layers(module, prefix)):
+        names = [name for name, _ in module.named_modules() if name]
         raise ConfigError(
-            f"{type(module).__name__} has no linear layer {prefix!r}{nearest_name(prefix, layers)}"
+            f"{type(module).__name__} has no linear layer {prefix!r}{nearest_name(prefix, names)}"
         )
-    weight, bias = old.weight, old.bias is not None
-    make = {"bias": bias, "device": weight.device, "dtype": weight.dtype}
-    new = (
-        nn.Linear(old.in_features, num_classes, **make)
-        if isinstance(old, nn.Linear)
-        else nn.Conv2d(old.in_channels, num_classes, 1, **make)
-    )
-    parent, _, attribute = prefix.rpartition(".")
-    setattr(module.get_submodule(parent), attribute, new)
+    for name, old in layers.items():
+        parent, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(parent), attribute, _like(old, num_classes))
     if isinstance(getattr(module, "num_classes", None), int):
         setattr(module, "num_classes", num_classes)  # noqa: B010  (nn.Module types attributes)
     return prefix
+
+
+def _like(old: nn.Linear | nn.Conv2d, num_outputs: int) -> nn.Linear | nn.Conv2d:
+    """Return a fresh layer of the same kind with other outputs."""
+    weight, bias = old.weight, old.bias is not None
+    make: dict[str, Any] = {"bias": bias, "device": weight.device, "dtype": weight.dtype}
+    if isinstance(old, nn.Linear):
+        return nn.Linear(old.in_features, num_outputs, **make)
+    shape: dict[str, Any] = {
+        "kernel_size": old.kernel_size,
+        "stride": old.stride,
+        "padding": old.padding,
+    }
+    return nn.Conv2d(old.in_channels, num_outputs, **shape, **make)

@@ -1,4 +1,4 @@
-"""Networks of timm and transformers, and the images that pretrained networks expect."""
+"""Networks of timm, transformers and segmentation-models-pytorch, and the images they expect."""
 
 import importlib
 from types import ModuleType
@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from bayesprior.errors import CheckpointError, ConfigError, nearest_name
 from bayesprior.weights.state_dicts import FoundState
 
-__all__ = ["ExpectedImages", "expected_images", "hf_model", "own_names", "timm_model"]
+__all__ = [
+    "ExpectedImages",
+    "expected_images",
+    "hf_model",
+    "own_names",
+    "smp_model",
+    "timm_model",
+]
 
 
 class ExpectedImages(NamedTuple):
@@ -135,6 +142,49 @@ def hf_model(
     return made
 
 
+def smp_model(
+    name: str,
+    *,
+    num_classes: int = 1,
+    in_channels: int = 3,
+    weights: str | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Return a network for masks of segmentation-models-pytorch's.
+
+    Parameters
+    ----------
+    name
+        Of the architecture, such as ``"unet"`` or ``"deeplabv3plus"``.
+    num_classes
+        Channels of the map of logits; one gives log odds.
+    in_channels
+        Channels of the images.
+    weights
+        ``"DEFAULT"`` for an encoder trained on ImageNet, which the library fetches, or None for a
+        random initialization.
+    **options
+        Of ``segmentation_models_pytorch.create_model``, such as ``encoder_name``.
+
+    Raises
+    ------
+    ConfigError
+        If the library is not installed, or has no such network.
+    CheckpointError
+        If the weights cannot be fetched.
+    """
+    _default_only(f"smp/{name}", weights)
+    options |= {"in_channels": in_channels, "classes": num_classes}
+    options["encoder_weights"] = None if weights is None else "imagenet"
+    try:
+        made: nn.Module = _library("segmentation_models_pytorch").create_model(name, **options)
+    except KeyError as error:
+        raise ConfigError(f"smp/{name}: {' '.join(str(error).split())[:200]}") from None
+    except OSError as error:
+        raise _unfetched(f"smp/{name}", error) from error
+    return made
+
+
 def own_names(module: nn.Module, state: FoundState) -> FoundState:
     """Rename the entries of a file of transformers' own layout as its networks name them now.
 
@@ -222,9 +272,10 @@ def _of_torchvision(name: str) -> ExpectedImages | None:
         return None
     default = getattr(weights, "DEFAULT", None)
     preset: Any = default and default.transforms()
-    if not hasattr(preset, "crop_size"):
+    if not hasattr(preset, "mean"):
         return None
-    return ExpectedImages(preset.crop_size[0], *_tuples(preset.mean, preset.std))
+    size = getattr(preset, "crop_size", None) or preset.resize_size  # of masks: nothing is cut off
+    return ExpectedImages(size[0], *_tuples(preset.mean, preset.std))
 
 
 def _of_processor(name: str) -> ExpectedImages | None:
@@ -249,5 +300,6 @@ LIBRARIES = {
     "torchvision": "bayesprior.models.torchvision_nets:torchvision_model",
     "timm": f"{__name__}:timm_model",
     "hf": f"{__name__}:hf_model",
+    "smp": f"{__name__}:smp_model",
 }
 """What stands before the slash in the name of a network of a library's."""

@@ -1,18 +1,20 @@
-"""torchvision's classification networks with pretrained weights and a new head."""
+"""torchvision's networks for classes and for masks, with pretrained weights and a new head."""
 
 import re
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bayesprior.errors import CheckpointError, ConfigError, nearest_name
 from bayesprior.models.heads import head_prefix, replace_head
+from bayesprior.weights.selection import is_selected
 from bayesprior.weights.state_dicts import load_weights, read_state_dict
 
-__all__ = ["torchvision_model"]
+__all__ = ["torchvision_model", "torchvision_names"]
 
 # Heads that only help training from scratch; those of the checkpoints are not even pretrained.
-_AUXILIARY = ("aux1", "aux2", "AuxLogits")
+_AUXILIARY = ("aux1", "aux2", "AuxLogits", "aux_classifier")
 
 
 def torchvision_model(
@@ -22,12 +24,13 @@ def torchvision_model(
     weights: str | Path | None = "DEFAULT",
     rename: str | None = None,
 ) -> nn.Module:
-    """Return a torchvision classification network, pretrained, with a head for the new classes.
+    """Return a torchvision network, pretrained, with a head for the new classes.
 
     Parameters
     ----------
     name
-        As in ``torchvision.models.list_models(module=torchvision.models)``.
+        As in ``torchvision.models.list_models(module=torchvision.models)``, or of its segmentation
+        networks: those return the map of logits (B, C, H, W) alone, not a dictionary.
     num_classes
         Classes of a freshly initialized head; `head_prefix` tells its name. None keeps the head
         that comes with the weights.
@@ -64,29 +67,33 @@ def torchvision_model(
     """
     from torchvision import models
 
-    known = models.list_models(module=models)
+    known = torchvision_names()
     if name not in known:
-        raise ConfigError(
-            f"torchvision has no classification network {name!r}{nearest_name(name, known)}"
-        )
+        raise ConfigError(f"torchvision has no such network {name!r}{nearest_name(name, known)}")
+    of_maps = name in models.list_models(module=models.segmentation)
     local = weights is not None and (
         not re.fullmatch(r"\w+", str(weights)) or Path(weights).is_file()
     )
     if weights is None or local:
         # The pretrained Inceptions take torchvision's normalization and undo it themselves.
         inception = name in ("googlenet", "inception_v3")
-        own = {"init_weights": True, "transform_input": local} if inception else {}
+        own: dict[str, Any] = {"init_weights": True, "transform_input": local} if inception else {}
+        own |= {"weights_backbone": None} if of_maps else {}
         module = models.get_model(name, weights=None, **own)
     else:
         module = _pretrained(name, str(weights))
+    for part in _AUXILIARY:
+        if getattr(module, part, None) is not None:
+            setattr(module, part, None)
     if getattr(module, "aux_logits", False):
-        for part in ("aux_logits", *_AUXILIARY):
-            if hasattr(module, part):
-                setattr(module, part, False if part == "aux_logits" else None)
+        module.aux_logits = False
+    if of_maps:
+        module.register_forward_hook(_maps)
     if weights is not None and local:
         prefix, state = head_prefix(module), read_state_dict(weights, module)
-        if num_classes is None and f"{prefix}.weight" in state:
-            replace_head(module, len(state[f"{prefix}.weight"]))
+        head = [t for n, t in state.items() if n.endswith(".weight") and is_selected(n, prefix)]
+        if num_classes is None and head:
+            replace_head(module, len(head[0]))
         ignore = () if num_classes is None else prefix
         load_weights(module, state, ignore=ignore, rename=rename)
     if num_classes is not None:
@@ -96,6 +103,19 @@ def torchvision_model(
         if any(isinstance(layer, nn.ReLU) for layer in behind):
             module.get_submodule(parent)[int(place) + 1] = nn.Identity()
     return module
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's networks for classes and for masks."""
+    from torchvision import models
+
+    return models.list_models(module=models) + models.list_models(module=models.segmentation)
+
+
+def _maps(network: nn.Module, inputs: Any, outputs: Any) -> Tensor:
+    """Make a call return logits (B, C, H, W)."""
+    logits: Tensor = outputs["out"]
+    return logits
 
 
 def _pretrained(name: str, weights: str) -> nn.Module:

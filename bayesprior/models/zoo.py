@@ -13,7 +13,9 @@ from bayesprior.errors import ConfigError, checked, nearest_name
 from bayesprior.inference.generators import seeded
 from bayesprior.models.heads import head_prefix, num_outputs, replace_head
 from bayesprior.models.libraries import LIBRARIES, own_names
+from bayesprior.models.torchvision_nets import torchvision_names
 from bayesprior.registry import call, resolve
+from bayesprior.weights.selection import is_selected
 from bayesprior.weights.state_dicts import LoadReport, load_weights, read_state_dict
 
 __all__ = ["MODELS", "TaskModel", "get_model", "model_for"]
@@ -89,13 +91,11 @@ def _table(name: str) -> tuple[Mapping[str, str], str]:
         return {name: LIBRARIES[library]}, library
     if name in MODELS or ":" in name:
         return MODELS, ""
-    from torchvision import models
-
-    networks = models.list_models(module=models)
+    networks = torchvision_names()
     if name not in networks:
         raise ConfigError(
-            f"no model {name!r}; use one of {', '.join(MODELS)}, a classification network of "
-            "torchvision's, timm/NAME, hf/NAME, or an import path 'pkg.module:callable'"
+            f"no model {name!r}; use one of {', '.join(MODELS)}, a network of torchvision's, "
+            "timm/NAME, hf/NAME, smp/NAME, or an import path 'pkg.module:callable'"
             + nearest_name(name, [*MODELS, *networks])
         )
     return {name: LIBRARIES["torchvision"]}, "torchvision"
@@ -106,7 +106,7 @@ def _load(
 ) -> LoadReport:
     """Load a file without its head where that is another one than the network's."""
     state = own_names(module, read_state_dict(file, module))
-    mine = {n: t.shape for n, t in module.state_dict().items() if n.startswith(f"{head}.")}
+    mine = {n: t.shape for n, t in module.state_dict().items() if is_selected(n, head or ())}
     fits = all(n in state and state[n].shape == shape for n, shape in mine.items())
     ignore = () if head is None or fits else head
     return load_weights(module, state, ignore=ignore, rename=rename)

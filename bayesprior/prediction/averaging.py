@@ -1,6 +1,6 @@
 """Running averages over draws of one batch's predictions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,16 +9,11 @@ from torch import Tensor
 
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.protocols import Draw
-from bayesprior.tasks.likelihoods import (
-    ClassProbabilities,
-    Likelihood,
-    Moments,
-    PixelCategorical,
-    inherits,
-)
+from bayesprior.tasks.likelihoods import ClassProbabilities, Likelihood, Moments, inherits
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Batch, check_finite
 
-__all__ = ["DrawAverage", "add_softmax"]
+__all__ = ["DrawAverage", "add_softmax", "chunks"]
 
 _STRIP = 2**20  # numbers of a map that are worked on at a time
 
@@ -95,6 +90,8 @@ class DrawAverage:
             output = output.to(torch.float64 if output.dim() <= 2 else torch.float32)
             if not broken and targets is not None:
                 self.likelihood.validate(output, targets)
+            if isinstance(self.likelihood, ClassProbabilities):
+                output = self.likelihood.logits(output)
             if draw.confidence != 1:
                 output = self._at_confidence(output, draw)
             entropy, energy = self._add(output, draw.weight)
@@ -134,7 +131,7 @@ class DrawAverage:
             return self.likelihood.log_prob(output, targets)
         labeled = targets != self.likelihood.ignore_index
         picked = output.gather(1, targets.where(labeled, 0).long()[:, None]).squeeze(1)
-        return (picked + energy).where(labeled, 0).sum((1, 2), dtype=torch.float64)
+        return self.likelihood.reduced((picked + energy).where(labeled, 0).double(), labeled)
 
     def _add(self, output: Tensor, weight: float) -> tuple[Tensor, Tensor | None]:
         """Add one draw's law; return its entropy, and its energy if there are logits."""
@@ -228,3 +225,18 @@ def add_softmax(
         entropies.append(log_norm - shifted.mul_(probs).sum(1))
         energies.append(-(log_norm + top.squeeze(1)))
     return torch.cat(entropies, axis - 1), torch.cat(energies, axis - 1)
+
+
+def chunks(draws: Iterable[Draw], max_bytes: int) -> Iterator[tuple[list[Draw], bool]]:
+    """Group draws so that a group's tensors fit; says with each group whether it is the last."""
+    chunk: list[Draw] = []
+    size = 0
+    for draw in draws:
+        more = sum(tensor.nbytes for tensor in (draw.weights, *draw.buffers.values()))
+        if chunk and size + more > max_bytes:
+            yield chunk, False
+            chunk, size = [], 0
+        chunk.append(draw)
+        size += more
+    if chunk:
+        yield chunk, True

@@ -26,12 +26,8 @@ from bayesprior.prediction.points import (
     mean_overlap,
     risk_curve,
 )
-from bayesprior.tasks.likelihoods import (
-    Categorical,
-    HeteroscedasticNormal,
-    Normal,
-    PixelCategorical,
-)
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 
 __all__ = ["METRICS", "CalibrationError", "MeanMetric", "MetricRow", "default_metrics"]
 
@@ -45,7 +41,7 @@ class MetricRow:
     label, meaning
         Its name in tables and figures, and a line for those who do not know it.
     points
-        Its values at each of the N `Points`: (N,), or (N, k) for what `summary` needs of each.
+        Its values at each of the N `Points` (or images): (N,), or (N, k) for what `summary` needs.
     larger_is_better
         The direction; None for a number that is neither good nor bad.
     margin
@@ -63,7 +59,7 @@ class MetricRow:
 
     label: str
     meaning: str
-    points: Callable[[Points], Tensor]
+    points: Callable[[Any], Tensor]
     larger_is_better: bool | None = None
     margin: float | None = None
     format: str = ".3f"
@@ -224,7 +220,7 @@ METRICS: dict[str, MetricRow] = {
     "brier": MetricRow(
         "Brier score",
         "squared error of the probabilities, between 0 and 2; 0 is perfect",
-        lambda p: p.probs.square().sum(1) - 2 * p.log_score.exp() + 1,  # type: ignore[union-attr]
+        lambda p: p.probs.square().sum(1) - 2 * p.log_score.exp() + 1,
         False,
         0.005,
     ),
@@ -257,17 +253,17 @@ METRICS: dict[str, MetricRow] = {
     "aleatoric": MetricRow(
         "aleatoric",
         "the draws' own mean entropy (nats)",
-        lambda p: p.aleatoric,  # type: ignore
+        lambda p: p.aleatoric,
     ),
     "epistemic": MetricRow(
         "epistemic",
         "uncertainty about the weights (nats): what the draws disagree about",
-        lambda p: p.epistemic,  # type: ignore[return-value, arg-type]
+        lambda p: p.epistemic,
     ),
     "rmse": MetricRow(
         "RMSE",
         "typical error, in the targets' unit",
-        lambda p: (p.mean - p.targets).square().mean(1),  # type: ignore[operator]
+        lambda p: (p.mean - p.targets).square().mean(1),
         False,
         summary=lambda values: values.mean().sqrt(),
         streamed=lambda num_classes, ignore: MeanSquaredError(squared=False),

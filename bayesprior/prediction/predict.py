@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from bayesprior.errors import ConfigError, DataError, checked
-from bayesprior.inference.protocols import Draw, Posterior
+from bayesprior.inference.protocols import Posterior
 from bayesprior.inference.wrappers import modes_kept
-from bayesprior.prediction.averaging import DrawAverage
+from bayesprior.prediction.averaging import DrawAverage, chunks
 from bayesprior.prediction.functional import FunctionalNetwork
+from bayesprior.prediction.images import ImageSums
 from bayesprior.prediction.metrics import CalibrationError, default_metrics
 from bayesprior.prediction.points import nll
 from bayesprior.tasks.likelihoods import Likelihood, Moments
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Batch, Forward, pair_forward, tensors_of, to_device
 
 __all__ = ["Prediction", "predict"]
@@ -63,6 +65,8 @@ class Prediction:
         (S,), shares of the draws in all averages; they sum to 1.
     log_score
         (N,), log p(y_n | x_n) in nats where logits were averaged; else the draws' give it.
+    images
+        Of pixels with targets: what every image adds to the metrics.
 
     Notes
     -----
@@ -86,6 +90,7 @@ class Prediction:
     calibration: Float[Tensor, "3 M"] | None = None
     weight: Float[Tensor, " S"] | None = None
     log_score: Float[Tensor, " N"] | None = None
+    images: ImageSums | None = None
 
     @property
     def num_points(self) -> int:
@@ -225,7 +230,7 @@ def predict(
     used: list[tuple[int, int, float]] = []  # chain, index and weight of each draw
     with modes_kept(model):
         model.eval()
-        for chunk, is_last in _chunks(posterior.draws(num_draws, seed), max_draw_bytes):
+        for chunk, is_last in chunks(posterior.draws(num_draws, seed), max_draw_bytes):
             states = [network.state(draw) for draw in chunk]
             columns: list[Tensor | None] = []
             for number, batch in enumerate(_shown(loader, len(chunk), progress)):
@@ -278,6 +283,7 @@ class _Results:
             self._metrics = MetricCollection(copies, compute_groups=False)
             self._metrics.reset()
         self._kept: dict[str, list[Tensor]] = {}
+        self._images: list[ImageSums] = []
 
     def add(self, average: DrawAverage) -> None:
         """Take over one batch's average over all draws."""
@@ -287,7 +293,11 @@ class _Results:
             self._metrics = default_metrics(self._likelihood, point.shape[1])
         if average.targets is not None:
             self._is_labeled = True
-            self._metrics.to(point.device).update(point, average.targets.to(point.device))
+            targets = average.targets.to(point.device)
+            self._metrics.to(point.device).update(point, targets)
+            if isinstance(self._likelihood, PixelCategorical):
+                found = ImageSums.of(point, targets, self._likelihood.ignore_index)
+                self._images.append(found)
         total = self._likelihood.entropy(prediction)
         if average.count == 1:  # nothing to disagree about, not even by rounding
             means["expected_entropy"] = total
@@ -336,22 +346,8 @@ class _Results:
             metrics=computed,
             calibration=calibration,
             weight=weight / len(weight),
+            images=ImageSums.joined(self._images),
         )
-
-
-def _chunks(draws: Iterable[Draw], max_bytes: int) -> Iterator[tuple[list[Draw], bool]]:
-    """Group draws so that a group's tensors fit; says with each group whether it is the last."""
-    chunk: list[Draw] = []
-    size = 0
-    for draw in draws:
-        more = sum(tensor.nbytes for tensor in (draw.weights, *draw.buffers.values()))
-        if chunk and size + more > max_bytes:
-            yield chunk, False
-            chunk, size = [], 0
-        chunk.append(draw)
-        size += more
-    if chunk:
-        yield chunk, True
 
 
 def _mark(batch: Batch, targets: Tensor | None) -> Tensor:

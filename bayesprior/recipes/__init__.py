@@ -10,6 +10,7 @@ from bayesprior.registry import lazy
 
 if TYPE_CHECKING:
     from bayesprior.recipes.collecting import collect
+    from bayesprior.recipes.new_masks import NewMasks, predict_masks
     from bayesprior.recipes.prior import make_prior, shaped
     from bayesprior.recipes.reporting import report
     from bayesprior.recipes.saved import FitRun, load_posterior, load_run
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FitRun",
+    "NewMasks",
     "StudyResult",
     "Transfer",
     "collect",
@@ -32,6 +34,7 @@ __all__ = [
     "load_run",
     "make_prior",
     "pick_device",
+    "predict_masks",
     "report",
     "sample",
     "shaped",

@@ -25,8 +25,9 @@ from bayesprior.recipes.options import (
     SourceOptions,
     SwagOptions,
 )
-from bayesprior.tasks.likelihoods import Categorical, Likelihood, PixelCategorical
+from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.objectives import supervised
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -39,6 +40,7 @@ __all__ = [
     "SourceCall",
     "SwagCall",
     "check_network",
+    "default_likelihood",
     "head_names",
 ]
 
@@ -81,11 +83,17 @@ def head_names(names: Iterable[str], head: Selection | None, owner: str) -> set[
     return found
 
 
+def default_likelihood(data: DataBundle) -> Likelihood:
+    """Return the likelihood that a task's targets ask for."""
+    return PixelCategorical() if data.has_masks else Categorical()
+
+
 class TrainCall(RunOptions):
     """What every recipe that trains takes in Python alone."""
 
     likelihood: Likelihood | None = None
-    """How outputs speak about targets; `Categorical` by default."""
+    """How outputs speak about targets; by default what the data ask for: `PixelCategorical` of
+    masks, else `Categorical`."""
     forward: Forward = pair_forward
     """Calls the network on a batch: ``(module, batch) -> (outputs, targets)``."""
     fabric: Fabric | None = None
@@ -102,6 +110,10 @@ class TrainCall(RunOptions):
                 check(getattr(self, name), word, name)
         if not isinstance(self.made_from, MadeFrom | None):
             raise ConfigError(f"made_from must be a MadeFrom, got {kind_of(self.made_from)}")
+
+    def choose_likelihood(self, data: DataBundle) -> None:
+        """Take the likelihood that the data ask for, where none was given."""
+        object.__setattr__(self, "likelihood", self.likelihood or default_likelihood(data))
 
     def loss(self) -> LossFn:
         """Return the mean loss per example."""
@@ -168,6 +180,7 @@ class FitCall(TrainCall, kw_only=False):
         check_network(self.module)
         check(self.prior, "gaussian", "prior")
         object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
+        self.choose_likelihood(self.data)
         PriorTerm(self.module, self.prior, self.data.num_data)  # refuses a prior of other weights
         buffers = dict(self.module.named_buffers())
         for name, value in self.prior.buffers.items():
@@ -236,6 +249,7 @@ class SourceCall(TrainCall, SourceOptions, kw_only=False):
                     f"{self.data.name!r} has no labels; store y with its x, give every class a "
                     "folder, or learn without labels: objective='simclr' (--objective simclr)"
                 )
+            self.choose_likelihood(self.data)
             self.check_task(self.module, self.data)
             return
         check(self.loss_fn, "function", "loss_fn")

@@ -168,13 +168,17 @@ def _of_files(folder: Any, rows: Iterable[int]) -> str:
     paths = [str(sample[0]) for sample in folder.samples]
     root = Path(getattr(folder, "root", None) or os.path.commonpath(paths))
 
-    def told(row: int) -> bytes:
-        path, label = Path(paths[row]), folder.samples[row][1]
+    def told(path: Path, label: Any = None) -> tuple[Any, ...]:
         name = path.relative_to(root) if path.is_relative_to(root) else path.name
         status = path.stat()
-        return repr((str(name), label, status.st_size, status.st_mtime_ns)).encode()
+        return str(name), label, status.st_size, status.st_mtime_ns
 
-    return _hashed(map(told, rows))
+    def of_row(row: int) -> bytes:
+        label = folder.samples[row][1]
+        label = told(Path(label)) if isinstance(label, str) else label  # a mask's file
+        return repr(told(Path(paths[row]), label)).encode()
+
+    return _hashed(map(of_row, rows))
 
 
 @contextlib.contextmanager

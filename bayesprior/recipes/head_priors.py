@@ -212,7 +212,7 @@ def source_statistics(
     if name is None:
         return "no head that is one linear layer was named or found"
     if not data.num_classes or data.train.targets is None or data.train.targets.ndim != 1:
-        return "the data have no classes"
+        return "the examples have no classes of their own"
     module = copy.deepcopy(module)
     initialize_(module, law)
     try:

@@ -50,7 +50,8 @@ def load_data(
         If a name or option is unknown, or the data cannot be had.
     """
     name, options = choice.data, choice.data_options
-    if model is not None and (name == "image_folder" or Path(name).expanduser().is_dir()):
+    is_folder = name in ("image_folder", "mask_folder") or Path(name).expanduser().is_dir()
+    if model is not None and is_folder:
         expected = expected_images(model.model)
         if expected is not None:
             options = {"size": expected.size, "normalize": expected[1:], **options}

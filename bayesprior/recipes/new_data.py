@@ -185,7 +185,10 @@ def predict_new(call: NewDataCall) -> NewPredictions:
 
 def _array(found: Tensor | None) -> np.ndarray:
     if found is None or found.ndim > 2:
-        raise ConfigError("the run does not predict one class an input, as this table needs")
+        raise ConfigError(
+            "the run does not predict one class an input, as this table needs; of masks: "
+            "bayesprior.recipes.predict_masks"
+        )
     return found.numpy()
 
 

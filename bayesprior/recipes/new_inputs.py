@@ -17,6 +17,7 @@ from bayesprior.errors import ConfigError, DataError
 
 __all__ = ["NewInputs"]
 
+Sized = tuple[Tensor, tuple[int, ...]]
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 """Endings of the files that are taken from a folder; a file that is named itself may have any."""
 
@@ -40,6 +41,8 @@ class NewInputs:
     ----------
     files
         Of the inputs in the last pass, in order.
+    sizes
+        Height and width of each as it is stored.
     unreadable
         File -> reason.
 
@@ -55,10 +58,11 @@ class NewInputs:
         if not self._paths:
             raise ConfigError("nothing to predict; name folders, pictures or .npz files")
         self.files: list[str] = []
+        self.sizes: list[tuple[int, ...]] = []
         self.unreadable: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Tensor]:
-        self.files = []
+        self.files, self.sizes = [], []
         examples = self._examples()
         while batch := list(itertools.islice(examples, self._batch_size)):
             yield self._task.test.finish(torch.stack(batch))
@@ -68,7 +72,8 @@ class NewInputs:
             is_archive = path.suffix.lower() == ".npz"
             read = _arrays(path, self._task) if is_archive else _picture(path, self._task)
             try:
-                for row, example in enumerate(read):
+                for row, (example, size) in enumerate(read):
+                    self.sizes.append(size)
                     self.files.append(f"{path}[{row}]" if is_archive else str(path))
                     yield example
             except DataError as error:
@@ -92,19 +97,19 @@ def _files(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _picture(path: Path, task: DataBundle) -> Iterator[Tensor]:
+def _picture(path: Path, task: DataBundle) -> Iterator[Sized]:
     """Yield one picture as the run's own data set reads it, before its transform."""
     if not path.is_file():  # a pipe would wait for ever
         raise DataError("is no file")
     try:
         with opened(path) as image:
             image.load()
-            example = _prepared(image, task)
+            example, size = _prepared(image, task), (image.height, image.width)
     except DataError:
         raise
     except Exception as error:  # decoders raise what they like
         raise DataError(f"is no readable picture ({reason(error)})") from None
-    yield example
+    yield example, size
 
 
 def _prepared(image: Any, task: DataBundle) -> Tensor:
@@ -134,7 +139,7 @@ def _fitting(example: Tensor, task: DataBundle) -> Tensor:
     return example
 
 
-def _arrays(path: Path, task: DataBundle) -> Iterator[Tensor]:
+def _arrays(path: Path, task: DataBundle) -> Iterator[Sized]:
     """Yield the rows of an archive's ``x``."""
     from PIL import Image
 
@@ -142,7 +147,8 @@ def _arrays(path: Path, task: DataBundle) -> Iterator[Tensor]:
     if isinstance(task.test, LazyDataset):
         if array.dtype != np.uint8:
             raise DataError(f"its x has type {array.dtype}; store pictures as uint8")
-        yield from (_prepared(Image.fromarray(row.squeeze()), task) for row in array)
+        for row in array:
+            yield _prepared(Image.fromarray(row.squeeze()), task), row.shape[:2]
         return
     raw = task.test.raw(0)
     if raw.ndim == 3:
@@ -154,7 +160,8 @@ def _arrays(path: Path, task: DataBundle) -> Iterator[Tensor]:
                 raise DataError("its x has float pixels outside [0, 1]; store uint8")
             array = np.round(array * 255).astype(np.uint8)
     for row in array:
-        yield _fitting(torch.from_numpy(np.ascontiguousarray(row)).to(raw.dtype), task)
+        example = torch.from_numpy(np.ascontiguousarray(row)).to(raw.dtype)
+        yield _fitting(example, task), row.shape[-2:]
 
 
 def _stored(path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from bayesprior.data import DataBundle, check_fit
+from bayesprior.data.masks import are_masks
 from bayesprior.data.two_view import LightlyViews, augmentations, two_views
 from bayesprior.errors import ConfigError, DataError, kind_of, nearest_name
 from bayesprior.inference.generators import seeded
@@ -26,7 +27,8 @@ def asks_for_accuracy(options: SourceOptions, data: DataBundle) -> bool:
         If they are, of images without labels.
     """
     splits = {"training": data.train, "test": data.test}
-    bare = [name for name, split in splits.items() if split is None or split.targets is None]
+    labels = {name: getattr(split, "targets", None) for name, split in splits.items()}
+    bare = [name for name, known in labels.items() if known is None or are_masks(known)]
     if options.accuracy and bare:
         raise DataError(
             f"accuracy needs labeled training and test images, and the {' and '.join(bare)} "

@@ -72,8 +72,9 @@ class DataOptions(Options):
 
     data: str
     """A short name (digits, glyphs, cifar10, cifar100, mnist, fashion_mnist, flowers102,
-    oxford_pets, image_folder), a .npz file with x_train, y_train, x_test, y_test (or x, y), or an
-    import path pkg.module:function that returns a DataBundle."""
+    oxford_pets, image_folder, mask_folder), a folder of pictures (a folder for each class, or
+    images and masks), a .npz file with x_train, y_train, x_test, y_test (or x, y; y are masks if
+    they have pixels), or an import path pkg.module:function that returns a DataBundle."""
     data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of the data set, as --data_options.NAME VALUE, such as root or size."""
     classes: str | None = option(None, shown="all")
@@ -92,8 +93,9 @@ class ModelOptions(Options):
     """Network."""
 
     model: str
-    """A short name (small_conv, small_resnet, mlp, mobilenet_v1), a library's image classifier
-    (torchvision/NAME or NAME, timm/NAME, hf/NAME), or an import path pkg.module:callable."""
+    """A short name (small_conv, small_resnet, mlp, mobilenet_v1), a library's network for classes
+    (torchvision/NAME or NAME, timm/NAME, hf/NAME) or masks (torchvision's lraspp_..., fcn_...,
+    deeplabv3_..., smp/NAME), or an import path pkg.module:callable."""
     model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of the network, as --model_options.NAME VALUE, such as widths. The numbers of
     classes, channels and features come from the data."""

@@ -38,7 +38,12 @@ _DECISIVE = ("num_draws", "batch_norm", "seed")
 
 
 def averaged(
-    fit: FitRun, loader: Iterable[Batch], options: AverageOptions, forward: Forward | None = None
+    fit: FitRun,
+    loader: Iterable[Batch],
+    options: AverageOptions,
+    forward: Forward | None = None,
+    *,
+    keep_maps: bool = False,
 ) -> Prediction:
     """Predict with a run's model average, of at most the draws that it stored.
 
@@ -52,6 +57,8 @@ def averaged(
         Of the average.
     forward
         Of other batches than the fit's own.
+    keep_maps
+        As of `predict`.
     """
     reestimates = options.batch_norm == "reestimate"
     return predict(
@@ -63,6 +70,7 @@ def averaged(
         num_draws=at_most(options.num_draws, fit.posterior),
         batch_norm=options.batch_norm,
         bn_loader=fit.data.loader("train", options.batch_size) if reestimates else None,
+        keep_maps=keep_maps,
         progress=options.progress,
         seed=options.seed,
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
 from bayesprior.inference.protocols import Posterior
 from bayesprior.prediction.predict import Prediction, predict
+from bayesprior.recipes.arguments import default_likelihood
+from bayesprior.recipes.digests import described
 from bayesprior.recipes.training import pick_device
 from bayesprior.report.build import build_report
 from bayesprior.report.sections.uncertainty import shown_points
@@ -31,11 +33,13 @@ from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.protocols import Forward, pair_forward
 from bayesprior.tree.build import to_datatree
 from bayesprior.tree.files import load_tree, save_tree
+from bayesprior.tree.maps import map_group
 from bayesprior.tree.trace import draw_statistics
 from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["corrupted", "rebuild", "report"]
 
+_MAPS = 5  # images that are shown with their maps
 _HELD_BYTES = 2**31  # draws kept in memory, so that each file is read once
 
 
@@ -85,7 +89,7 @@ def report(
     prior
         That the fit was made with, for what it did.
     likelihood
-        `Categorical` by default.
+        By default what the data ask for, as in the recipes.
     forward
         Calls the network on a batch, as in the fit.
     test
@@ -130,7 +134,7 @@ def report(
     DataError
         If a draw gives NaN, or the labels of the task's own splits do not fit the network.
     """
-    likelihood = likelihood or Categorical()
+    likelihood = likelihood or default_likelihood(data)
     folder = Path(out).expanduser()
     module = module.to(pick_device(device))
     check_fit(module, data, forward)
@@ -146,8 +150,9 @@ def report(
         "seed": seed,
     }
 
-    def predicted(bundle: DataBundle, split: str) -> Prediction:
-        return predict(module, held, bundle.loader(split, batch_size), likelihood, **options)
+    def predicted(bundle: DataBundle, split: str, **more: Any) -> Prediction:
+        loader = bundle.loader(split, batch_size)
+        return predict(module, held, loader, likelihood, **options, **more)
 
     train = predicted(plain, "train")
     test = predicted(data, "test") if test is None else test
@@ -189,6 +194,8 @@ def report(
         "title": title,
         "subtitle": subtitle,
         "data": data.name,
+        "class_names": list(data.class_names),
+        "likelihood": described(likelihood),
         "num_data": data.num_data,
         "seed": seed,
         "temperature": temperature,
@@ -211,6 +218,7 @@ def report(
         sample_stats=statistics,
         methods=runs,
         images=_images(data, test),
+        maps=_maps(data, test, predicted),
         class_names=data.class_names or None,
         mode=mode,
         attrs=said,
@@ -293,9 +301,25 @@ def _images(data: DataBundle, test: Prediction) -> dict[int, np.ndarray]:
     return {i: _shown(image) for i, image in images.items() if image.ndim in (2, 3)}
 
 
+def _maps(
+    data: DataBundle, test: Prediction, predicted: Callable[..., Prediction]
+) -> xr.Dataset | None:
+    """Return the maps of the least certain test images, those that the page shows."""
+    if test.images is None or test.predictive_entropy.ndim > 1:
+        return None
+    picks = test.predictive_entropy.argsort(descending=True, stable=True)[:_MAPS]
+    chosen = data.test.subset(picks)
+    found = predicted(dataclasses.replace(data, test=chosen), "test", keep_maps=True)
+    raws = [chosen.raw(i) for i in range(len(chosen))]
+    crop = getattr(chosen, "crop", None)
+    shown = [np.asarray(raw if crop is None else crop(raw)) for raw in raws]
+    images = {int(i): _shown(image) for i, image in zip(picks, shown, strict=True)}
+    return map_group(images, found, data.class_names)
+
+
 def _shown(image: np.ndarray) -> np.ndarray:
     """Channels last, and none of gray."""
-    if image.ndim == 3 and image.shape[0] in (1, 3):
+    if image.ndim == 3 and image.shape[0] in (1, 3, 4):
         image = np.moveaxis(image, 0, -1)
     return image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
 

@@ -19,13 +19,8 @@ from bayesprior.recipes.places import restored
 from bayesprior.recipes.runs import RunConfig, finished_fit, read_results
 from bayesprior.recipes.training import bound, read_posterior
 from bayesprior.storage import PRIOR
-from bayesprior.tasks.likelihoods import (
-    Categorical,
-    HeteroscedasticNormal,
-    Likelihood,
-    Normal,
-    PixelCategorical,
-)
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Likelihood, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Forward, inputs_forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -212,6 +207,8 @@ def _likelihood(config: RunConfig, folder: Path, given: Likelihood | None) -> Li
             )
         return given
     options = dict(found) if isinstance(found, Mapping) else {}
+    if options.get("class") == "PixelCategorical":
+        options.setdefault("reduction", "sum")  # before there was a choice
     kind = _LIKELIHOODS.get(str(options.pop("class", "")))
     if kind is None:
         raise ConfigError(f"{folder} was fitted with a likelihood of its own; give likelihood=")

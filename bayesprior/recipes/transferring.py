@@ -111,7 +111,7 @@ def _listed(given: Any) -> tuple[Any, ...]:
 def _check_task(data: DataBundle) -> None:
     """Raise `DataError` unless every example has one of two classes or more, all of them seen."""
     labels = data.train.targets
-    if not data.class_names or (labels is not None and labels.ndim != 1):
+    if not data.class_names or data.has_masks or (labels is not None and labels.ndim != 1):
         raise DataError(
             f"{data.name!r} is no classification of whole examples; regression and segmentation "
             "go through make_prior and fit_map"

@@ -7,7 +7,7 @@ Outputs are what the network returns for B examples, ``*B`` for any axes of vect
 likelihood                  outputs                     targets
 ==========================  ==========================  ======================
 `Categorical`               logits (B, C)               labels (B,)
-`PixelCategorical`          logits (B, C, H, W)         labels (B, H, W)
+`tasks.pixels`              logits (B, C, H, W)         labels (B, H, W)
 `Normal`                    mean (B, P)                 (B, P)
 `HeteroscedasticNormal`     mean, log variance (B, 2P)  (B, P)
 ==========================  ==========================  ======================
@@ -34,8 +34,9 @@ __all__ = [
     "Likelihood",
     "Moments",
     "Normal",
-    "PixelCategorical",
     "Predictive",
+    "check_labels",
+    "check_shapes",
     "inherits",
 ]
 
@@ -94,9 +95,13 @@ class ClassProbabilities:
 
     class_axis: ClassVar[int] = -1
 
-    def predictive(self, outputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Return one logit a class; the outputs themselves, where a likelihood says no other."""
+        return outputs
+
+    def predictive(self, outputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B2"]:
         """Class probabilities: softmax over the classes."""
-        return outputs.softmax(self.class_axis)
+        return self.logits(outputs).softmax(self.class_axis)
 
     def average(
         self, predictions: Iterable[Tensor], counts: Sequence[float] | None = None
@@ -138,13 +143,13 @@ class Categorical(ClassProbabilities):
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless logits are (B, C) and targets integers (B,) below C."""
         fits = outputs.dim() == 2 and targets.shape == outputs.shape[:1]
-        _check_shapes("logits (B, C) and labels (B,)", outputs, targets, fits)
-        _check_labels(targets, outputs.shape[1])
+        check_shapes("logits (B, C) and labels (B,)", outputs, targets, fits)
+        check_labels(targets, outputs.shape[1])
 
     def log_prob(self, outputs: Float[Tensor, "*B C"], targets: Tensor) -> Float[Tensor, "*B"]:
         """Log probability of each label; `DataError` if there is not one a row of logits."""
         fits = targets.shape == outputs.shape[:-1]
-        _check_shapes("logits (B, C) and labels (B,)", outputs, targets, fits)
+        check_shapes("logits (B, C) and labels (B,)", outputs, targets, fits)
         rows, labels = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1).long()
         return -F.cross_entropy(rows, labels, reduction="none").view(targets.shape)
 
@@ -157,50 +162,6 @@ class Categorical(ClassProbabilities):
     ) -> dict[str, Tensor]:
         """Give the batch's ``accuracy``."""
         return {"accuracy": (outputs.argmax(1) == targets).float().mean()}
-
-
-@dataclass(frozen=True)
-class PixelCategorical(ClassProbabilities):
-    """One label for each pixel; the outputs are logits of shape (B, C, H, W).
-
-    Pixels are independent given the weights, so an image's log likelihood is the sum over its
-    labeled pixels, and ``num_data`` counts images.
-
-    Parameters
-    ----------
-    ignore_index
-        The label of pixels that do not count (255 in most data sets).
-    """
-
-    class_axis: ClassVar[int] = -3
-    ignore_index: int = 255
-
-    def validate(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raise `DataError` unless targets are integers (B, H, W) below C or `ignore_index`."""
-        fits = outputs.dim() == 4 and targets.shape == outputs[:, 0].shape
-        _check_shapes("logits (B, C, H, W) and labels (B, H, W)", outputs, targets, fits)
-        _check_labels(targets, outputs.shape[1], self.ignore_index)
-
-    def log_prob(self, outputs: Float[Tensor, "*B C H W"], targets: Tensor) -> Float[Tensor, "*B"]:
-        """Log probability of each image's labeled pixels; `DataError` for other shapes."""
-        fits = targets.shape == outputs.shape[:-3] + outputs.shape[-2:]
-        _check_shapes("logits (B, C, H, W) and labels (B, H, W)", outputs, targets, fits)
-        images = outputs.reshape(-1, *outputs.shape[-3:])
-        labels = targets.reshape(-1, *targets.shape[-2:]).long()
-        loss = F.cross_entropy(images, labels, ignore_index=self.ignore_index, reduction="none")
-        return -loss.sum((1, 2)).view(targets.shape[:-2])
-
-    def distribution(self, outputs: Float[Tensor, "*B C H W"]) -> dist.Distribution:
-        """Batch shape (*B,), event shape (H, W); ignored pixels have log probability 0."""
-        return _IgnoringCategorical(outputs.movedim(-3, -1), self.ignore_index).to_event(2)
-
-    def monitor(
-        self, outputs: Float[Tensor, "B C H W"], targets: Integer[Tensor, "B H W"]
-    ) -> dict[str, Tensor]:
-        """Give the ``accuracy`` on the batch's labeled pixels (NaN without any)."""
-        labeled = targets != self.ignore_index
-        correct = (outputs.argmax(1) == targets) & labeled
-        return {"accuracy": correct.sum() / labeled.sum()}
 
 
 class _IndependentNormal:
@@ -216,7 +177,7 @@ class _IndependentNormal:
         """Log density of each example, summed over its P targets; `DataError` for other shapes."""
         mean, variance = self.predictive(outputs)
         fits = targets.shape == mean.shape
-        _check_shapes("one mean for each target (B, P)", outputs, targets, fits)
+        check_shapes("one mean for each target (B, P)", outputs, targets, fits)
         terms = (targets - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi)
         return -terms.sum(-1) / 2
 
@@ -282,7 +243,7 @@ class Normal(_IndependentNormal):
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless outputs and targets are (B, P) and the targets finite."""
         fits = outputs.dim() == 2 and targets.shape == outputs.shape
-        _check_shapes("means and targets (B, P), a column [:, None]", outputs, targets, fits)
+        check_shapes("means and targets (B, P), a column [:, None]", outputs, targets, fits)
         _check_real(targets)
 
     def predictive(self, outputs: Float[Tensor, "*B P"]) -> Moments:
@@ -312,7 +273,7 @@ class HeteroscedasticNormal(_IndependentNormal):
     def validate(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise `DataError` unless outputs are (B, 2P) and targets finite (B, P)."""
         fits = targets.dim() == 2 and outputs.shape == (len(targets), 2 * targets.shape[1])
-        _check_shapes(_TWO_HALVES, outputs, targets, fits)
+        check_shapes(_TWO_HALVES, outputs, targets, fits)
         _check_real(targets)
 
     def predictive(self, outputs: Float[Tensor, "*B twoP"]) -> Moments:
@@ -337,29 +298,13 @@ class HeteroscedasticNormal(_IndependentNormal):
             return super().log_prob(outputs, targets)
         mean, log_variance = outputs.chunk(2, dim=-1)
         fits = targets.shape == mean.shape == log_variance.shape
-        _check_shapes(_TWO_HALVES, outputs, targets, fits)
+        check_shapes(_TWO_HALVES, outputs, targets, fits)
         squares = ((targets - mean) * (-log_variance / 2).exp()) ** 2
         return -(squares + log_variance + math.log(2 * math.pi)).sum(-1) / 2
 
 
 _TWO_HALVES = "means, log variances (B, 2P) and targets (B, P)"
 _TAKE = "likelihood=: labels take Categorical(), masks PixelCategorical(), numbers take Normal(std)"
-
-
-class _IgnoringCategorical(dist.Categorical):
-    """Categorical in which one label outside the support has log probability 0."""
-
-    def __init__(self, logits: Tensor, ignore_index: int) -> None:
-        self.ignore_index = ignore_index
-        super().__init__(logits=logits, validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        counts = value != self.ignore_index
-        return super().log_prob(value.where(counts, 0)).where(counts, 0.0)
-
-    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "_IgnoringCategorical":
-        logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
-        return _IgnoringCategorical(logits, self.ignore_index)
 
 
 def _mean(terms: Sequence[Tensor], counts: Sequence[float] | None) -> Tensor:
@@ -372,13 +317,15 @@ def _mean(terms: Sequence[Tensor], counts: Sequence[float] | None) -> Tensor:
     return total / sum(counts)
 
 
-def _check_shapes(expected: str, outputs: Tensor, targets: Tensor, fits: bool) -> None:
+def check_shapes(expected: str, outputs: Tensor, targets: Tensor, fits: bool) -> None:
+    """Raise `DataError` with both shapes unless they fit."""
     if not fits:
         found = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
         raise DataError(f"expected {expected}, got {found}; {_TAKE}")
 
 
-def _check_labels(targets: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
+def check_labels(targets: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
+    """Raise `DataError` unless targets are integers below the number of classes, or ignored."""
     if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
         raise DataError(f"labels must be integers (.long()), got {targets.dtype}; {_TAKE}")
     if ignore_index is not None:

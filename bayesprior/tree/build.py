@@ -18,6 +18,7 @@ from bayesprior.prediction.predict import Prediction
 from bayesprior.tree.beside import image_group, method_group
 from bayesprior.tree.chains import ChainGrid
 from bayesprior.tree.draws import WeightStatistics, weight_statistics
+from bayesprior.tree.maps import sum_variables, sums_of
 from bayesprior.tree.trace import Row, stack_traces
 from bayesprior.version import __version__
 from bayesprior.weights.gaussian import GaussianWeights
@@ -40,6 +41,7 @@ def to_datatree(
     sample_stats: Mapping[str, Shaped[np.ndarray, " S"]] | None = None,
     methods: Sequence[MethodResult] = (),
     images: Mapping[int, Shaped[np.ndarray, "H W *channels"]] | None = None,
+    maps: xr.Dataset | None = None,
     class_names: Sequence[str] | None = None,
     mode: str = "full",
     num_prior_draws: int = 100,
@@ -72,6 +74,8 @@ def to_datatree(
         ``methods_0``, ``methods_1``, ...
     images
         Raw test images by their position in the test set, those that a page shows: ``images``.
+    maps
+        Of a few test images whose pixels are predicted, from `bayesprior.tree.maps.map_group`.
     class_names
         Coordinates of the classes.
     mode
@@ -156,6 +160,8 @@ def to_datatree(
     groups |= {f"methods_{i}": method_group(result) for i, result in enumerate(methods)}
     if images:
         groups["images"] = image_group(images)
+    if maps is not None:
+        groups["maps"] = maps
     if test is None:
         missing["predictions"] = "no predictions of held-out points"
     if traces:
@@ -304,6 +310,8 @@ def _predictions(
     if prediction.calibration is not None and kind != "ood":
         variables["calibration"] = (("sum", "bin"), np.asarray(prediction.calibration))
         coords["sum"] = ["points", "confidence", "correct"]
+    if kind != "ood":
+        variables |= sum_variables(prediction.images)
     if prediction.mean_probs is not None:
         probs = np.asarray(prediction.mean_probs)
         names = list(class_names or map(str, range(probs.shape[1])))
@@ -353,4 +361,5 @@ def to_prediction(tree: xr.DataTree, group: str = "predictions") -> Prediction:
         chain=torch.from_numpy(np.repeat(data.chain.values, shape[1])),
         draw=torch.arange(shape[1]).repeat(shape[0]),
         metrics=json.loads(data.attrs["metrics"]),
+        images=sums_of(data),
     )

@@ -148,6 +148,15 @@ def test_other_forwards():
     check_fit(Out(1), masks, dictionary_forward())
     with pytest.raises(ConfigError, match="gives 2 outputs, 'masks' has 1 classes"):
         check_fit(Out(2), masks, dictionary_forward())
+    masks.train.targets[0, 0] = 1
+    both = DataBundle("masks", masks.train, class_names=("sky", "road"))
+    check_fit(Out(1), both, dictionary_forward())
+    for net, message in (
+        (nn.Conv2d(3, 1, 3), "gives maps of 3 x 3, the masks of 'masks' are 5 x 5"),
+        (Net(1), r"outputs of shape \(1,\), 'masks' has masks: take one .* lraspp"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_fit(net, both)
     check_fit(nn.Linear(3, 7), DataBundle("new", ArrayDataset(torch.rand(4, 3))), inputs_forward)
 
     class Keywords(nn.Linear):

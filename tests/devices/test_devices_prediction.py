@@ -11,12 +11,8 @@ from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.prediction.points import Points
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import (
-    Categorical,
-    HeteroscedasticNormal,
-    Normal,
-    PixelCategorical,
-)
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 
 B = 7
 
@@ -163,7 +159,7 @@ def test_what_a_predicted_batch_waits_for(device):
             predict(module, posterior, batches, likelihood, device=device, num_draws=draws)
         counted.append(found)
     assert dict(counted[0] - counted[1]) == {
-        "tasks/likelihoods.py:_check_labels": 1,
+        "tasks/likelihoods.py:check_labels": 1,
         "prediction/averaging.py:update": 2,  # NaN anywhere; the log likelihoods
         "prediction/predict.py:_mark": 1,
         "prediction/predict.py:add": 6,  # what is kept, by name

@@ -9,7 +9,8 @@ from bayesprior.diagnostics.predictions import Outcome, score_intervals, scores
 from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Normal, PixelCategorical
+from bayesprior.tasks.likelihoods import Normal
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tree.build import to_datatree
 
 

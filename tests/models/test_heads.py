@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bayesprior.errors import ConfigError
-from bayesprior.models.heads import head_prefix, replace_head
+from bayesprior.models.heads import head_prefix, num_outputs, replace_head
 
 
 def network():
@@ -28,6 +28,15 @@ def test_a_convolution_can_be_the_head():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1))
     assert replace_head(net, 2) == "1"
     assert net(torch.zeros(1, 3, 8, 8)).shape == (1, 2, 1, 1)
+
+
+def test_a_pattern_replaces_several_layers():
+    net = nn.ModuleDict({"low": nn.Conv2d(3, 4, 1), "high": nn.Conv2d(3, 4, 3, padding=1)})
+    assert replace_head(net, 2, "*.weight") == "*.weight"
+    assert net["low"].weight.shape == (2, 3, 1, 1)
+    assert net["high"](torch.zeros(1, 3, 5, 5)).shape == (1, 2, 5, 5)
+    assert num_outputs(net, "*.weight") == 2
+    assert num_outputs(net, "other") is None
 
 
 def test_errors():

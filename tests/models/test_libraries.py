@@ -54,6 +54,18 @@ def test_networks_of_libraries(name, head, tmp_path):
         assert torch.equal(ours[key], theirs[key]) != key.startswith(f"{head}."), key
 
 
+def test_networks_for_masks():
+    pytest.importorskip("segmentation_models_pytorch")
+    task = {"num_classes": 4, "input_shape": (1, 32, 64), "options": {"encoder_name": "resnet18"}}
+    made = model_for("smp/unet", **task)
+    assert made.head == "segmentation_head.0"
+    assert made.module.eval()(torch.zeros(1, 1, 32, 64)).shape == (1, 4, 32, 64)
+    with pytest.raises(ConfigError, match="smp/unett: .*unetplusplus"):
+        model_for("smp/unett", **task)
+    with pytest.raises(ConfigError, match="for smp/unet weights are a file, DEFAULT"):
+        model_for("smp/unet", **task, weights="nothing.pth")
+
+
 def test_channels_reach_timm():
     pytest.importorskip("timm")
     made = model_for("timm/resnet18", num_classes=2, input_shape=(1, 32, 32))

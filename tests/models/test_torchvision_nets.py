@@ -114,7 +114,7 @@ def test_missing_keys_are_named(source, tmp_path):
 
 
 def test_unknown_names():
-    with pytest.raises(ConfigError, match="no classification network 'resnet81'; did you mean"):
+    with pytest.raises(ConfigError, match="no such network 'resnet81'; did you mean"):
         torchvision_model("resnet81", num_classes=2, weights=None)
     with pytest.raises(ConfigError, match="no weights 'IMAGENET1K_V3'; use one of IMAGENET1K_V1"):
         torchvision_model("resnet18", num_classes=2, weights="IMAGENET1K_V3")
@@ -142,3 +142,43 @@ def test_pretrained_weights_come_through_torchvision(monkeypatch, source):
     net = torchvision_model("squeezenet1_1", num_classes=4, weights="IMAGENET1K_V1")
     assert torch.equal(net.features[0].weight, full.features[0].weight)
     assert net.classifier[1].out_channels == 4
+
+
+SEGMENTERS = {
+    "lraspp_mobilenet_v3_large": "classifier.*_classifier.*",
+    "fcn_resnet50": "classifier.4",
+    "deeplabv3_mobilenet_v3_large": "classifier.4",
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_networks_for_masks(name):
+    with torch.device("meta"):
+        net = torchvision_model(name, num_classes=5, weights=None).eval()
+        assert net(torch.zeros(2, 3, 32, 48)).shape == (2, 5, 32, 48)
+    assert head_prefix(net) == SEGMENTERS[name]
+
+
+def test_a_file_of_a_network_for_masks_with_its_auxiliary_head(tmp_path):
+    full = models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True)
+    torch.save(full.state_dict(), tmp_path / "fcn.pth")
+    net = torchvision_model("fcn_resnet50", num_classes=2, weights=tmp_path / "fcn.pth").eval()
+    assert torch.equal(net.backbone.layer4[2].conv3.weight, full.backbone.layer4[2].conv3.weight)
+    assert net.aux_classifier is None
+    assert net.classifier[4].weight.shape == (2, 512, 1, 1)
+
+
+def test_both_layers_of_a_head_are_new_or_come_from_the_file(tmp_path):
+    source = torchvision_model("lraspp_mobilenet_v3_large", num_classes=4, weights=None).eval()
+    torch.save(source.state_dict(), tmp_path / "net.pth")
+    again = torchvision_model("lraspp_mobilenet_v3_large", weights=tmp_path / "net.pth").eval()
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(again(images), source(images))
+    other = torchvision_model(
+        "lraspp_mobilenet_v3_large", num_classes=3, weights=tmp_path / "net.pth"
+    )
+    theirs = source.state_dict()
+    for name, tensor in other.state_dict().items():
+        is_head = name.split(".")[1].endswith("_classifier")
+        assert is_head == (tensor.shape != theirs[name].shape)
+        assert is_head or torch.equal(tensor, theirs[name])

@@ -7,7 +7,8 @@ from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction import averaging
 from bayesprior.prediction.averaging import DrawAverage, add_softmax
-from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
+from bayesprior.tasks.likelihoods import Categorical, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 
 SHAPES = [(7, 3), (1, 1000), (4, 1), (2, 3, 5), (3, 4, 6, 5), (1, 11, 40, 30)]
 
@@ -73,13 +74,25 @@ def test_log_likelihood_of_maps_is_the_likelihoods_own(dtype):
     outputs, targets = 5 * torch.randn(2, 3, 6, 5), torch.randint(0, 3, (2, 6, 5)).to(dtype)
     targets[0, :2] = 255
     draws = [Draw(0, 0, torch.zeros(1))]
-    expected = PixelCategorical().log_prob(outputs.double(), targets.long())
-    for likelihood, factor in ((PixelCategorical(), 1), (Doubled(), 2)):
+    for likelihood in (PixelCategorical(), PixelCategorical(reduction="sum"), Doubled()):
         found = DrawAverage(likelihood, targets).update([outputs], targets, draws, 0)
-        np.testing.assert_allclose(found[0], factor * expected, rtol=1e-6)
+        expected = likelihood.log_prob(outputs.double(), targets.long())
+        np.testing.assert_allclose(found[0], expected, rtol=1e-6)
     targets[:] = 255  # nothing is labeled
     found = DrawAverage(PixelCategorical(), targets).update([outputs], targets, draws, 0)
     assert found.tolist() == [[0.0, 0.0]]
+
+
+def test_log_odds_of_binary_masks_are_averaged_as_two_classes():
+    odds, targets = torch.randn(2, 3, 1, 4, 4), torch.randint(0, 2, (3, 4, 4))
+    draws = [Draw(0, i, torch.zeros(1), confidence=c) for i, c in enumerate((1.0, 2.0))]
+    average = DrawAverage(PixelCategorical(), targets)
+    average.update(iter(odds), targets, draws, 0)
+    law, means = average.average()
+    expected = (odds[0].sigmoid() + (2 * odds[1]).sigmoid()) / 2
+    torch.testing.assert_close(law[:, 1:], expected)
+    torch.testing.assert_close(law.sum(1), torch.ones(3, 4, 4))
+    assert means["energy"].shape == (3, 4, 4)
 
 
 class Sharper(Categorical):

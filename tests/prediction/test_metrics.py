@@ -15,12 +15,8 @@ from bayesprior.prediction.metrics import (
     default_metrics,
 )
 from bayesprior.prediction.points import nll
-from bayesprior.tasks.likelihoods import (
-    Categorical,
-    HeteroscedasticNormal,
-    Normal,
-    PixelCategorical,
-)
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 
 # --- the formulas, in NumPy ----------------------------------------------------------------
 

@@ -9,7 +9,8 @@ from bayesprior.inference.collectors import DrawsInMemory
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.new_data import NewData
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
+from bayesprior.tasks.likelihoods import Categorical, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import inputs_forward, keyword_forward
 
 

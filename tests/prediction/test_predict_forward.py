@@ -9,7 +9,8 @@ from torch import nn
 from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
+from bayesprior.tasks.likelihoods import Categorical, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import dictionary_forward, inputs_forward, keyword_forward
 
 

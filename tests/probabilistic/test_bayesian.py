@@ -16,12 +16,8 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from bayesprior.probabilistic import BayesianNetwork, RandomNetwork
-from bayesprior.tasks.likelihoods import (
-    Categorical,
-    HeteroscedasticNormal,
-    Normal,
-    PixelCategorical,
-)
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.weights.gaussian import GaussianWeights
 
 FALSE_ALARM = 1e-6

@@ -4,7 +4,8 @@ from made_runs import case, make_prediction, rng, run, run_factory, run_factory_
 
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Normal, PixelCategorical
+from bayesprior.tasks.likelihoods import Normal
+from bayesprior.tasks.pixels import PixelCategorical
 
 __all__ = ["case", "make_prediction", "rng", "run", "run_factory", "run_factory_module"]
 

@@ -1,32 +1,18 @@
 import dataclasses
 import math
 
-import pyro
 import pytest
 import scipy.stats
 import torch
 from poisson import Poisson
 
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.tasks.likelihoods import (
-    Categorical,
-    HeteroscedasticNormal,
-    Moments,
-    Normal,
-    PixelCategorical,
-)
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Moments, Normal
 from bayesprior.testing import check_likelihood
 
 
 def categorical():
     return Categorical(), torch.randn(5, 4).double(), torch.tensor([0, 1, 3, 3, 2])
-
-
-def pixels():
-    targets = torch.randint(0, 3, (4, 2, 3), dtype=torch.uint8)
-    targets[0, 0, 0] = 255
-    targets[1] = 255  # an image without any label
-    return PixelCategorical(), torch.randn(4, 3, 2, 3).double(), targets
 
 
 def normal():
@@ -46,9 +32,7 @@ def outside():
     return Poisson(), torch.randn(5, 2).double(), torch.poisson(torch.ones(5, 2)).double()
 
 
-@pytest.mark.parametrize(
-    "case", [categorical, pixels, normal, learned_noise, heteroscedastic, outside]
-)
+@pytest.mark.parametrize("case", [categorical, normal, learned_noise, heteroscedastic, outside])
 def test_contract(case):
     check_likelihood(*case())
 
@@ -66,36 +50,6 @@ def test_extreme_logits_stay_finite():
     outputs = torch.tensor([[1e4, -1e4]])
     assert Categorical().log_prob(outputs, torch.tensor([1])).item() == -2e4
     assert Categorical().entropy(Categorical().predictive(outputs)).item() == 0.0
-
-
-def test_ignored_pixels_do_not_count():
-    likelihood, outputs, targets = pixels()
-    log_prob = likelihood.log_prob(outputs, targets)
-    assert log_prob[1] == 0.0
-    table = outputs.log_softmax(1)
-    by_hand = sum(
-        table[0, int(targets[0, i, j]), i, j]
-        for i in range(2)
-        for j in range(3)
-        if targets[0, i, j] != 255
-    )
-    torch.testing.assert_close(log_prob[0], by_hand)
-    outputs.requires_grad_()
-    likelihood.log_prob(outputs, targets).sum().backward()
-    assert not outputs.grad[1].any()
-    assert not outputs.grad[0, :, 0, 0].any()
-
-
-def test_ignored_pixels_in_a_pyro_model():
-    likelihood, outputs, targets = pixels()
-
-    def model():
-        with pyro.plate("data", 8, subsample=torch.arange(4)):
-            pyro.sample("y", likelihood.distribution(outputs), obs=targets)
-
-    trace = pyro.poutine.trace(model).get_trace()
-    expected = 2 * likelihood.log_prob(outputs, targets).sum()
-    torch.testing.assert_close(trace.log_prob_sum(), expected)
 
 
 @pytest.mark.parametrize("case", [normal, heteroscedastic])
@@ -155,8 +109,6 @@ def test_a_noise_that_is_not_positive_is_refused(std):
         (Categorical(), (2, 1), torch.zeros(2, 1), r"numbers take Normal\(std\)"),
         (Categorical(), (1, 2, 3, 3), torch.zeros(1, 3, 3).long(), r"masks PixelCategorical\(\)"),
         (Categorical(), (2,), torch.tensor([0, 1]), r"outputs \(2,\)"),
-        (PixelCategorical(), (1, 2, 1, 1), torch.tensor([[[7]]]), "got 7"),
-        (PixelCategorical(), (1, 2, 1, 2), torch.tensor([[[0]]]), r"\(1, 2, 1, 2\)"),
         (Normal(1.0), (2, 1), torch.zeros(2), r"\[:, None\], got .* targets \(2,\)"),
         (Normal(1.0), (2, 1), torch.tensor([[0.0], [math.nan]]), "NaN"),
         (Normal(1.0), (2, 1), torch.tensor([[0], [1]]), "floating point"),
@@ -177,8 +129,7 @@ def test_nothing_to_average():
 
 def test_values_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        PixelCategorical().ignore_index = 0
-    assert PixelCategorical(0) == PixelCategorical(0) != PixelCategorical()
+        Normal(1.0).std = 2.0
 
 
 # --- shapes, ranges and subclasses ---------------------------------------------------------
@@ -195,7 +146,6 @@ def test_values_are_frozen():
         (HeteroscedasticNormal(), torch.zeros(3, 4), torch.zeros(3, 1)),
         (Categorical(), torch.zeros(3, 2), torch.zeros(1).long()),
         (Categorical(), torch.zeros(3, 2), torch.zeros(3, 2)),  # soft labels
-        (PixelCategorical(), torch.zeros(1, 2, 3, 3), torch.zeros(1, 1, 3).long()),
     ],
 )
 def test_log_prob_refuses_shapes_that_only_broadcast(likelihood, outputs, targets):
@@ -204,7 +154,7 @@ def test_log_prob_refuses_shapes_that_only_broadcast(likelihood, outputs, target
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("case", [categorical, pixels, normal, heteroscedastic])
+@pytest.mark.parametrize("case", [categorical, normal, heteroscedastic])
 def test_further_axes_before_the_examples(case):
     likelihood, outputs, targets = case()
     stacked = torch.stack([outputs, outputs + 1, -outputs])

@@ -13,8 +13,9 @@ from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.schedules import constant
 from bayesprior.prediction.new_data import NewData
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Categorical, PixelCategorical
+from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.tasks.objectives import Objective, supervised
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import dictionary_forward, keyword_forward
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout

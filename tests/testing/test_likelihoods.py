@@ -4,12 +4,8 @@ import jaxtyping
 import pytest
 import torch
 
-from bayesprior.tasks.likelihoods import (
-    Categorical,
-    HeteroscedasticNormal,
-    Normal,
-    PixelCategorical,
-)
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.testing import check_likelihood
 
 LABELS = torch.tensor([0, 1, 2, 2])

@@ -12,7 +12,8 @@ from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Categorical, Normal, PixelCategorical
+from bayesprior.tasks.likelihoods import Categorical, Normal
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tree.build import to_datatree, to_prediction
 from bayesprior.tree.files import load_tree, save_tree
 
@@ -158,6 +159,8 @@ def test_regression_and_pixels(tmp_path):
         prediction = predict(convolution, posterior, frames, PixelCategorical(), keep_maps=maps)
         tree = to_datatree(train=prediction, test=prediction)
         assert ("probs" in tree["predictions"]) == maps
+        for found, kept in zip(to_prediction(tree).images, prediction.images, strict=True):
+            torch.testing.assert_close(found, kept)
         save_tree(tree, tmp_path / "pixels.nc")
         xr.testing.assert_identical(load_tree(tmp_path / "pixels.nc"), tree)
 

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from bayesprior.diagnostics.calibration import apply_temperature, fit_temperature
+from bayesprior.diagnostics.intervals import metric_interval
 from bayesprior.diagnostics.predictions import Outcome, metric_rows, scores
+from bayesprior.prediction.images import IMAGE_METRICS, overlap_values
 from bayesprior.prediction.metrics import MetricRow
 from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Table
 from bayesprior.report.verdicts import Verdict, posterior_verdict
+from bayesprior.tree.maps import sums_of
 
 __all__ = ["items", "verdict"]
 
@@ -23,7 +26,7 @@ def items(context: Context) -> list[Item]:
     if context.kind == "numbers":
         return _numbers(context)
     if context.kind == "pixels":
-        return _streamed(context)
+        return [*_pixels(context), *_streamed(context)]
     test = context.test
     if test is None:
         return []
@@ -75,9 +78,47 @@ def _numbers(context: Context) -> list[Item]:
     return [_table(data.sizes["point"], rows, NOTE)]
 
 
+def _pixels(context: Context) -> list[Item]:
+    """Show the metrics of pixels, with intervals over images, and the overlap of every class."""
+    data = context.tree["predictions"].dataset
+    sums = sums_of(data)
+    if sums is None or not sums.confusion.sum():
+        return []
+    rows = [
+        _line(row, metric_interval(row, np.asarray(row.points(sums))))
+        for row in IMAGE_METRICS.values()
+    ]
+    note = (
+        "In brackets: 95 % intervals over images, by resampling them. Pixels depend on their "
+        "neighbors and are no independent points."
+    )
+    if context.attrs.get("likelihood", {}).get("reduction") == "mean":
+        note += (
+            " For the same reason the fit's likelihood is tempered: an image counts as one pixel, "
+            "by the mean over its pixels, and not as many independent ones."
+        )
+    whole = sums.confusion.sum(0)
+    num_images, num_pixels = len(sums.confusion), int(whole.sum())
+    table = _table(num_pixels, rows, note)
+    title = f"Metrics of the test set ({num_pixels:,} pixels of {num_images} images)"
+    each = []
+    names = context.attrs.get("class_names") or range(len(whole))
+    for label, name in enumerate(names):
+        row, values = overlap_values(sums, label)
+        share = float(whole[label].sum()) / num_pixels
+        overlap = metric_interval(row, values.numpy()) if len(values) else None
+        each.append({"name": str(name), "iou": overlap, "share": share, "images": len(values)})
+    columns = [Column("name", "class"), Column("iou", "IoU", ".3f")]
+    columns += [Column("share", "share of the pixels", ".1%"), Column("images", "images", "d")]
+    note = "Overlap over union, 95 % intervals over the images that hold the class or are said to."
+    return [dataclasses.replace(table, title=title), Table("Every class", columns, each, note)]
+
+
 def _streamed(context: Context) -> list[Item]:
-    """Show sets of which only the streamed sums are kept."""
+    """Show sets of which only the streamed sums are kept, side by side."""
     groups = {g: node for g, node in context.tree.children.items() if g.startswith("predictions")}
+    if len(groups) == 1 and sums_of(context.tree["predictions"].dataset) is not None:
+        return []
     rows = [
         {"set": g.removeprefix("predictions_").replace("predictions", "test set")}
         | Context(node).attrs["metrics"]

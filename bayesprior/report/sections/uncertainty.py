@@ -14,6 +14,7 @@ from bayesprior.diagnostics.uncertainty import (
 )
 from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Picture, Table
+from bayesprior.report.map_plots import mask_grid
 from bayesprior.report.plots import image_grid, risk_coverage_plot, uncertainty_histograms
 from bayesprior.tree.beside import images_of
 
@@ -37,7 +38,7 @@ def items(context: Context) -> list[Item]:
     """Show rejection, detection of foreign data, and the points to look at."""
     test = context.test
     if test is None:
-        return []
+        return _maps(context)
     foreign = context.further["ood"]
     wrong = 1 - test.is_right
     orders = {"confidence": 1 - test.confidence, "entropy": entropy(test.probs)}
@@ -102,6 +103,19 @@ def _mistakes(context: Context, test: Outcome) -> Table:
     columns = [Column("point", "test point"), Column("said", "said"), Column("is", "is")]
     columns.append(Column("confidence", "confidence", ".1%"))
     return Table("Most confident mistakes", columns, rows, "Look for wrong labels and patterns.")
+
+
+def _maps(context: Context) -> list[Item]:
+    """Show the images of which the model is least sure, pixel by pixel."""
+    if "maps" not in context.tree.children:
+        return []
+    caption = (
+        "The largest mean entropy over an image's pixels comes first. Bright pixels are those that "
+        "the model doubts: they should lie where the answer is wrong, and along edges. Gray labels "
+        "do not count."
+    )
+    figure = mask_grid(context.tree["maps"].dataset)
+    return [Picture("Most uncertain images", caption, figure)]
 
 
 def _detection(context: Context, test: Outcome, foreign: list[Outcome]) -> Table:

@@ -73,13 +73,34 @@ def test_numbers_have_metrics_of_their_own(numbers):
 
 def test_pixels_without_maps_are_told_from_their_sums(maps):
     prediction = maps(keep_maps=False)
-    [table] = items(Context(to_datatree(test=prediction, shifted={"fog-2": prediction})))
+    tree = to_datatree(test=prediction, shifted={"fog-2": prediction})
+    *_, table = items(Context(tree))
     assert column(table, "set") == ["test set", "fog-2"]
     for name, value in prediction.metrics.items():
         assert column(table, name) == [pytest.approx(value)] * 2
     labels = {c.label for c in table.columns}
     assert {METRICS[name].label for name in prediction.metrics} <= labels
     assert "no intervals" in table.note
+
+
+def test_pixels_have_intervals_over_images_and_an_overlap_for_every_class(maps):
+    prediction = maps(keep_maps=False)
+    attrs = {"likelihood": {"reduction": "mean"}, "class_names": ["a", "b", "c", "d"]}
+    whole, each = items(Context(to_datatree(test=prediction, attrs=attrs)))
+    assert whole.title == "Metrics of the test set (432 pixels of 6 images)"
+    assert "intervals over images" in whole.note
+    assert "tempered" in whole.note
+    found = dict(zip(column(whole, "score"), column(whole, "value"), strict=True))
+    for name, value in prediction.metrics.items():
+        interval = found[METRICS[name].label]
+        assert interval.estimate == pytest.approx(value, rel=1e-5)
+        assert interval.low < interval.high
+    assert column(each, "name") == ["a", "b", "c", "d"]
+    overlaps = [interval.estimate for interval in column(each, "iou")]
+    assert np.mean(overlaps) == pytest.approx(prediction.metrics["mean_iou"], rel=1e-5)
+    assert sum(column(each, "share")) == pytest.approx(1)
+    plain, _ = items(Context(to_datatree(test=prediction)))
+    assert "tempered" not in plain.note
 
 
 def test_pixels_with_maps_are_points_that_have_no_intervals(maps):

@@ -7,13 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from bayesprior.errors import DataError
-from bayesprior.tasks.likelihoods import (
-    Categorical,
-    HeteroscedasticNormal,
-    Normal,
-    PixelCategorical,
-)
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
 from bayesprior.tasks.objectives import supervised
+from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import dictionary_forward, inputs_forward
 
 
@@ -43,9 +39,13 @@ def test_supervised_on_pixels_counts_labeled_pixels():
     targets = logits.argmax(1)
     targets[0, 0, 0] = (targets[0, 0, 0] + 1) % 3
     targets[1, 2:] = 255
-    loss, extras = supervised(PixelCategorical())(nn.Identity(), (logits, targets))
+    likelihood = PixelCategorical(reduction="sum")
+    loss, extras = supervised(likelihood)(nn.Identity(), (logits, targets))
     total = F.cross_entropy(logits, targets, ignore_index=255, reduction="sum")
     torch.testing.assert_close(loss, total / 2)
+    loss, _ = supervised(PixelCategorical())(nn.Identity(), (logits, targets))
+    each = F.cross_entropy(logits, targets, ignore_index=255, reduction="none").sum((1, 2))
+    torch.testing.assert_close(loss, (each / torch.tensor([16, 8])).mean())
     torch.testing.assert_close(extras["accuracy"], torch.tensor(23 / 24))
 
 
