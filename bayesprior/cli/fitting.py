@@ -1,6 +1,7 @@
 """``fit-source``, ``make-prior``, ``fit`` and others: names become objects for a recipe."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from bayesprior.recipes.named import load_data, load_model, point_source
 from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.runs import read_results
 from bayesprior.recipes.source_options import CollectOptions
+from bayesprior.recipes.transferring import Transfer as Transferred
 from bayesprior.storage import PRIOR, RESULTS, SOURCE
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["collect", "fit", "fit_source", "make_prior", "transfer"]
+__all__ = ["collect", "fit", "fit_source", "make_prior", "show_leaderboard", "transfer"]
 
 
 def fit_source(options: FitSource) -> None:
@@ -142,7 +144,16 @@ def transfer(options: Transfer) -> None:
         **files,
         **values_of(groups.TransferOptions, options),
     )
+    show_leaderboard(found)
+    if "test" in found.results:
+        found.report(progress=options.progress, device=options.device)
+    print(f"written to {printable(options.out)}")
+
+
+def show_leaderboard(found: Transferred, more: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Print what a transfer decided, and every method's numbers; more rows beside them."""
     fit, rows = found.results["fit"], found.leaderboard()
+    rows = sorted([*rows, *more], key=lambda row: row["nll"])
     for row in fit["candidates"] if len(fit["candidates"]) > 1 else ():
         print(f"{printable(row['source'])}: NLL {row['nll']:.3f} of a probe on its features")
     for note in fit["notes"]:
@@ -155,9 +166,6 @@ def transfer(options: Transfer) -> None:
         for row in rows
     ]
     print_table(["method", *(METRICS[name].label for name in shown), "fits"], table)
-    if "test" in found.results:
-        found.report(progress=options.progress, device=options.device)
-    print(f"written to {printable(options.out)}")
 
 
 def _task(

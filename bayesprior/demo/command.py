@@ -1,4 +1,4 @@
-"""``bayesprior demo``: a source of typeset glyphs, a study on handwritten digits, a report."""
+"""``bayesprior demo``: typeset glyphs to handwritten digits by `transfer`, chains beside it."""
 
 import dataclasses
 import string
@@ -8,94 +8,62 @@ from typing import Any
 
 from bayesprior import recipes
 from bayesprior.cli.console import printable
-from bayesprior.cli.reporting import show_comparison
+from bayesprior.cli.fitting import show_leaderboard
 from bayesprior.data import DataBundle, select_classes
 from bayesprior.demo.glyphs import glyphs
-from bayesprior.diagnostics.compare import paired_differences
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import DataOptions, DemoOptions, MadeFrom, ModelOptions
-from bayesprior.recipes.runs import open_run
-from bayesprior.recipes.studying import Comparison
-from bayesprior.report.verdicts import comparison_verdict
-from bayesprior.storage import REPORT_PAGE, SOURCE
+from bayesprior.recipes.predicting import compare_runs, load_prediction
+from bayesprior.recipes.runs import open_run, read_results
+from bayesprior.recipes.saved import load_run
+from bayesprior.storage import PRIOR, REPORT_PAGE, SOURCE
 
-__all__ = ["GRID", "SELECTION_SEEDS", "demo", "methods"]
+__all__ = ["demo"]
 
-GRID: Mapping[str, tuple[float, ...]] = {"lr": (0.005, 0.02), "rms_std": (0.01, 0.3, 10.0)}
-"""Learning rates, and widths of the backbone's prior: from about the source's own to one that, with
-20 images, is next to no weight decay. Narrower ones around zero leave fine-tuning no chance."""
-SELECTION_SEEDS = 2
-BASELINE, ISOTROPIC = "fine-tuning", "L2-SP"
-MAP, SWAG, SGLD = (f"{name}, learned prior" for name in ("MAP", "SWAG", "SGLD"))
-REPORTED = SWAG
-HEAD_STD = 3**0.5
-"""Standard deviation of the head's weights, the same for every method."""
-MOMENTUM = 0.9
-"""Of MAP and SWAG. SGLD has none, and takes 1 / (1 - momentum) times the rates."""
-
-
-def methods(budget: int) -> dict[str, Any]:
-    """Return what is compared: where the backbone's prior lies, its shape, and the inference."""
-    swag = {"num_snapshots": 20, "rank": 10, "collect_every": max(budget // 60, 1)}
-    draws = max(budget // 8, 1)
-    sgld = {
-        "chains": 2,
-        "num_draws": min(draws, 25),
-        "thin": max(draws // 25, 1),
-        # at 1 a new head drowns 20 labels; the backbone is sampled at 1
-        "head_temperature": 1e-4,
-    }
-    rates = [rate / (1 - MOMENTUM) for rate in GRID["lr"]]
-    described: dict[str, dict[str, Any]] = {
-        "from scratch": {"start": "random", "prior": {"shape": "zero"}},
-        BASELINE: {"start": "source", "prior": {"shape": "zero"}},
-        ISOTROPIC: {"prior": {"shape": "isotropic"}},
-        MAP: {},
-        SWAG: {"inference": "swag", **swag},
-        SGLD: {"inference": "sgld", **sgld, "grid": {**GRID, "lr": rates}},
-    }
-    for method in described.values():
-        method["prior"] = {"head_std": HEAD_STD, **method.get("prior", {})}
-        method.setdefault("grid", dict(GRID))
-        if method.get("inference") != "sgld":
-            method["momentum"] = MOMENTUM
-    return described
+_MODEL = ModelOptions(model="small_conv")
+_CHAINS = "SGHMC under the same prior"
 
 
 def demo(options: DemoOptions) -> None:
-    """Run the embedded example, print the study's table and write the report of one fit."""
+    """Run the embedded example, print the leaderboard and write the report of the chains."""
     folder = open_run(options.out, "demo", dataclasses.asdict(options))
-    model = ModelOptions(model="small_conv")
     common: dict[str, Any] = {"seed": options.seed, "device": "cpu", "progress": options.progress}
-    _fit_source(folder / "source", options, model, common)
-    found = recipes.study(
-        data="digits",
-        model=model.model,
-        source=str(folder / "source" / SOURCE),
-        out=str(folder / "study"),
-        methods=methods(options.budget),
-        baseline=BASELINE,
-        budget=options.budget,
-        num_data=(options.num_data,),
-        seeds=options.seeds,
-        selection_seeds=SELECTION_SEEDS,
-        jobs=options.jobs,
+    _fit_source(folder / "source", options, common)
+    choice = DataOptions(data="digits", num_data=options.num_data, data_seed=options.seed)
+    data = load_data(choice)
+    made = MadeFrom(data=choice, model=_MODEL)
+    found = recipes.transfer(
+        data,
+        _MODEL.model,
+        source=folder / "source" / SOURCE,
+        out=folder / "transfer",
+        baselines="all",
+        made_from=made,
         **common,
     )
-    comparison = found.comparisons[0]
-    _report(folder, comparison, options)
-    show_comparison(comparison)
-    print(f"* {_of_the_covariance(comparison)}")
-    print(f"The report, with figures: {printable(folder / REPORT_PAGE)}")
-    print(f"The study's own page: {printable(found.folder / REPORT_PAGE)}")
+    module, _ = load_model(_MODEL, data, seed=options.seed)
+    recipes.sample(
+        module,
+        found.prior,
+        data,
+        sampler="sghmc",
+        chains=2,
+        num_draws=options.num_draws,
+        out=folder / "chains",
+        made_from=dataclasses.replace(made, prior=str(folder / "transfer" / PRIOR)),
+        **common,
+    )
+    _report(folder, options)
+    chains = {"method": _CHAINS, "on": "test", "fits": 2, **read_results(folder / "chains")["test"]}
+    show_leaderboard(found, [chains])
+    print("One choice of images: differences of a few hundredths decide nothing.")
+    print(f"The report on the chains, with figures: {printable(folder / REPORT_PAGE)}")
 
 
-def _fit_source(
-    out: Path, options: DemoOptions, model: ModelOptions, common: Mapping[str, Any]
-) -> None:
+def _fit_source(out: Path, options: DemoOptions, common: Mapping[str, Any]) -> None:
     choice = DataOptions(data="glyphs")
     data = load_data(choice)
-    module, head = load_model(model, data, seed=options.seed)
+    module, head = load_model(_MODEL, data, seed=options.seed)
     recipes.fit_source(
         module,
         data,
@@ -105,18 +73,9 @@ def _fit_source(
         num_snapshots=20,
         collect_every=max(options.source_steps // 50, 1),
         out=out,
-        made_from=MadeFrom(data=choice, model=model),
+        made_from=MadeFrom(data=choice, model=_MODEL),
         **common,
     )
-
-
-def _of_the_covariance(comparison: Comparison) -> str:
-    """Say whether the learned covariance brought anything over an isotropic one."""
-    pair = [r for r in comparison.results if r.name in (MAP, ISOTROPIC)]
-    if len(pair) < 2:
-        return f"{MAP} and {ISOTROPIC} cannot be compared: one of them has no fit."
-    verdict = comparison_verdict(paired_differences(pair, ISOTROPIC), MAP, ISOTROPIC)
-    return f"The learned covariance: {verdict.question} {verdict.headline}. {verdict.reason}"
 
 
 def _letters() -> DataBundle:
@@ -124,23 +83,26 @@ def _letters() -> DataBundle:
     return select_classes(glyphs(), list(string.ascii_letters))
 
 
-def _report(folder: Path, comparison: Comparison, options: DemoOptions) -> None:
-    """Write the report of the first fit of one method, all methods beside it."""
-    run = recipes.load_run(comparison.folders[REPORTED][0])
+def _report(folder: Path, options: DemoOptions) -> None:
+    """Write the report of the chains, `transfer` beside them."""
+    run = load_run(folder / "chains")
+    test = load_prediction(folder / "chains", fit=run)
+    compared = compare_runs([folder / "chains", folder / "transfer"])
     recipes.report(
         run.module,
         run.posterior,
         run.data,
         out=folder,
         prior=run.prior,
+        test=test,
         run_dir=run.folder,
         title="From typeset glyphs to handwritten digits",
-        subtitle=f"{REPORTED}, {options.num_data} labeled images",
+        subtitle=f"{_CHAINS} as the committee's MAP, {options.num_data} labeled images",
         ood={"typeset letters": _letters()},
         corruptions=(3,),
-        runs=comparison.results,
-        method=REPORTED,
-        baseline=BASELINE,
+        runs=compared.results,
+        method=compared.method,
+        baseline=compared.baseline,
         configuration=run.options,
         progress=False,
         device="cpu",

@@ -386,17 +386,13 @@ class DemoOptions(Options):
 
     out: str = option("demo", path=True)
     """Folder to write; a run that was stopped continues, what is finished is not done again."""
-    num_data: int = option(20, least=1)
+    num_data: int = option(50, least=10)
     """Labeled handwritten images in all."""
-    seeds: int = option(5, least=1)
-    """Repetitions with fresh images, head and noise."""
-    budget: int = option(200, least=30)
-    """Gradient evaluations of each fit."""
     source_steps: int = option(800, least=1)
     """Steps on the source."""
+    num_draws: int = option(50, least=2)
+    """Draws of each of the two chains."""
     seed: int = option(0, least=0)
-    """First of the seeds."""
-    jobs: int = option(2, least=1)
-    """Fits at a time, each on one core."""
+    """Decides the images, the head and all noise."""
     progress: bool = True
     """Show progress bars."""

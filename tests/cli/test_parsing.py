@@ -67,7 +67,7 @@ def test_the_word_behind_fit_is_the_method():
         (["report"], "missing: runs"),
         (["predict"], "missing: run"),
         (["inspect", "--file", "x"], "no option --file"),
-        (["demo", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["demo", "--num_data", "0"], "--num_data must be at least 10, got 0"),
     ],
 )
 def test_mistakes(arguments, message, capsys, wrong):

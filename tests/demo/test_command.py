@@ -1,39 +1,38 @@
 import json
 
 import pytest
+import xarray
 
 from bayesprior.cli.main import main
-from bayesprior.demo import command
-from bayesprior.recipes.options import StudyOptions
-from bayesprior.recipes.study_plan import evaluations, plan
-
-
-def test_six_methods_have_the_same_budget_and_tuning():
-    for budget in (30, 200, 1000):
-        methods = command.methods(budget)
-        options = StudyOptions(data="d", model="m", source="s", methods=methods, budget=budget)
-        planned = plan(options)
-        assert len(planned) == 6
-        assert {len(m.configurations) for m in planned.values()} == {6}
-        used = {
-            evaluations(m.inference, c.options) for m in planned.values() for c in m.configurations
-        }
-        assert max(used) == budget
-        assert min(used) >= budget - 1  # two chains cannot share an odd number
+from bayesprior.recipes.saved import load_run
 
 
 @pytest.mark.slow
-def test_the_demo_in_miniature(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "GRID", {"lr": (0.02,), "rms_std": (0.1,)})
-    monkeypatch.setattr(command, "SELECTION_SEEDS", 1)
+def test_the_demo_in_miniature(tmp_path, capsys):
     out = tmp_path / "demo"
-    arguments = "--seeds 2 --budget 30 --source_steps 30 --jobs 1 --progress false".split()
+    arguments = "--num_data 30 --source_steps 30 --num_draws 4 --progress false".split()
     assert main(["demo", "--out", str(out), *arguments]) == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    study = json.loads((out / "study" / "results.json").read_text())["study"]["comparisons"][0]
-    for sentence in study["said"]:
-        assert sentence in printed
+    printed = capsys.readouterr().out
+    methods = [line.split("  ")[0] for line in printed.splitlines()]
+    for method in ("transfer", "probe", "AdamW 0.001", "L2-SP", "SGHMC under the same prior"):
+        assert method in methods
+    tree = xarray.open_datatree(out / "report.nc")
+    assert {
+        "posterior",
+        "log_prior",
+        "sample_stats",
+        "log_likelihood",
+        "posterior_predictive",
+        "observed_data",
+    } <= tree.children.keys()
+    assert tree["posterior"].sizes["chain"] == 2
     report = json.loads((out / "report.json").read_text())
-    reasons = [verdict["reason"] for verdict in report["verdicts"]]
-    mine = next(s for s in study["said"] if s.startswith(f"Is {command.REPORTED} better"))
-    assert any(reason in mine for reason in reasons)
+    assert "transfer" in json.dumps(report["verdicts"])
+    assert load_run(out / "transfer").prior.rms_std == load_run(out / "chains").prior.rms_std
+    # a second call reads what is there
+    (out / "report.html").unlink()
+    assert main(["demo", "--out", str(out), *arguments]) == 0
+    again = capsys.readouterr().out
+    assert [line for line in again.splitlines() if line in printed.splitlines()] == (
+        printed.splitlines()
+    )
