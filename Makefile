@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv test lint types unit check demo docs bench clean
+.PHONY: help venv test lint types unit check demo docs tutorials bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -59,9 +59,13 @@ docs: venv  ## the site in docs/_build; warnings are errors
 	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build
 	@echo "docs/_build/index.html"
 
+tutorials: EXTRAS := docs
+tutorials: venv  ## run the notebooks and keep what they print and draw
+	OMP_NUM_THREADS=2 $(BIN)/jupyter execute --inplace tutorials/*.ipynb
+
 bench: venv  ## every benchmark script, one after the other
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:  ## remove caches and build products (.venv stays)
-	rm -rf build dist *.egg-info docs/_build docs/reference/names docs/reference/modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist *.egg-info docs/_build docs/reference/names docs/reference/modules docs/tutorials .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find bayesprior tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +

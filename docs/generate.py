@@ -34,6 +34,7 @@ GROUPS = {
 ELSEWHERE = {"Forward": "bayesprior.tasks.protocols", "__version__": "bayesprior.version"}
 """Names that do not know where they live."""
 FOLDER = Path(__file__).parent
+NOTEBOOKS = sorted((FOLDER.parent / "tutorials").glob("*.ipynb"))
 
 
 def home(name: str) -> str:
@@ -185,10 +186,30 @@ def picture() -> str:
     return written.getvalue()
 
 
+def tutorials_page() -> str:
+    """Return the list of the notebooks, whose titles are their first lines."""
+    names = [path.stem for path in NOTEBOOKS]
+    return "\n".join(
+        [
+            "# Tutorials",
+            "",
+            "Notebooks that run from top to bottom, offline, in less than five minutes each on two",
+            "cores. They are in the folder `tutorials/`, with what they printed and drew.",
+            "",
+            "```{toctree}",
+            *names,
+            "```",
+            "",
+        ]
+    )
+
+
 def pages() -> dict[str, str]:
     """Return every generated page by its path under the documentation's folder."""
     modules = module_names()
     return {
+        "tutorials/index.md": tutorials_page(),
+        **{f"tutorials/{path.name}": path.read_text(encoding="utf-8") for path in NOTEBOOKS},
         "concepts/idea.svg": picture(),
         "reference/cli.md": commands_page(),
         "reference/names/index.md": names_page(),
@@ -206,7 +227,7 @@ def write(folder: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
-    for old in (*folder.glob("reference/names/*.md"), *folder.glob("reference/modules/*.md")):
+    for old in (*folder.glob("reference/*/*.md"), *folder.glob("tutorials/*")):
         if old.relative_to(folder).as_posix() not in made:
             old.unlink()
 

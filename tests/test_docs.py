@@ -11,7 +11,7 @@ import bayesprior as bp
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 GENERATED = re.compile(
-    r"reference/(names|modules)/|reference/cli\.md|concepts/idea\.svg|docs/_build/"
+    r"reference/(names|modules)/|reference/cli\.md|concepts/idea\.svg|docs/(_build|tutorials)/"
 )
 PAGES = sorted(p for p in DOCS.rglob("*.md") if not GENERATED.search(p.as_posix()))
 
