@@ -136,7 +136,9 @@ class TrainCall(RunOptions):
         names = [name for name in ("loss", "accuracy") if rows and all(name in r for r in rows)]
         found = {f"training_{name}": fmean(r[name] for r in rows) for name in names}
         data = getattr(self, "data")  # noqa: B009 - of every call that trains
-        own = type(self.likelihood) not in (Categorical, type(None)) or getattr(self, "loss_fn", 0)
+        own = type(self.likelihood) not in (Categorical, type(None)) or getattr(
+            self, "loss_fn", None
+        )
         known = data.num_classes and data.train.targets is not None  # without reading pictures
         if own or not known or any(result.step < 100 for result in results):
             return found

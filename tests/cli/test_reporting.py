@@ -158,6 +158,7 @@ def test_predict_prints_the_metrics_of_a_split(work, copied, capsys, refused):
     out = capsys.readouterr().out
     found = read_results(copied / "swag")["predict-validation"]
     assert f"nll         {found['nll']:.4g}" in out
+    assert "None" not in out
     assert f"written to {copied / 'swag' / 'results.json'}" in out
     assert "is no run folder" in refused("predict", copied / "nothing")
     assert "was made by make_prior" in refused("predict", work / "prior")

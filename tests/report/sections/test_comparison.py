@@ -48,6 +48,8 @@ def test_all_methods_and_their_paired_differences_are_shown(run, methods):
     ties = sum(d.verdict == "tie" for d in differences)
     assert shown.note.startswith(f"{ties} of 5 comparisons are ties.")
     assert "accuracy 0.005, NLL 0.005" in shown.note
+    assert "only as far as their seed (data_seed) varied, too. Not corrected for the" in shown.note
+    assert "Means ± standard errors over seeds; all other numbers are those of one" in table.note
     for label, name in (("NLL", "nll"), ("accuracy", "accuracy")):
         picture = pictures(out)[f"Difference in {label}"]
         assert "Difference to scratch in pairs of equal seeds" in picture.caption
