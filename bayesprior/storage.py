@@ -154,9 +154,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file of text atomically, as `atomic_path` does."""
+    """Write a file of text atomically, as `atomic_path` does; what is no UTF-8 is written out."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -21,6 +21,7 @@ from bayesprior.storage import (
     read_header,
     remove_leftovers,
     save_tensors,
+    write_text,
 )
 
 FORMAT = "bayesprior.test/1"
@@ -245,3 +246,8 @@ def test_complex_numbers_are_no_weights(tmp_path):
     save_tensors(path, {"a": torch.zeros(2, dtype=torch.complex64)}, {"format": "test/1"})
     with pytest.raises(PriorFileError, match="complex numbers"):
         load_tensors(path, format="test/1")
+
+
+def test_text_with_bytes_of_another_encoding_is_written(tmp_path):
+    write_text(tmp_path / "page.html", "caf\udce9 \u00e9")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "caf\\udce9 \u00e9"

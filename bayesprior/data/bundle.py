@@ -67,6 +67,11 @@ def as_examples(data: Any, collate_fn: Callable[[list[Any]], Any] | None = None)
     return LazyDataset(data, known_targets(data), collate_fn=collate_fn)
 
 
+def _text(name: Any) -> str:
+    """Write out the bytes in a file's name that are no UTF-8: files and pages take text alone."""
+    return str(name).encode(errors="backslashreplace").decode()
+
+
 def _names(names: Any) -> tuple[str, ...]:
     """Return class names as text: of a sequence, an array, or a mapping from or to the index."""
     if isinstance(names, Mapping):
@@ -77,7 +82,7 @@ def _names(names: Any) -> tuple[str, ...]:
         names = [names[index] for index in range(len(names))]
     if isinstance(names, str | bytes) or np.ndim(names) != 1:
         raise DataError(f"class_names must be a list with one name a class, got {names!r}")
-    out = tuple(n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in names)
+    out = tuple(n.decode(errors="replace") if isinstance(n, bytes) else _text(n) for n in names)
     if any("\0" in name for name in out):
         raise DataError("class_names must be text, got one with a NUL character")
     if twice := sorted({name for name in out if out.count(name) > 1}):
@@ -126,6 +131,7 @@ class DataBundle:
     collate_fn: dataclasses.InitVar[Callable[[list[Any]], Any] | None] = None
 
     def __post_init__(self, collate_fn: Callable[[list[Any]], Any] | None) -> None:
+        object.__setattr__(self, "name", _text(self.name))
         object.__setattr__(self, "class_names", _names(self.class_names))
         for name in SPLITS:
             if name != "train" and getattr(self, name) is None:

@@ -172,9 +172,11 @@ def run_folder(out: str | os.PathLike[str]) -> Path:
     Raises
     ------
     ConfigError
-        If it is a file.
+        If it is a file, or its name is no text, so that no tensors could be read from it.
     """
     folder = Path(out).expanduser()
+    if str(folder) != str(folder).encode(errors="replace").decode():
+        raise ConfigError(f"out is {folder}, whose bytes are no UTF-8; choose another name")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; out needs a folder")
     return folder

@@ -69,7 +69,7 @@ def write(path: str | Path, law: Contents, *, by_rank: bool = False) -> None:
         If the file cannot be written; an older one stays.
     """
     try:
-        text = json.dumps(law.provenance)
+        text = json.dumps(law.provenance, ensure_ascii=False).encode(errors="replace").decode()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"provenance must hold JSON primitives only: {error}") from error
     rows: list[str] = []

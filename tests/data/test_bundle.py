@@ -193,6 +193,15 @@ def test_rows_that_are_dictionaries_and_a_collate_fn():
     assert few.class_counts.tolist() == [1, 1]
 
 
+def test_names_that_are_no_text_are_written_out():
+    """Folders and files may be called anything; HDF5 and web pages take text alone."""
+    x = torch.zeros(2, 3)
+    data = ArrayDataset(x, torch.arange(2))
+    bundle = DataBundle("caf\udce9", data, class_names=["d\udcf6g", "d\udce4g"])
+    assert bundle.name == r"caf\udce9"
+    assert bundle.class_names == (r"d\udcf6g", r"d\udce4g")
+
+
 def test_masks_have_class_names():
     masks = torch.randint(0, 3, (4, 5, 5))
     masks[0, 0, 0] = 255

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile.damage import LATIN
 from PIL import Image
 
 from bayesprior.cli.main import main
@@ -76,7 +77,7 @@ def field(tmp_path_factory):
         arrays[f"y_{split}"] = labels
     np.savez(field.npz, **arrays)
     for split in ("train", "test"):
-        for name in ("cat", "dog"):
+        for name in ("cat", LATIN):
             folder = field.root / "pictures" / split / name
             folder.mkdir(parents=True)
             for i in range(2):

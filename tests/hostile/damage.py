@@ -2,9 +2,14 @@
 
 import copy
 import math
+import os
+import sys
 from typing import Any
 
 import numpy as np
+
+LATIN = os.fsdecode(b"caf\xe9") if sys.platform == "linux" else "caf\u00e9"
+"""A name as old archives unpack to: its bytes are no UTF-8."""
 
 NASTY: list[Any] = [
     None,

@@ -54,9 +54,21 @@ def _time_limit() -> Iterator[None]:
             signal.signal(signum, before[signum])
 
 
+def _streams() -> list[io.TextIOWrapper]:
+    """Standard output and errors as Python opens them: a lone surrogate stops a print to one."""
+    kinds = ("strict", "backslashreplace")
+    return [
+        io.TextIOWrapper(io.BytesIO(), "utf-8", errors=kind, write_through=True) for kind in kinds
+    ]
+
+
+def _written(stream: Any) -> str:
+    return stream.buffer.getvalue().decode()
+
+
 def run(argv: Sequence[str]) -> tuple[int | str, str, str]:
     """Call the command line; return its status, output and errors."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = _streams()
     status: int | str
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -66,15 +78,15 @@ def run(argv: Sequence[str]) -> tuple[int | str, str, str]:
             status = "hangs"
         except BaseException as error:
             status = f"raises {type(error).__name__}: {error}"
-    return status, out.getvalue(), err.getvalue()
+    return status, _written(out), _written(err)
 
 
 def _answer(argv: Sequence[str], folder: Path, file_size: int, memory: int) -> None:
     os.chdir(folder.parent)
-    files = [(folder / name).open("w", errors="backslashreplace") for name in ("out", "err")]
+    files = [(folder / name).open("w", encoding="utf-8") for name in ("out", "err")]
     for number, file in enumerate(files, start=1):
         os.dup2(file.fileno(), number)
-    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    sys.stdout, sys.stderr = _streams()
     hard = {limit: resource.getrlimit(limit)[1] for limit in (resource.RLIMIT_FSIZE, _MEMORY)}
     if file_size >= 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, hard[resource.RLIMIT_FSIZE]))
@@ -87,7 +99,7 @@ def _answer(argv: Sequence[str], folder: Path, file_size: int, memory: int) -> N
         for limit, most in hard.items():
             resource.setrlimit(limit, (most, most))
         for file, text in zip(files, (sys.stdout, sys.stderr), strict=True):
-            file.write(text.getvalue())
+            file.write(_written(text))
             file.close()
     os._exit(status)
 
@@ -109,7 +121,9 @@ def run_alone(
         process.kill()
         process.join()
     status = process.exitcode
-    texts = [(folder / name).read_text(errors="backslashreplace") for name in ("out", "err")]
+    texts = [
+        (folder / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err")
+    ]
     return "hangs" if status is None else status, texts[0], texts[1]
 
 

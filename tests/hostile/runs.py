@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import yaml
-from hostile.damage import NASTY, damaged, mutated, pick
+from hostile.damage import LATIN, NASTY, damaged, mutated, pick
 from hostile.judge import Case
 from PIL import Image
 
@@ -171,6 +171,7 @@ def pictures(rng: np.random.Generator, field: Any, folder: Path) -> Case:
         "x.webp",
         "\x1b[2Jy.png",
         "[red].png",
+        f"{LATIN}.png",
     )
     path = place / pick(rng, names)
     how = int(rng.integers(4))
@@ -345,7 +346,7 @@ def folders(rng: np.random.Generator, field: Any, folder: Path) -> Case:
             )()
     else:
         names = ("a[red]b", "two\nlines", "\x1b[2J", " ", "é\u202e", "-x", "a" * 255, "'", "$(x)")
-        run = run.rename(run.with_name(pick(rng, names)))
+        run = run.rename(run.with_name(pick(rng, (*names, LATIN))))
     argvs = [
         ["inspect", str(run)],
         ["predict", str(run), *QUIET],

@@ -28,6 +28,7 @@ KINDS = {
     "options": runs.options,
     "folders": runs.folders,
 }
+LONG = pytest.mark.timeout(7200)  # every input has its own limit
 MEMORY = 700  # MB that a kind may take above what stands; its inputs hold a few kB each
 
 
@@ -67,6 +68,7 @@ def test_a_hundred_of_each_kind(kind, field, tmp_path, monkeypatch):
     assert not found, "\n".join(found)
 
 
+@LONG
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_of_each_kind(kind, field, tmp_path, monkeypatch):
@@ -74,6 +76,7 @@ def test_a_thousand_of_each_kind(kind, field, tmp_path, monkeypatch):
     assert not found, "\n".join(found)
 
 
+@LONG
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_thirty_processes_of_each_kind(kind, field, tmp_path):

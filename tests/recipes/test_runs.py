@@ -161,3 +161,11 @@ def test_what_is_no_json_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / RESULTS, {"a": object()})
     assert read_results(tmp_path) == {"a": {"b": 1}}
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_done(tmp_path):
+    """Safetensors files can be written there, but not read again."""
+    folder = tmp_path / "caf\udce9"
+    with pytest.raises(ConfigError, match="no UTF-8; choose another name"):
+        open_run(folder, "fit_map", OPTIONS)
+    assert not folder.exists()

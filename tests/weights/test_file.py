@@ -215,6 +215,13 @@ def test_inconsistent_tensors(path, changes, message):
     assert isinstance(caught.value, ValueError)
 
 
+def test_provenance_that_is_no_text_can_be_read_again(path, law):
+    """The name of a file may hold any bytes; what is written must load."""
+    law.provenance["data"] = "caf\udce9 \u00e9"
+    law.save(path)
+    assert GaussianWeights.load(path).provenance["data"] == "caf? \u00e9"
+
+
 def test_provenance_must_be_json(path, law):
     before = path.read_bytes()
     law.provenance["tensor"] = torch.ones(1)
