@@ -1,6 +1,5 @@
 """Fit a source posterior."""
 
-import dataclasses
 from typing import Any, cast
 
 import torch
@@ -138,8 +137,10 @@ def _provenance(call: SourceCall) -> dict[str, Any]:
 def normalization_of(data: DataBundle) -> dict[str, Any]:
     """Return how images reach the network, for a provenance; empty if the data do not tell."""
     transform = data.train.transform
-    is_known = isinstance(transform, PixelTransform)
-    return {"normalization": dataclasses.asdict(transform)} if is_known else {}
+    if not isinstance(transform, PixelTransform):
+        return {}
+    mean, std = list(transform.mean), list(transform.std)
+    return {"normalization": {"mean": mean, "std": std, "size": transform.size}}
 
 
 def _objective(call: SourceCall) -> str:

@@ -141,7 +141,7 @@ def test_a_head_of_other_classes_and_data_without_labels(trained, data):
             lambda s: s,
             {"rank": 50},
             ConfigError,
-            r"rank must be at most 10, the checkpoints; got 50",
+            r"rank must be at most 6, the checkpoints; got 50",
         ),
         (lambda s: [s[0], s[0]], {}, ConfigError, r"all snapshots are equal"),
         (lambda s: [s[0], "no.pt"], {}, PriorFileError, r"no such file: no\.pt"),

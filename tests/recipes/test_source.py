@@ -29,6 +29,9 @@ def test_source_covers_the_backbone_and_says_where_it_comes_from(fitted):
     assert "backbone.2.running_mean" in source.buffers
     assert source.provenance["objective"] == "negative log likelihood"
     assert source.provenance["swag"]["num_snapshots"] == 8
+    told = source.provenance["normalization"]
+    transform = blobs(3).train.transform
+    assert (told["mean"], told["std"]) == (list(transform.mean), list(transform.std))
 
 
 def test_source_file_is_the_returned_value_and_a_second_call_repeats_it(tmp_path):
