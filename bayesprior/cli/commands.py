@@ -21,7 +21,15 @@ def _path(places: str = "", **default: Any) -> Any:
     return dataclasses.field(metadata={"path": True, "places": places}, **default)
 
 
-class Named(groups.ModelOptions, groups.DataOptions):
+class Quiet(Options):
+    """Output."""
+
+    quiet: bool = False
+    """Show no progress, and print nothing but warnings, errors, and what was asked for: rows and
+    tables of predict and compare."""
+
+
+class Named(Quiet, groups.ModelOptions, groups.DataOptions):
     """Folder."""
 
     out: str = _path()
@@ -117,7 +125,7 @@ class Transfer(Named, groups.TransferOptions):
     """Or a checkpoint, likewise."""
 
 
-class Predict(groups.NewDataOptions):
+class Predict(Quiet, groups.NewDataOptions):
     """Predict a split with a run's model average, or new data.
 
     Without NEW: the metrics of a split, also in results.json, and predictive-SPLIT.nc (an ArviZ
@@ -136,7 +144,7 @@ class Predict(groups.NewDataOptions):
     """The .csv file of the predictions for NEW."""
 
 
-class SideBySide(Options):
+class SideBySide(Quiet):
     """Runs."""
 
     runs: tuple[str, ...] = _path("*")
@@ -180,7 +188,7 @@ class Inspect(Options):
     """Files or folders that bayesprior wrote; told by their content."""
 
 
-class Demo(groups.DemoOptions):
+class Demo(Quiet, groups.DemoOptions):
     """Run the embedded example, offline: typeset glyphs to handwritten digits.
 
     Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
@@ -190,7 +198,7 @@ class Demo(groups.DemoOptions):
     """
 
 
-class Study(groups.StudyOptions):
+class Study(Quiet, groups.StudyOptions):
     """Compare methods over seeds and numbers of examples, with equal budgets, chosen on validation.
 
     Describe the methods in a YAML file for --config. Writes results.json and report.html, and every
