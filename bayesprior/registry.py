@@ -53,7 +53,7 @@ def resolve(
     if name not in table and not trusted:
         raise ConfigError(
             f"{kind} {name!r} is an import path out of a file, which could run any code; if you "
-            "trust the file, say so with trust=True (--trust)"
+            "trust the file, say so with trust=True"
         )
     try:
         target = importlib.import_module(module_name)

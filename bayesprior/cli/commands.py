@@ -22,7 +22,15 @@ def _path(places: str = "", **default: Any) -> Any:
     return dataclasses.field(metadata={"path": True, "places": places}, **default)
 
 
-class Named(groups.ModelOptions, groups.DataOptions):
+class Quiet(Options):
+    """Output."""
+
+    quiet: bool = False
+    """Show no progress, and print nothing but warnings, errors, and what was asked for: rows and
+    tables of predict and compare."""
+
+
+class Named(Quiet, groups.ModelOptions, groups.DataOptions):
     """Folder."""
 
     out: str = _path()
@@ -131,7 +139,7 @@ class Transfer(Named, groups.TransferOptions):
     """Or a checkpoint, likewise."""
 
 
-class Predict(groups.NewDataOptions):
+class Predict(Quiet, groups.NewDataOptions):
     """Predict a split with a run's model average, or new data.
 
     Without NEW: the metrics of a split, also in results.json, and predictive-SPLIT.nc (an ArviZ
@@ -151,7 +159,7 @@ class Predict(groups.NewDataOptions):
     """The .csv file of the predictions for NEW, or the folder of their masks."""
 
 
-class SideBySide(Options):
+class SideBySide(Quiet):
     """Runs."""
 
     runs: tuple[str, ...] = _path("*")
@@ -197,7 +205,7 @@ class Inspect(Options):
     """Print the card of a prior, source or posterior instead, as the Hugging Face hub shows it."""
 
 
-class Demo(groups.DemoOptions):
+class Demo(Quiet, groups.DemoOptions):
     """Run the embedded example, offline: typeset glyphs to handwritten digits.
 
     Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
@@ -207,7 +215,7 @@ class Demo(groups.DemoOptions):
     """
 
 
-class Study(groups.StudyOptions):
+class Study(Quiet, groups.StudyOptions):
     """Compare methods over seeds and numbers of examples, with equal budgets, chosen on validation.
 
     Describe the methods in a YAML file for --config. Writes results.json and report.html, and every

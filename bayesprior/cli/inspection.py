@@ -1,8 +1,9 @@
 """``inspect``: what a file or a run folder holds, in a person's words, told by its content."""
 
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,11 +147,23 @@ def _read_tensors(path: Path) -> Found:
         ("layout digest", header.get("digest", "")[:16]),
         ("checksum", header.get("checksum", "")[:16]),
     ]
-    rows = (
-        (name, _size(shape), f"{math.prod(shape):,}", f"{values[name]:.4g}")
+    rows = _merged(
+        (name, shape, f"{values[name]:.4g}")
         for name, shape in zip(layout.names, layout.shapes, strict=True)
     )
     return Found(kind, facts, ("parameter", "shape", "weights", measure), rows)
+
+
+def _merged(rows: Iterable[tuple[str, Sequence[int], str]]) -> Iterator[Sequence[str]]:
+    """Tell neighbors of one value in one row."""
+    for value, same in itertools.groupby(rows, key=lambda row: row[2]):
+        names, shapes, _ = zip(*same, strict=True)
+        size = f"{sum(map(math.prod, shapes)):,}"
+        if len(names) < 4:
+            for name, shape in zip(names, shapes, strict=True):
+                yield name, _size(shape), f"{math.prod(shape):,}", value
+            continue
+        yield f"{names[0]} ... {names[-1]}", f"{len(names)} parameters", size, value
 
 
 def _law_facts(law: Any) -> Facts:

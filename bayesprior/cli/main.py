@@ -1,5 +1,8 @@
 """The command line: find the command, parse its options, call it, and say what went wrong."""
 
+import contextlib
+import dataclasses
+import io
 import os
 import re
 import sys
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, rest = find_command(arguments)
             options = parse(name, rest)
             if options is not None:
-                COMMANDS[name].function(options)
+                _run(name, options)
             return 0
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,6 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"the traceback is in {_log(options)}"
         )
         return 1
+
+
+def _run(name: str, options: Options) -> None:
+    """Call a command's function, quietly if asked to."""
+    if not getattr(options, "quiet", False):
+        COMMANDS[name].function(options)
+        return
+    is_asked_for = name in ("predict", "compare")
+    with contextlib.nullcontext() if is_asked_for else contextlib.redirect_stdout(io.StringIO()):
+        COMMANDS[name].function(dataclasses.replace(options, progress=False))
 
 
 def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -110,10 +111,24 @@ def _at_home(value: Any) -> Any:
 
 
 def in_flags(error: Exception, options: type[Options]) -> str:
-    """Return a message; an option's name at its beginning becomes the flag."""
-    text = str(error)
-    names = {spec.name for spec in dataclasses.fields(options)}
-    return f"--{text}" if text.split(" ")[0] in names else text
+    """Return a message in the command line's words: ``lr=`` becomes ``--lr``.
+
+    An option is recognized at the beginning, before an equals sign, and wherever its name is no
+    English word.
+    """
+    names = {spec.name for spec in dataclasses.fields(options) if not _places(spec)}
+
+    def flag(found: re.Match[str]) -> str:
+        name, equals, value = found.groups()
+        is_word = len(name) > 2 and "_" not in name
+        if name not in names or (is_word and not equals and found.start()):
+            return found.group()
+        value = (value or "").strip("'")
+        return f"--{name} {value}" if value not in ("", "True") else f"--{name}"
+
+    return re.sub(
+        r"(?<![\w.\-/'])([a-z]\w*)\b(?![.(/'])(?:( ?= ?)([\w.+\-]+|'[^']*')?)?", flag, str(error)
+    )
 
 
 def _specs(name: str) -> Specs:

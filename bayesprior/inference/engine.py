@@ -246,6 +246,7 @@ def train(
                 stats = run.scalars(loss, extras, prior_stats)
                 with run.together():
                     trace.write(done, stats)
+                    fabric.log_dict(stats, step=done)
                 bar(done, stats)
             event = StepEvent(done, phase, module, layout, stats)
             for hook in hooks:

@@ -2,16 +2,20 @@
 
 import contextlib
 import csv
+import sys
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from bayesprior.errors import DataError, StorageError
 from bayesprior.storage import atomic_path
 
-__all__ = ["Bar", "TraceWriter", "progress_bar", "read_trace"]
+__all__ = ["Bar", "TraceWriter", "progress_bar", "progressed", "read_trace"]
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -24,11 +28,20 @@ class Bar(Protocol):
 
 @contextlib.contextmanager
 def progress_bar(description: str, *, start: int, total: int, show: bool) -> Iterator[Bar]:
-    """Show steps, loss, log prior, learning rate and the time left; nothing if not ``show``."""
+    """Show steps, loss, log prior, learning rate and the time left; nothing if not ``show``.
+
+    On a terminal or in a notebook a bar, of which only the scalars give way where there is no room
+    for them; elsewhere (a pipe, a log file) one line for each tenth of the steps.
+    """
     if not show:
         yield lambda step, stats: None
         return
     from rich.console import Console
+
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        yield _lines(description, start, total)
+        return
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -40,20 +53,61 @@ def progress_bar(description: str, *, start: int, total: int, show: bool) -> Ite
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=_BAR),
         MofNCompleteColumn(),
         TextColumn("{task.fields[stats]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    # A column and the space before it: bar, steps, and two times of at most h:mm:ss.
+    taken = len(description) + (_BAR + 1) + (2 * len(str(total)) + 2) + 2 * 8 + 1
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total, completed=start, stats="")
 
         def update(step: int, stats: Mapping[str, float]) -> None:
-            shown = [f"{k} {stats[k]:.4g}" for k in ("loss", "log_prior", "lr") if k in stats]
-            bar.update(task, completed=step, stats="  ".join(shown).replace("_", " "))
+            shown = _shown(stats)
+            while shown and taken + len("  ".join(shown)) > console.width:
+                shown.pop()
+            bar.update(task, completed=step, stats="  ".join(shown))
 
         yield update
+
+
+def progressed(items: Iterable[T], description: str, *, show: bool) -> Iterator[T]:
+    """Yield items and show how many are done, where it is known how many there are."""
+    total = len(items) if isinstance(items, Sized) else 0
+    with progress_bar(description, start=0, total=total, show=show and total > 0) as bar:
+        for number, item in enumerate(items, 1):
+            yield item
+            bar(number, {})
+
+
+_BAR = 16
+
+
+def _shown(stats: Mapping[str, float]) -> list[str]:
+    kept = [f"{k} {stats[k]:.4g}" for k in ("loss", "log_prior", "lr") if k in stats]
+    return [text.replace("_", " ") for text in kept]
+
+
+def _lines(description: str, start: int, total: int) -> Bar:
+    """Print a line whenever another tenth is done."""
+    began = time.monotonic()
+    last = 10 * start // max(total, 1)
+
+    def update(step: int, stats: Mapping[str, float]) -> None:
+        nonlocal last
+        tenth = 10 * step // max(total, 1)
+        if tenth == last:
+            return
+        last = tenth
+        seconds = time.monotonic() - began
+        left = seconds / max(step - start, 1) * (total - step)
+        done = f"{step:,}/{total:,} ({step / max(total, 1):.0%})"
+        text = [f"{description}: {done}", *_shown(stats), f"{seconds:.0f} s, {left:.0f} s left"]
+        print(", ".join(text), file=sys.stderr, flush=True)
+
+    return update
 
 
 class TraceWriter:

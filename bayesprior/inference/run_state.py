@@ -118,11 +118,6 @@ class RunState:
 
     def begin(self) -> int:
         """Start at step 0, with the rates and temperatures that the groups have now."""
-        if not all_finite(self.held):
-            raise ConfigError(
-                "the weights hold NaN or infinite values before the first step, as a fit that "
-                "diverged leaves them; build the network anew, or load its weights again"
-            )
         if self.path is not None and self.path.exists():
             raise ConfigError(
                 f"{self.path} exists: pass resume=True to continue that run, or choose another "

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from bayesprior.errors import ConfigError, DataError, checked
+from bayesprior.inference.bound import facts_html
+from bayesprior.inference.progress import progressed
 from bayesprior.inference.protocols import Posterior
 from bayesprior.inference.wrappers import modes_kept
 from bayesprior.prediction.averaging import DrawAverage, chunks
@@ -105,6 +107,10 @@ class Prediction:
         num_draws = len(self.log_likelihood)
         weight = torch.full((num_draws,), 1 / num_draws) if self.weight is None else self.weight
         return (self.log_likelihood.double() + weight.double().log()[:, None]).logsumexp(0)
+
+    def _repr_html_(self) -> str:
+        sizes = {"points": self.num_points, "draws": len(self.draw)}
+        return facts_html("Prediction", {**sizes, **self.metrics})
 
 
 @torch.no_grad()
@@ -233,7 +239,9 @@ def predict(
         for chunk, is_last in chunks(posterior.draws(num_draws, seed), max_draw_bytes):
             states = [network.state(draw) for draw in chunk]
             columns: list[Tensor | None] = []
-            for number, batch in enumerate(_shown(loader, len(chunk), progress)):
+            for number, batch in enumerate(
+                progressed(loader, f"predict with {len(chunk)} draws", show=progress)
+            ):
                 batch = to_device(batch, network.device)
                 found = (network(state, batch) for state in states)
                 output, targets = next(found)
@@ -380,12 +388,3 @@ def _order_error(what: str) -> DataError:
         f"the loader's second pass {what}: use shuffle=False, or max_draw_bytes large enough to "
         "hold all draws in one pass"
     )
-
-
-def _shown(loader: Iterable[Batch], num_draws: int, show: bool) -> Iterable[Batch]:
-    if not show:
-        return loader
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(loader, f"predict with {num_draws} draws", console=Console(stderr=True))

@@ -249,7 +249,7 @@ class SourceCall(TrainCall, SourceOptions, kw_only=False):
             if isinstance(self.data.peek(1), Tensor):
                 raise DataError(
                     f"{self.data.name!r} has no labels; store y with its x, give every class a "
-                    "folder, or learn without labels: objective='simclr' (--objective simclr)"
+                    "folder, or learn without labels: objective='simclr'"
                 )
             self.choose_likelihood(self.data)
             self.check_task(self.module, self.data)

@@ -17,6 +17,7 @@ __all__ = [
     "AverageOptions",
     "DataOptions",
     "DemoOptions",
+    "LoggedOptions",
     "MadeFrom",
     "MapOptions",
     "ModelOptions",
@@ -67,6 +68,18 @@ class RunOptions(DeviceOptions):
     """Steps between checkpoints."""
 
 
+class LoggedOptions(RunOptions):
+    """Log."""
+
+    logger: Literal["csv", "tensorboard"] | None = option(None, shown="trace.csv alone")
+    """Also write the scalars of every tenth step to the folder's logs, in this form."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logger and self.out is None:
+            raise ConfigError(f"logger = {self.logger!r} needs a folder; give out")
+
+
 class DataOptions(Options):
     """Data."""
 
@@ -103,7 +116,7 @@ class ModelOptions(Options):
     """Name of the layer that does not transfer."""
 
 
-class SourceOptions(ObjectiveOptions, RunOptions):
+class SourceOptions(ObjectiveOptions, LoggedOptions):
     """Source fit: descent, then SWAG."""
 
     rank: int = option(20, least=0)
@@ -133,7 +146,7 @@ class SourceOptions(ObjectiveOptions, RunOptions):
             )
 
 
-class FitOptions(RunOptions):
+class FitOptions(LoggedOptions):
     """Every fit."""
 
     batch_size: int = option(64, least=1)

@@ -39,7 +39,7 @@ FITS = ("fit_map", "fit_swag", "sample", "transfer")
 
 _FORMAT = "bayesprior.run/2"
 # Where and how a run is made; its numbers do not depend on them.
-_FREE = {"out", "device", "progress", "jobs", "checkpoint_every"}
+_FREE = {"out", "device", "progress", "logger", "jobs", "checkpoint_every"}
 # What a folder may hold before anything was computed in it.
 _BEFORE = {CONFIG, LOCK, SESSION, PRIOR, ERROR_LOG}
 _DIGESTS = {

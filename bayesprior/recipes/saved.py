@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bayesprior.data import DataBundle, as_bundle
 from bayesprior.errors import ConfigError, PriorFileError, check
+from bayesprior.inference.bound import facts_html
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.recipes.arguments import check_network
 from bayesprior.recipes.digests import data_digests, described, prior_digest
@@ -70,6 +71,11 @@ class FitRun:
     def method(self) -> str:
         """``"map"``, ``"swag"``, ``"sgld"``, ``"sghmc"`` or ``"transfer"``."""
         return str(self.results["method"])
+
+    def _repr_html_(self) -> str:
+        about = {"folder": self.folder, "network": type(self.module).__name__}
+        found = {k: v for k, v in self.results.items() if isinstance(v, str | int | float)}
+        return facts_html(f"{self.method} on {self.data.name}", about | found)
 
     def predict_proba(self, inputs: Any, **options: Any) -> Tensor:
         """Return class probabilities (N, C) of new inputs, averaged over draws.

@@ -7,13 +7,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
+from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
 
-from bayesprior.errors import ConfigError, StorageError
+from bayesprior.errors import ConfigError, MissingDependencyError, StorageError
 from bayesprior.recipes.runs import run_folder
 from bayesprior.storage import LOCK, SESSION, last_checkpoint, remove_leftovers, write_text
 
-__all__ = ["Session", "locked"]
+__all__ = ["Session", "locked", "logged"]
 
 
 @contextlib.contextmanager
@@ -96,3 +99,30 @@ class Session:
 
     def _write(self, seconds: float, started: float | None) -> None:
         write_text(self._path, json.dumps({"seconds": seconds, "started": started}))
+
+
+def logged(
+    fabric: Fabric | None, logger: str | None, folder: Path | None, device: torch.device
+) -> Fabric | None:
+    """Return a fabric that also logs into ``folder/logs``, a new version for each session.
+
+    Raises
+    ------
+    ConfigError
+        If there is a fabric already: it takes loggers itself.
+    MissingDependencyError
+        If tensorboard is asked for and not installed.
+    """
+    if logger is None or folder is None:
+        return fabric
+    if fabric is not None:
+        raise ConfigError("logger is for runs without a fabric; give Fabric(loggers=...) its own")
+    try:
+        kind = TensorBoardLogger(folder, name="logs") if logger == "tensorboard" else None
+    except ModuleNotFoundError:
+        raise MissingDependencyError(
+            "logger='tensorboard' needs tensorboard: pip install tensorboard; or logger='csv'"
+        ) from None
+    loggers = kind or CSVLogger(folder, name="logs", flush_logs_every_n_steps=1)
+    devices = [device.index] if device.type == "cuda" and device.index is not None else 1
+    return Fabric(accelerator=device.type, devices=devices, loggers=loggers)

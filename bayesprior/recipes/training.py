@@ -30,7 +30,7 @@ from bayesprior.recipes.digests import (
 from bayesprior.recipes.options import plain_values
 from bayesprior.recipes.places import recorded
 from bayesprior.recipes.runs import add_results, is_finished, open_run, read_config, stage_of
-from bayesprior.recipes.sessions import Session, locked
+from bayesprior.recipes.sessions import Session, locked, logged
 from bayesprior.storage import CHECKPOINT, CONFIG, MAP, PRIOR, SOURCE, SWAG, last_checkpoint
 from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.protocols import Forward, inputs_forward, pair_forward
@@ -252,7 +252,7 @@ class Run:
                 num_data=self.data.num_data,
                 prior=self.prior,
                 collectors=collectors,
-                fabric=self._fabric,
+                fabric=logged(self._fabric, call.logger, folder, self.device),
                 batch_norm=call.batch_norm,
                 run_dir=folder,
                 resume=folder is not None and (folder / CHECKPOINT).exists(),

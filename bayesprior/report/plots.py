@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -23,13 +23,14 @@ from bayesprior.diagnostics.uncertainty import RiskCoverage, entropy
 from bayesprior.errors import DataError
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.report.style import BLUE, COLORS, GRAY, GREEN, INK, ORANGE, styled
+from bayesprior.report.surface import draw_surface, surface_values
 
 __all__ = [
     "comparison_forest",
-    "confusion_matrix",
     "coverage_plot",
     "image_grid",
     "learning_curves",
+    "loss_surface",
     "mahalanobis_plot",
     "prior_coordinate_plot",
     "reliability_diagram",
@@ -39,8 +40,6 @@ __all__ = [
     "uncertainty_histograms",
 ]
 
-MOST_CLASSES = 25
-"""Of a confusion matrix."""
 _PERFECT: dict[str, Any] = {"color": GRAY, "linestyle": "--", "label": "perfect"}
 _BAND: dict[str, Any] = {"color": GRAY, "alpha": 0.35, "label": "95% band if perfect"}
 
@@ -324,46 +323,39 @@ def coverage_plot(pit: Float[np.ndarray, " N"]) -> Figure:
     return figure
 
 
-@styled
-def confusion_matrix(counts: Int[np.ndarray, "C C"], names: Sequence[str]) -> Figure:
-    """Draw how often each true class (a row) was given each answer (a column).
+def loss_surface(a: Any, b: Any, c: Any = None, **options: Any) -> Figure:
+    """Draw what the data and the prior say of the weights between two or three points.
 
     Parameters
     ----------
-    counts
-        Numbers of points.
-    names
-        Of the C classes.
+    a, b, c
+        Weights: a `GaussianWeights` (its mean), a `PointPosterior`, another posterior (the mean of
+        its draws), or a network. Two span a line, three a plane, such as a source's mean, a MAP
+        estimate and a fine-tuning.
+    **options
+        Of `bayesprior.report.surface.surface_values`: ``module``, ``data``, ``prior``, ``names``,
+        ``num_points`` and so on.
 
-    Raises
-    ------
-    DataError
-        If there are more classes than can be told apart.
+    Returns
+    -------
+    Figure
+        A panel each for data loss, negative log prior and their sum, in nats per example.
 
     Examples
     --------
-    >>> figure = confusion_matrix(np.array([[8, 2], [1, 9]]), ["cat", "dog"])
-    >>> [text.get_text() for text in figure.axes[0].texts]
-    ['8', '2', '1', '9']
+    >>> import torch
+    >>> import bayesprior as bp
+    >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    >>> y = x.sum(1, keepdim=True)
+    >>> data = bp.from_arrays("line", (x, y), (x + 1, y))
+    >>> net, other = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+    >>> names = ("before", "after")
+    >>> law = bp.Normal(std=1.0)
+    >>> figure = loss_surface(net, other, module=net, data=data, likelihood=law, names=names)
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['data loss']
     """
-    size = len(names)
-    if size > MOST_CLASSES:
-        raise DataError(f"{size} classes are too many for a matrix; see the most frequent mistakes")
-    figure, axes = _axes(4.8)
-    rows, columns = np.nonzero(counts)
-    found = counts[rows, columns]
-    shares = 0.65 * found / counts.sum(1)[rows]
-    axes.bar(columns, 1.0, 1.0, rows - 0.5, color=[(BLUE, share) for share in shares])
-    cells = np.stack([rows, columns, found], 1).tolist()
-    for row, column, count in cells if size <= 12 else ():
-        axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(range(size), [_short(name, 14) for name in names])
-    axes.tick_params(axis="x", rotation=0 if max(map(len, names)) <= 2 else 90)
-    axes.grid(visible=False)
-    axes.set(xlabel="said", ylabel="is", aspect="equal")
-    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
-    return figure
+    return draw_surface(surface_values([a, b] if c is None else [a, b, c], **options))
 
 
 @styled

@@ -393,6 +393,6 @@ def _listed(names: Sequence[str], found: FoundState, mine: Mapping[str, Tensor])
         (a, b), (y, z) = pairs[0], pairs[-1]
         return (
             f"{some}{more}; its tensors have the network's shapes in the same order: rename='auto' "
-            f"(--rename auto) takes {a} for {b}, ..., {y} for {z}"
+            f"takes {a} for {b}, ..., {y} for {z}"
         )
     return f"{some}{more}; {'from_swa_gaussian reads moments of SWAG' if moments else _PICK}"

@@ -139,3 +139,11 @@ def test_escape_sequences_never_reach_the_terminal(capsys, tmp_path):
     out = capsys.readouterr().out
     assert not {c for c in out if ord(c) < 32 and c != "\n"}
     assert "owned" in out
+
+
+def test_neighbors_of_one_value_are_one_row(capsys, tmp_path):
+    layout = ParameterLayout(tuple(f"p{i}" for i in range(83)), ((2, 3),) * 83)
+    GaussianWeights.point(layout, torch.zeros(498), 0.05).save(tmp_path / "prior.safetensors")
+    out = shown(tmp_path / "prior.safetensors", capsys)
+    assert out.endswith("p0 ... p82 83 parameters 498 0.05")
+    assert "p1 " not in out

@@ -1,5 +1,6 @@
 """The command line itself: help, errors, exit status. Parsing and commands have their own tests."""
 
+import csv
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 from bayesprior.cli.commands import COMMANDS, Command
 from bayesprior.cli.main import main
 from bayesprior.errors import ConfigError
+from bayesprior.inference.progress import read_trace
 from bayesprior.signals import Terminated
 
 ROOT = Path(__file__).parents[2]
@@ -195,3 +197,29 @@ def test_the_readmes_commands_are_accepted(words, command):
     assert main(words) == 0
     [options] = called
     assert type(options) in {known.options for known in COMMANDS.values()}
+
+
+def test_quiet_leaves_warnings_errors_and_what_was_asked_for(fit, work, tmp_path, capsys):
+    short = [*fit[: fit.index("--progress")], "--device", "cpu", "--num_steps", "10"]
+    assert main(["fit", "map", *short, "--out", str(tmp_path / "map"), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["fit", "map", *short, "--out", str(tmp_path / "loud")]) == 0
+    told = capsys.readouterr()
+    assert "method" in told.out
+    assert "MAP: 10/10 (100%), loss" in told.err
+    assert main(["predict", str(work / "map"), "--quiet", "--device", "cpu"]) == 0
+    asked = capsys.readouterr()
+    assert "accuracy" in asked.out
+    assert asked.err == ""
+    assert main(["fit", "map", *short, "--out", str(tmp_path / "x"), "--quiet", "--lr", "-1"]) == 2
+    assert capsys.readouterr().err == "bayesprior: error: --lr must be above 0, got -1.0\n"
+
+
+def test_scalars_are_logged_in_the_form_asked_for(fit, tmp_path, refused):
+    arguments = ["fit", "map", *fit, "--num_steps", "20", "--out", str(tmp_path), "--logger", "csv"]
+    assert main(arguments) == 0
+    with (tmp_path / "logs" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    kept = read_trace(tmp_path / "trace.csv")
+    assert [int(row["step"]) for row in rows] == [10, 20]
+    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in kept]

@@ -7,7 +7,7 @@ import yaml
 
 from bayesprior.cli.commands import COMMANDS
 from bayesprior.cli.main import main
-from bayesprior.cli.parsing import find_command, parse
+from bayesprior.cli.parsing import find_command, in_flags, parse
 from bayesprior.errors import ConfigError
 
 NEEDED = ["--data", "digits", "--model", "small_conv", "--prior", "p", "--out", "o"]
@@ -200,3 +200,23 @@ def test_a_list_of_numbers_stays_numbers():
     task = ["--data", "digits", "--model", "small_conv", "--source", "source.safetensors"]
     options = parse("study", [*task, "--num_data", "[20, 50]"])
     assert options.num_data == (20, 50)
+
+
+@pytest.mark.parametrize(
+    ("python", "shell"),
+    [
+        ("num_steps must be at least 1", "--num_steps must be at least 1"),
+        (
+            "stop must be at most num_steps = 10, got 12",
+            "--stop must be at most --num_steps 10, got 12",
+        ),
+        ("unstable: give lr=0.02, or lower the lr", "unstable: give --lr 0.02, or lower the --lr"),
+        ("it needs logger='csv'", "it needs --logger csv"),
+        ("choose rms_std and head_lr nearer to 1", "choose --rms_std and --head_lr nearer to 1"),
+        ("the prior or the data stop here", "the prior or the data stop here"),
+        ("--head_lr in runs/num_steps/head_lr.txt", "--head_lr in runs/num_steps/head_lr.txt"),
+        ("sampler='sghmc' is no option here", "sampler='sghmc' is no option here"),
+    ],
+)
+def test_messages_speak_in_flags(python, shell):
+    assert in_flags(ConfigError(python), COMMANDS["fit map"].options) == shell

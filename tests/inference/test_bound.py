@@ -45,3 +45,15 @@ def test_only_a_bound_posterior_predicts(tmp_path, make):
     for other in (copy.copy(posterior), pickle.loads(pickle.dumps(posterior))):
         with pytest.raises(ConfigError, match="does not know its network"):
             other.predict_proba(3)
+
+
+def test_a_notebook_shows_what_the_weights_are(tmp_path):
+    prior = GaussianWeights.point(LAYOUT, torch.zeros(2), 0.5)
+    shown = prior._repr_html_()
+    assert "<caption>GaussianWeights</caption><tr><th>weights</th><td>2 in 1 parameters" in shown
+    assert "<tr><th>rank</th><td>0</td></tr>" in shown
+    assert "<tr><th>rms std</th><td>0.5</td></tr>" in shown
+    point = PointPosterior(LAYOUT, torch.zeros(2), provenance={"model": "<b>", "kept": [1]})
+    assert "<tr><th>model</th><td>&lt;b&gt;</td></tr>" in point._repr_html_()
+    assert "kept" not in point._repr_html_()
+    assert "<tr><th>num chains</th><td>1</td></tr>" in stored(tmp_path)._repr_html_()

@@ -1,9 +1,10 @@
 import math
+import re
 
 import pytest
 
 from bayesprior.errors import DataError
-from bayesprior.inference.progress import TraceWriter, progress_bar, read_trace
+from bayesprior.inference.progress import TraceWriter, progress_bar, progressed, read_trace
 
 
 def test_rows_are_read_back_exactly(tmp_path):
@@ -50,17 +51,63 @@ def test_the_last_ten_rows_are_averaged_over_a_resumption(tmp_path):
     assert first.recent == second.recent == alone.recent == {"loss": mean}
 
 
-def test_bar_shows_steps_and_scalars_on_stderr_only_if_asked(capsys):
+STATS = {"loss": 1.5, "log_prior": -49051.2, "lr": 0.1, "other": 9.0}
+
+
+def test_a_pipe_gets_a_line_for_each_tenth(capsys):
     with progress_bar("fit", start=0, total=5, show=False) as bar:
         bar(5, {"loss": 1.5})
     assert capsys.readouterr() == ("", "")
-    with progress_bar("fit", start=2, total=5, show=True) as bar:
-        bar(5, {"loss": 1.5, "log_prior": -2.5, "lr": 0.1, "other": 9.0})
+    with progress_bar("SGLD chain 1/2", start=0, total=2000, show=True) as bar:
+        for step in range(10, 2001, 10):
+            bar(step, STATS)
     out, err = capsys.readouterr()
     assert out == ""
-    for text in ("fit", "5/5", "loss 1.5", "log prior -2.5", "lr 0.1"):
-        assert text in err.replace("\n", " ")
+    lines = err.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith(
+        "SGLD chain 1/2: 200/2,000 (10%), loss 1.5, log prior -4.905e+04, lr 0.1, "
+    )
+    assert lines[-1].startswith("SGLD chain 1/2: 2,000/2,000 (100%), ")
+    assert lines[-1].endswith(" s, 0 s left")
     assert "other" not in err
+
+
+def test_a_resumed_run_tells_of_what_is_left_and_a_short_one_of_each_step(capsys):
+    with progress_bar("fit", start=95, total=100, show=True) as bar:
+        bar(96, {})
+        bar(100, {})
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("fit: 100/100 (100%), ")
+    with progress_bar("fit", start=0, total=3, show=True) as bar:
+        for step in (1, 2, 3):
+            bar(step, {})
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_items_are_counted_where_their_number_is_known(capsys):
+    assert list(progressed("abc", "read", show=True)) == ["a", "b", "c"]
+    assert capsys.readouterr().err.splitlines()[-1].startswith("read: 3/3 (100%), ")
+    assert list(progressed(iter("abc"), "read", show=True)) == ["a", "b", "c"]
+    assert list(progressed("abc", "read", show=False)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("columns", "shown"), [("80", ["loss 1.5"]), ("140", ["loss 1.5", "lr"])])
+def test_a_terminal_never_cuts_steps_or_times(monkeypatch, capsys, columns, shown):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", columns)
+    with progress_bar("SGLD chain 1/2", start=0, total=20000, show=True) as bar:
+        bar(20000, STATS)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    line = text.replace("\r", "\n").strip().splitlines()[-1]
+    assert "…" not in line
+    assert re.search(r"20000/20000 .*0:00:0\d 0:00:00$", line)
+    for part in ("SGLD chain 1/2", *shown):
+        assert part in line
+    assert len(line) <= int(columns)
+    assert "other" not in line
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def test_classification_equals_the_whole_computation(max_draw_bytes):
     targets = torch.cat([y for _, y in loader]).numpy()
     mean = probs.mean(0)
     likelihood = probs[:, np.arange(11), targets]
+    assert "<tr><th>points</th><td>11</td></tr>" in found._repr_html_()
+    assert f"<tr><th>nll</th><td>{found.metrics['nll']:.4g}</td></tr>" in found._repr_html_()
     np.testing.assert_allclose(found.mean_probs, mean, rtol=1e-12)
     np.testing.assert_allclose(found.log_likelihood, np.log(likelihood), rtol=1e-12)
     np.testing.assert_allclose(found.predictive_entropy, entropy(mean), rtol=1e-12)

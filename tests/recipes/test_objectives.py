@@ -83,7 +83,7 @@ def channels(num):
 @pytest.mark.parametrize(
     ("data", "options", "error", "message"),
     [
-        (unlabeled, {"objective": "supervised"}, DataError, "has no labels; .*--objective simclr"),
+        (unlabeled, {"objective": "supervised"}, DataError, "has no labels; .*objective='simclr'$"),
         (unlabeled, {"accuracy": True}, DataError, "the training and test images of 'blobs' have"),
         (flat, {}, DataError, r"images of 1 or 3 channels; 'table' has inputs of shape \(16,\)"),
         (lambda: channels(4), {}, DataError, r"1 or 3 channels; 'pictures' .* \(4, 4, 4\)"),

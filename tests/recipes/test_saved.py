@@ -69,6 +69,9 @@ def test_a_folder_that_knows_its_names_is_read_alone(tmp_path):
     assert torch.equal(found.posterior.layout.flatten(found.module), fit.weights)
     inputs = torch.stack([data.test[i][0] for i in range(4)])
     assert torch.equal(found.predict_proba(inputs), fit.predict_proba(inputs))
+    shown = found._repr_html_()
+    assert f"<caption>map on {data.name}</caption>" in shown
+    assert f"<tr><th>num_data</th><td>{data.num_data}</td></tr>" in shown
 
 
 def test_a_folder_that_moved_with_its_files_is_found(tmp_path, monkeypatch):

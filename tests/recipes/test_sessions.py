@@ -1,3 +1,5 @@
+import csv
+import importlib.util
 import json
 import os
 import subprocess
@@ -5,9 +7,11 @@ import sys
 import time
 
 import pytest
+import torch
+from lightning_fabric import Fabric
 
-from bayesprior.errors import ConfigError
-from bayesprior.recipes.sessions import Session, locked
+from bayesprior.errors import ConfigError, MissingDependencyError
+from bayesprior.recipes.sessions import Session, locked, logged
 from bayesprior.storage import CHECKPOINT, LOCK, SESSION
 
 HOLD = (
@@ -76,3 +80,32 @@ def test_the_time_of_all_sessions_is_added_up(tmp_path, monkeypatch):
 def test_a_damaged_record_starts_at_nothing(tmp_path, text):
     (tmp_path / SESSION).write_text(text)
     assert Session(tmp_path).seconds < 60
+
+
+CPU = torch.device("cpu")
+
+
+def test_each_session_logs_into_a_version_of_its_own(tmp_path):
+    for version in (0, 1):
+        fabric = logged(None, "csv", tmp_path, CPU)
+        for step in (10, 20):
+            fabric.log_dict({"loss": step / 7}, step=step)
+        with (tmp_path / "logs" / f"version_{version}" / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [(int(r["step"]), float(r["loss"])) for r in rows] == [(10, 10 / 7), (20, 20 / 7)]
+
+
+def test_a_fabric_of_ones_own_takes_loggers_itself(tmp_path):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    assert logged(fabric, None, tmp_path, CPU) is fabric
+    with pytest.raises(ConfigError, match=r"Fabric\(loggers=...\)"):
+        logged(fabric, "csv", tmp_path, CPU)
+
+
+@pytest.mark.skipif(
+    any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX"))),
+    reason="tensorboard is installed",
+)
+def test_tensorboard_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(MissingDependencyError, match="pip install tensorboard"):
+        logged(None, "tensorboard", tmp_path, CPU)

@@ -11,7 +11,6 @@ from bayesprior.diagnostics.uncertainty import entropy, risk_coverage
 from bayesprior.errors import DataError
 from bayesprior.report.plots import (
     comparison_forest,
-    confusion_matrix,
     coverage_plot,
     image_grid,
     mahalanobis_plot,
@@ -174,14 +173,3 @@ def test_coverage_is_of_the_ranks(rng):
     levels, inside = labeled(axes, "model").get_xydata().T
     expected = [(np.abs(pit - 0.5) <= level / 2).mean() for level in levels]
     np.testing.assert_allclose(inside, expected)
-
-
-def test_confusion_matrix_shades_shares_of_the_true_class():
-    counts = np.array([[3, 1, 0], [0, 0, 0], [5, 0, 5]])
-    [axes] = confusion_matrix(counts, ["a", "b", "c"]).axes
-    shades = {tuple(bar.get_center()): bar.get_facecolor()[3] for bar in axes.patches}
-    places = {(0, 0): 0.75, (1, 0): 0.25, (0, 2): 0.5, (2, 2): 0.5}
-    assert shades == {place: pytest.approx(0.65 * share) for place, share in places.items()}
-    assert [text.get_text() for text in axes.texts] == ["3", "1", "5", "5"]
-    with pytest.raises(DataError, match="26 classes are too many"):
-        confusion_matrix(np.eye(26, dtype=int), [str(k) for k in range(26)])

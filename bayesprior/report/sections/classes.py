@@ -4,9 +4,9 @@ import numpy as np
 
 from bayesprior.diagnostics.intervals import metric_interval
 from bayesprior.prediction.metrics import METRICS
+from bayesprior.report.confusion import confusion_matrix
 from bayesprior.report.context import Context
 from bayesprior.report.document import Column, Item, Table
-from bayesprior.report.plots import confusion_matrix
 
 __all__ = ["items"]
 
