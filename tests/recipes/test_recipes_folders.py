@@ -69,7 +69,8 @@ def test_a_finished_folder_gives_its_result_and_the_network_back(task, tmp_path,
         assert same(left, state_of(again))
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == files
     config, found = read_config(tmp_path / "run", name), read_results(tmp_path / "run")["fit"]
-    assert config.options["batch_size"] == 64  # defaults are written down
+    size = data.num_data if recipe is sample else 64
+    assert config.options["batch_size"] == size  # defaults are written down
     assert {"prior", "start", "network", "data.train", "data.test"} == config.digests.keys()
     assert (found["seed"], found["num_data"]) == (3, data.num_data)
     assert found["rms_std"] == pytest.approx(0.1)
