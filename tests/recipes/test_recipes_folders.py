@@ -228,7 +228,7 @@ def test_a_wrong_step_size_may_be_corrected_in_the_same_folder(task, tmp_path):
     prior, state, data = task
     with pytest.raises(ConfigError, match="unstable under this prior"):
         sample(fresh(state), prior, data, out=tmp_path, **{**QUIET, **SAMPLE, "lr": 1e9})
-    sample(fresh(state), prior, data, out=tmp_path, **QUIET, **SAMPLE)
+    sample(fresh(state), prior, data, out=tmp_path, lr=1e-3, **QUIET, **SAMPLE)
     assert read_config(tmp_path).options["lr"] == 1e-3
 
 
