@@ -207,7 +207,7 @@ class SampleCall(FitCall, SamplerOptions, kw_only=False):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size is None:
+        if not self.batch_size:
             size = min(self.data.num_data, 256) if self.lr is None else 64
             object.__setattr__(self, "batch_size", size)
 

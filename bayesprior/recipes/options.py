@@ -155,7 +155,7 @@ class FitOptions(LoggedOptions):
     """Learning rate on the mean loss; of a sampler, step size on grad U / N. Without it one is
     found before the first step, in standard deviations of the prior, and told in results.json."""
     head_lr: float | None = option(None, above=0, shown="lr")
-    """Learning rate of the new weights, where lr is given."""
+    """Learning rate of the new weights."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether BatchNorm statistics stay the source's or are updated."""
 
@@ -220,11 +220,9 @@ class SwagOptions(DescentOptions):
 class SampleOptions(FitOptions):
     """Chains of a sampler."""
 
-    batch_size: int | None = option(  # type: ignore[assignment]
-        None, least=1, shown="64 if lr is given, else all of up to 256"
-    )
-    """Examples a step. With a part of the data the step that is found is much smaller: the noise of
-    batches would heat the chain."""
+    batch_size: int = option(0, least=0)
+    """Examples a step; 0 is 64 where lr is given, else all of up to 256. With a part of the data
+    the step that is found is much smaller: the noise of batches would heat the chain."""
     num_draws: int = option(50, least=1)
     """Draws kept of each chain."""
     chains: int = option(4, least=1)

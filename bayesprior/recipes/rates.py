@@ -44,10 +44,11 @@ def descent(run: Run, call: MapCall | SwagCall, schedule: Schedule, num_steps: i
     standard deviations in all. Where the prior is wider than what the features bear, by as much
     less; the head has the whole budget in its own prior.
     """
-    if call.lr is not None:
-        rates = {"lr": call.lr, "momentum": call.momentum}
-        groups = parameter_groups(run.module, call.prior, call.lr, call.head_lr)
-        return Rates(lambda _: ImplicitPriorSGD(groups, **rates), {"lr": call.lr})
+    if (given := call.lr) is not None:
+        groups = parameter_groups(run.module, call.prior, given, call.head_lr)
+        return Rates(
+            lambda _: ImplicitPriorSGD(groups, lr=given, momentum=call.momentum), {"lr": given}
+        )
     law = _prior(run)
     bears = run.on_main(lambda: _borne(run, call))
     head_lr = DRIFT / sum(schedule(step).lr_factor for step in range(num_steps))

@@ -98,7 +98,9 @@ STEPS = {
     "source": lambda device, prior, n: source_on(device, num_steps=n),
     "map": lambda device, prior, n: fitted(fit_map, device, prior, **{**MAP, "num_steps": n}),
     "swag": lambda device, prior, n: fitted(fit_swag, device, prior, **{**SWAG, "num_steps": n}),
-    "sgld": lambda device, prior, n: fitted(sample, device, prior, **{**SAMPLE, "burn_in": n}),
+    "sgld": lambda device, prior, n: fitted(
+        sample, device, prior, **{**SAMPLE, "burn_in": n, **SAMPLERS["sgld"]}
+    ),
     "sghmc": lambda device, prior, n: fitted(
         sample, device, prior, **{**SAMPLE, "burn_in": n, **SAMPLERS["sghmc"]}
     ),

@@ -44,7 +44,7 @@ def striped(tmp_path_factory):
         }
         if name == "sgld":
             lengths = {"num_draws": 3, "chains": 2, "burn_in": 20, "thin": 1, "lr": 1e-2}
-            recipes.sample(module, prior, data, **lengths, **common)
+            recipes.sample(module, prior, data, sampler="sgld", **lengths, **common)
         else:
-            recipes.fit_map(module, prior, data, num_steps=60, **common)
+            recipes.fit_map(module, prior, data, num_steps=60, lr=0.03, **common)
     return folder

@@ -54,7 +54,12 @@ def test_what_a_folder_records_is_json_and_nothing_but_options():
         (groups.PriorOptions, {"shape": "zero", "rank": 1}, "'zero' has no directions"),
         (groups.MapOptions, {"stop": 501}, "stop must be at most num_steps = 500, got 501"),
         (groups.SampleOptions, {"cycles": 7}, "num_draws = 50 is no multiple of cycles = 7"),
-        (groups.SamplerOptions, {"friction": 0.1}, "friction belongs to sampler='sghmc'"),
+        (
+            groups.SamplerOptions,
+            {"sampler": "sgld", "friction": 0.1},
+            "friction belongs to sampler='sghmc'",
+        ),
+        (groups.SamplerOptions, {"head_lr": 0.1}, "head_lr goes with lr; give both, or none"),
     ],
 )
 def test_combinations_that_cannot_work(group, options, message):
@@ -64,8 +69,9 @@ def test_combinations_that_cannot_work(group, options, message):
 
 def test_defaults_that_depend_on_others():
     assert groups.SourceOptions(rank=0, diagonal_only=True).rank == 0
-    assert groups.SamplerOptions(sampler="sghmc").friction == 0.1
+    assert groups.SamplerOptions(lr=1e-3).friction == 0.1
     assert groups.SamplerOptions().friction is None
+    assert groups.SamplerOptions(sampler="sgld", lr=1e-3).friction is None
     study = {"data": "d", "model": "m", "source": "s"}
     assert groups.StudyOptions(**study, num_data=20).num_data == (20,)
     assert groups.StudyOptions(**study, num_data=[20, 50]).num_data == (20, 50)

@@ -28,6 +28,7 @@ def task():
 def test_sampled_run_is_reported_with_everything(task, tmp_path):
     prior, module, data = task
     options = {"lr": 1e-3, "num_draws": 12, "chains": 2, "burn_in": 5, "thin": 2}
+    options["sampler"] = "sgld"
     draws = sample(module, prior, data, out=tmp_path / "run", **options, **QUIET)
     other = {  # its labels are no classes of the task
         split: dataclasses.replace(part, targets=part.targets + data.num_classes)
