@@ -38,7 +38,7 @@ __all__ = ["RunState"]
 
 _SCHEDULED = {"lr", "temperature"}
 # What decides a run and would be overwritten by a checkpoint's without a word.
-_OPTIONS = ("lr", "temperature", "seed", "friction", "momentum", "betas", "weight_decay")
+_OPTIONS = ("lr", "temperature", "seed", "friction", "momentum", "betas", "weight_decay", "whiten")
 _LARGE = 1e3
 """Beyond it data are rather unscaled than the learning rate too high."""
 _LOST = re.compile("gloo|nccl|connection|process group", re.IGNORECASE)
