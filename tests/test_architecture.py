@@ -75,7 +75,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "matplotlib": ("report", "demo.glyphs*"),
     "torchvision": ("data*", "models*"),
     "sklearn": ("data*", "models*", "diagnostics*", "tasks.objectives.probes*"),
-    "PIL": ("data*", "demo.glyphs*", "recipes.new_inputs*"),
+    "PIL": ("data*", "demo.glyphs*", "recipes.new_inputs*", "recipes.new_masks*"),
     "transformers": ("integrations*",),
     "huggingface_hub": ("weights.sharing*",),
     "lightly": ("data.two_view*", "tasks.objectives.methods*"),

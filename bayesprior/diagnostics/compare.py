@@ -11,7 +11,7 @@ from scipy.stats import sem
 from scipy.stats import t as student
 
 from bayesprior.diagnostics.intervals import LEVEL, Interval, error_over_points
-from bayesprior.diagnostics.predictions import Outcome, metric_rows
+from bayesprior.diagnostics.predictions import ImageOutcome, Outcome, metric_rows
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.prediction.metrics import MetricRow
 
@@ -49,7 +49,7 @@ class MethodResult:
     """
 
     name: str
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[Outcome | ImageOutcome]
     seeds: Sequence[int] = ()
     seconds: float | None = None
 
@@ -57,10 +57,13 @@ class MethodResult:
         """Return one metric of every seed."""
         return np.array([outcome.metric(name) for outcome in self.outcomes])
 
-    def by_seed(self) -> dict[int, Outcome]:
+    def by_seed(self) -> dict[int, Outcome | ImageOutcome]:
         """Return the outcomes by their seeds."""
         seeds = self.seeds or range(len(self.outcomes))
         return dict(zip(seeds, self.outcomes, strict=True))
+
+
+Pair = tuple[Outcome | ImageOutcome, Outcome | ImageOutcome]
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class Difference:
     num_pairs
         Seeds that both have.
     over
-        What the interval says other fits or data could change: ``seeds and points``, ``points``
-        for one seed, ``seeds`` for pixels, which are no independent sample.
+        What the interval says other fits or data could change: ``seeds and points`` (or
+        ``images``), ``points`` for one seed, ``seeds`` for pixels, which are no independent sample.
     verdict
         ``better``, ``worse``, ``tie`` or ``unknown``; see `judge`.
     """
@@ -117,10 +120,15 @@ def judge(interval: Interval, row: MetricRow, num_pairs: int, *, varies: bool = 
     return "better" if (interval.estimate > 0) == row.larger_is_better else "worse"
 
 
-def compared_metrics() -> dict[str, MetricRow]:
-    """Return the metrics by which methods are compared: those with a direction and a margin."""
-    rows = metric_rows("classes").items()
-    return {n: r for n, r in rows if r.larger_is_better is not None and r.margin is not None}
+def compared_metrics(results: Sequence[MethodResult] = ()) -> dict[str, MetricRow]:
+    """Return the metrics by which methods are compared: those with a direction and a margin.
+
+    Of the results' own kind; without any, of classes.
+    """
+    rows = results[0].outcomes[0].rows if results else metric_rows("classes")
+    return {
+        n: r for n, r in rows.items() if r.larger_is_better is not None and r.margin is not None
+    }
 
 
 def pick_baseline(names: Sequence[str], baseline: str | None = None) -> tuple[str, str | None]:
@@ -174,7 +182,7 @@ def comparison_table(results: Sequence[MethodResult]) -> list[dict[str, Any]]:
     rows = []
     for result in results:
         row: dict[str, Any] = {"method": result.name, "seeds": len(result.outcomes)}
-        for name in compared_metrics():
+        for name in compared_metrics(results):
             found = result.metric(name)
             error = float(sem(found)) if len(found) > 1 else None
             row |= {name: float(found.mean()), f"{name}_se": error}
@@ -226,28 +234,33 @@ def paired_differences(results: Sequence[MethodResult], baseline: str) -> list[D
             )
         pairs = [(ours[seed], base[seed]) for seed in seeds]
         _check_same_points(name, baseline, pairs)
-        for metric, row in compared_metrics().items():
+        for metric, row in compared_metrics(results).items():
             interval, over, varies = difference_interval(row, pairs)
             word = judge(interval, row, len(pairs), varies=varies)
             out.append(Difference(name, metric, interval, len(pairs), over, word))
     return out
 
 
-def _check_same_points(name: str, baseline: str, pairs: Sequence[tuple[Outcome, Outcome]]) -> None:
-    first = pairs[0][1]
+def _check_same_points(name: str, baseline: str, pairs: Sequence[Pair]) -> None:
+    first = pairs[0][1].labels
     for outcome in (o for pair in pairs for o in pair):
-        if outcome.targets is None or first.targets is None:
+        labels = outcome.labels
+        if labels is None or first is None:
             raise DataError(f"{outcome.name!r} has no labels to compare by")
-        if outcome.probs.shape != first.probs.shape or (outcome.targets != first.targets).any():
+        ours, theirs = _shape(outcome), _shape(pairs[0][1])
+        if ours != theirs or (labels != first).any():
             raise DataError(
                 f"{name!r} and {baseline!r} were not scored on the same test points: "
-                f"{outcome.probs.shape} against {first.probs.shape} (points, classes)"
+                f"{ours} against {theirs} ({outcome.unit}, classes)"
             )
 
 
-def difference_interval(
-    row: MetricRow, pairs: Sequence[tuple[Outcome, Outcome]]
-) -> tuple[Interval, str, bool]:
+def _shape(outcome: Outcome | ImageOutcome) -> tuple[int, ...]:
+    probs = outcome.probs if isinstance(outcome, Outcome) else outcome.images.confusion[..., 0]
+    return tuple(probs.shape)
+
+
+def difference_interval(row: MetricRow, pairs: Sequence[Pair]) -> tuple[Interval, str, bool]:
     """Return the mean difference of pairs, its interval, what that is over, and if they vary."""
     values = [tuple(outcome.values(row) for outcome in pair) for pair in pairs]
     gaps = np.array([_summary(row, a) - _summary(row, b) for a, b in values])
@@ -265,7 +278,7 @@ def difference_interval(
             squared = float(each.var(ddof=1) / num_points)
         else:
             squared = _squared_error(row, values)
-        add("points", squared, num_points)
+        add(pairs[0][0].unit, squared, num_points)
     estimate = float(gaps.mean())
     half = float(np.sqrt(sum(squares.values()))) if squares else np.nan
     interval = Interval(estimate, estimate - half, estimate + half)

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from jaxtyping import Float, Int
 from bayesprior.diagnostics.calibration import CalibrationBins
 from bayesprior.diagnostics.intervals import Interval, metric_interval
 from bayesprior.errors import DataError
+from bayesprior.prediction.images import IMAGE_METRICS, ImageSums
 from bayesprior.prediction.metrics import METRICS, MetricRow
 from bayesprior.prediction.points import Points
 from bayesprior.prediction.predict import Prediction
 
-__all__ = ["Outcome", "metric_rows", "score_intervals", "scores"]
+__all__ = ["ImageOutcome", "Outcome", "metric_rows", "outcome_of", "score_intervals", "scores"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Outcome:
     epistemic: Float[np.ndarray, " N"]
     is_dense: bool = False
     energy: Float[np.ndarray, " N"] | None = None
+    unit: ClassVar[str] = "points"
 
     @classmethod
     def from_prediction(cls, name: str, prediction: Prediction) -> "Outcome":
@@ -94,6 +96,16 @@ class Outcome:
         return Points(**{n: torch.from_numpy(np.array(getattr(self, n))) for n in names})
 
     @property
+    def rows(self) -> dict[str, MetricRow]:
+        """The metrics of such a set."""
+        return metric_rows("pixels" if self.is_dense else "classes")
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """By what the same points are known, one row each; None without labels."""
+        return self.targets
+
+    @property
     def is_right(self) -> Float[np.ndarray, " N"]:
         """1 where the most probable class is the target, else 0; see `points`."""
         return self.points.is_right.numpy()
@@ -115,6 +127,56 @@ class Outcome:
     def bins(self) -> CalibrationBins:
         """Return the top-label calibration bins."""
         return CalibrationBins.of(self.confidence, self.is_right)
+
+
+@dataclass(frozen=True)
+class ImageOutcome:
+    """What a model said about the pixels of N labeled images, which count as points.
+
+    Attributes
+    ----------
+    name
+        Of the set.
+    images
+        Sums over each image's pixels.
+    """
+
+    name: str
+    images: ImageSums
+    is_dense: ClassVar[bool] = False
+    unit: ClassVar[str] = "images"
+
+    @property
+    def rows(self) -> dict[str, MetricRow]:
+        """The metrics of such a set."""
+        return IMAGE_METRICS
+
+    @property
+    def labels(self) -> np.ndarray:
+        """By what the same images are known: their pixels of each class, (N, C)."""
+        return np.asarray(self.images.confusion.sum(2))
+
+    def values(self, row: MetricRow) -> Float[np.ndarray, "N *k"]:
+        """Return a metric's values at the images."""
+        return np.asarray(row.points(self.images), dtype=float)
+
+    def metric(self, name: str) -> float:
+        """Return one of `bayesprior.prediction.images.IMAGE_METRICS`."""
+        row = IMAGE_METRICS[name]
+        return row.summarize(row.points(self.images))
+
+
+def outcome_of(name: str, prediction: Prediction) -> Outcome | ImageOutcome:
+    """Take a prediction of classes, or of pixels whose maps were not kept.
+
+    Raises
+    ------
+    DataError
+        If it holds neither.
+    """
+    if prediction.mean_probs is None and prediction.images is not None:
+        return ImageOutcome(name, prediction.images)
+    return Outcome.from_prediction(name, prediction)
 
 
 def _check(probs: Float[np.ndarray, "N C"], targets: Int[np.ndarray, " N"]) -> None:
@@ -187,7 +249,7 @@ def scores(outcome: Outcome) -> dict[str, float]:
     DataError
         If the set has no labels.
     """
-    return {n: outcome.metric(n) for n in metric_rows("pixels" if outcome.is_dense else "classes")}
+    return {name: outcome.metric(name) for name in outcome.rows}
 
 
 def score_intervals(outcome: Outcome) -> dict[str, Interval]:

@@ -10,6 +10,7 @@ from bayesprior.inference.generators import seeded
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws, stored_step
 from bayesprior.prediction.predict import predict
 from bayesprior.recipes import target
+from bayesprior.recipes.arguments import default_likelihood, head_names
 from bayesprior.recipes.fields import values_of
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import (
@@ -26,8 +27,8 @@ from bayesprior.recipes.saved import load_run
 from bayesprior.recipes.study_plan import Configuration, Method, words
 from bayesprior.recipes.training import initialize_, pick_device
 from bayesprior.storage import PRIOR, chain_dir, draw_path
-from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.layout import ParameterLayout
 
 __all__ = [
     "DIVERGED",
@@ -147,7 +148,12 @@ def fit_and_predict(call: StudyOptions, cell: Cell, folder: Path) -> None:
         loader = data.loader("validation", 256)
         num_draws = at_most(call.num_draws, posterior)
         found = predict(
-            module, posterior, loader, Categorical(), num_draws=num_draws, progress=False
+            module,
+            posterior,
+            loader,
+            default_likelihood(data),
+            num_draws=num_draws,
+            progress=False,
         )
         return found.metrics["nll"]
 
@@ -166,7 +172,9 @@ def _start(
     if cell.method.start == "source":
         shared = [n for n in law.layout.names if law.layout.slice(n).start < law.shared_dim]
         initialize_(module, GaussianWeights.load(call.source).marginal(shared))
-    reset = getattr(module.get_submodule(head), "reset_parameters", None)
-    if callable(reset):
-        with seeded(cell.seed, [pick_device(call.device)]):
-            reset()
+    names = head_names(ParameterLayout.from_module(module).names, head, "network")
+    with seeded(cell.seed, [pick_device(call.device)]):
+        for owner in sorted({name.rpartition(".")[0] for name in names}):
+            reset = getattr(module.get_submodule(owner), "reset_parameters", None)
+            if callable(reset):
+                reset()

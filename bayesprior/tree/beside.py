@@ -8,8 +8,10 @@ import xarray as xr
 from jaxtyping import Shaped
 
 from bayesprior.diagnostics.compare import MethodResult
-from bayesprior.diagnostics.predictions import Outcome
+from bayesprior.diagnostics.predictions import ImageOutcome, Outcome
 from bayesprior.errors import DataError
+from bayesprior.prediction.images import ImageSums
+from bayesprior.tree.maps import DIMS, sums_of
 
 __all__ = ["image_group", "images_of", "method_group", "methods_of"]
 
@@ -25,12 +27,14 @@ def method_group(result: MethodResult) -> xr.Dataset:
         If the outcomes of its seeds are not of the same labeled points.
     """
     variables: dict[str, Any] = {}
-    for name in _ARRAYS:
-        parts = [getattr(outcome, name) for outcome in result.outcomes]
+    of_images = isinstance(result.outcomes[0], ImageOutcome)
+    for name in ImageSums._fields if of_images else _ARRAYS:
+        parts: list[Any] = [getattr(getattr(o, "images", o), name, None) for o in result.outcomes]
         if any(part is None or np.shape(part) != np.shape(parts[0]) for part in parts):
             raise DataError(f"the results of {result.name!r} are not of the same labeled points")
         values = np.stack(parts)
-        variables[name] = (("seed", "point", "class_name")[: values.ndim], values)
+        dims = DIMS.get(name, ("class_name",))
+        variables[name] = (("seed", "point", *dims)[: values.ndim], values)
     attrs: dict[str, Any] = {"method": result.name, "is_dense": int(result.outcomes[0].is_dense)}
     if result.seconds is not None:
         attrs["seconds"] = float(result.seconds)
@@ -43,10 +47,13 @@ def methods_of(tree: xr.DataTree) -> list[MethodResult]:
     while (group := f"methods_{len(out)}") in tree.children:
         data = tree[group].dataset
         name, is_dense = str(data.attrs["method"]), bool(data.attrs["is_dense"])
-        outcomes = [
-            Outcome(name=name, is_dense=is_dense, **{n: data[n].values[i] for n in _ARRAYS})
-            for i in range(data.sizes["seed"])
-        ]
+        outcomes: list[Outcome | ImageOutcome] = []
+        for i in range(data.sizes["seed"]):
+            if (sums := sums_of(data.isel(seed=i))) is not None:
+                outcomes.append(ImageOutcome(name, sums))
+                continue
+            own = {n: data[n].values[i] for n in _ARRAYS}
+            outcomes.append(Outcome(name=name, is_dense=is_dense, **own))
         seeds = [int(seed) for seed in data.seed.values]
         out.append(MethodResult(name, outcomes, seeds, data.attrs.get("seconds")))
     return out

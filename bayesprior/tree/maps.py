@@ -11,22 +11,23 @@ from jaxtyping import Shaped
 from bayesprior.prediction.images import ImageSums
 from bayesprior.prediction.predict import Prediction
 
-__all__ = ["map_group", "sum_variables", "sums_of"]
+__all__ = ["DIMS", "map_group", "sum_variables", "sums_of"]
 
-_DIMS = {"confusion": ("truth", "answer"), "bins": ("sum", "bin"), "losses": ("loss",)}
+DIMS = {"confusion": ("truth", "answer"), "bins": ("sum", "bin"), "losses": ("loss",)}
+"""Of each sum, beside the images."""
 
 
 def sum_variables(sums: ImageSums | None) -> dict[str, Any]:
     """Return the sums as variables of a group of predictions."""
     found = {} if sums is None else sums._asdict()
-    return {name: (("point", *_DIMS[name]), np.asarray(value)) for name, value in found.items()}
+    return {name: (("point", *DIMS[name]), np.asarray(value)) for name, value in found.items()}
 
 
 def sums_of(data: Mapping[Any, Any]) -> ImageSums | None:
     """Return the sums that lie in a group of predictions; None if none do."""
-    if not all(name in data for name in _DIMS):
+    if not all(name in data for name in DIMS):
         return None
-    return ImageSums(*(torch.from_numpy(np.array(data[name].values)) for name in _DIMS))
+    return ImageSums(*(torch.from_numpy(np.array(data[name].values)) for name in DIMS))
 
 
 def map_group(

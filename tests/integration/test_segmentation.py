@@ -125,6 +125,21 @@ def test_a_report_of_masks(run):
         assert text in page, text
 
 
+def test_fits_side_by_side(run, folder, capsys):
+    prior, short = str(folder / "prior" / "prior.safetensors"), str(folder / "short")
+    options = ["--num_steps", "1", "--lr", "0.001", "--batch_size", "4", "--batch_norm", "train"]
+    words = ["--prior", prior, "--data", str(folder / "scenes"), *NET, *SIZE, *QUICK, *options]
+    assert main(["fit", "map", *words, "--out", short]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(run), short, "--trust", *QUICK]) == 0
+    table = capsys.readouterr().out
+    assert "mean_iou" in table
+    assert "unknown" in table  # of one seed
+    command = ["report", str(run), short, "--trust", "--out", str(folder / "both"), *QUICK]
+    assert main(command) == 0
+    assert "Paired differences to short" in (folder / "both" / "report.md").read_text()
+
+
 def refused(capsys, *words):
     assert main([*words, *QUICK]) == 2
     error = capsys.readouterr().err.strip()

@@ -33,7 +33,7 @@ def compared(
 ) -> list[Item]:
     """Return the table of all methods, and figures and table of the paired differences."""
     columns = [Column("method", "method"), Column("seeds", "seeds", "d")]
-    for name, row in compared_metrics().items():
+    for name, row in compared_metrics(methods).items():
         columns.append(Column(name, row.label, row.format, f"{name}_se"))
     columns.append(Column("seconds", "seconds", ".1f"))
     note = "Means ± standard errors over seeds; all other numbers are those of one run."
@@ -48,7 +48,7 @@ def compared(
         out += picture(title, caption, comparison_forest, differences, metric)
     if differences:
         ties = sum(d.verdict == "tie" for d in differences)
-        margins = ", ".join(f"{r.label} {r.margin:g}" for r in compared_metrics().values())
+        margins = ", ".join(f"{r.label} {r.margin:g}" for r in compared_metrics(methods).values())
         note = (
             f"{ties} of {len(differences)} comparisons are ties. Intervals: 95 %, Student's t, "
             "over seeds and test points crossed (half-widths add as squares); over other training "
