@@ -153,7 +153,7 @@ def transfer(options: Transfer) -> None:
 def show_leaderboard(found: Transferred, more: Sequence[Mapping[str, Any]] = ()) -> None:
     """Print what a transfer decided, and every method's numbers; more rows beside them."""
     fit, rows = found.results["fit"], found.leaderboard()
-    rows = sorted([*rows, *more], key=lambda row: row["nll"])
+    rows = sorted([*rows, *map(dict, more)], key=lambda row: row["nll"])
     for row in fit["candidates"] if len(fit["candidates"]) > 1 else ():
         print(f"{printable(row['source'])}: NLL {row['nll']:.3f} of a probe on its features")
     for note in fit["notes"]:
