@@ -34,7 +34,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("weights.state_dicts",),
     ("weights.covariance",),
     ("weights.lowrank", "weights.rows"),
-    ("inference.protocols", "inference.progress", "inference.batch_norm", "weights.blocks"),
+    (
+        "inference.protocols",
+        "inference.progress",
+        "inference.batch_norm",
+        "tasks.numbers",
+        "weights.blocks",
+    ),
     ("inference.schedules", "inference.bound", "weights.file", "weights.algebra"),
     ("weights.normal",),
     ("weights.gaussian", "tasks.likelihoods"),
@@ -56,7 +62,7 @@ LOOSE = {"__init__", "__main__", "errors", "registry", "signals", "storage", "ve
 ANYWHERE = {"torch", "numpy", "jaxtyping"}
 # Who may import the rest; "*" after a name allows it inside functions only.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "pyro": ("weights.normal", "tasks.likelihoods", "probabilistic"),
+    "pyro": ("weights.normal", "tasks.likelihoods", "tasks.numbers", "probabilistic"),
     "safetensors": ("storage", "weights.state_dicts"),
     "lightning_fabric": ("inference.engine", "prediction", "recipes"),
     "torchmetrics": ("prediction",),
@@ -69,6 +75,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "matplotlib": ("report", "demo.glyphs*"),
     "torchvision": ("data*", "models*"),
     "sklearn": ("data*", "models*", "diagnostics*", "tasks.objectives.probes*"),
+    "pandas": ("data.tables*",),
     "PIL": ("data*", "demo.glyphs*", "recipes.new_inputs*"),
     "transformers": ("integrations*",),
     "lightly": ("data.two_view*", "tasks.objectives.methods*"),
@@ -83,7 +90,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 # Never loaded by `import bayesprior`, nor by the command line's --help.
 LAZY = (
     "torch pyro torchvision timm lightly lightning lightning_fabric torchmetrics sklearn scipy "
-    "matplotlib arviz_base arviz_stats arviz_plots xarray"
+    "matplotlib arviz_base arviz_stats arviz_plots xarray pandas"
 ).split()
 
 

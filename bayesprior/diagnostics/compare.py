@@ -11,7 +11,7 @@ from scipy.stats import sem
 from scipy.stats import t as student
 
 from bayesprior.diagnostics.intervals import LEVEL, Interval, error_over_points
-from bayesprior.diagnostics.predictions import Outcome, metric_rows
+from bayesprior.diagnostics.predictions import NumberOutcome, Outcome, metric_rows
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.prediction.metrics import MetricRow
 
@@ -26,6 +26,8 @@ __all__ = [
     "paired_differences",
     "pick_baseline",
 ]
+
+_Pair = tuple[Outcome | NumberOutcome, Outcome | NumberOutcome]
 
 FREE = {"out", "device", "progress", "jobs", "checkpoint_every", "seed", "data_seed"}
 """Options that do not make another method."""
@@ -48,15 +50,20 @@ class MethodResult:
     """
 
     name: str
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[Outcome | NumberOutcome]
     seeds: Sequence[int] = ()
     seconds: float | None = None
+
+    @property
+    def task(self) -> str:
+        """``classes`` or ``numbers``."""
+        return self.outcomes[0].task
 
     def metric(self, name: str) -> Float[np.ndarray, " R"]:
         """Return one metric of every seed."""
         return np.array([outcome.metric(name) for outcome in self.outcomes])
 
-    def by_seed(self) -> dict[int, Outcome]:
+    def by_seed(self) -> dict[int, Outcome | NumberOutcome]:
         """Return the outcomes by their seeds."""
         seeds = self.seeds or range(len(self.outcomes))
         return dict(zip(seeds, self.outcomes, strict=True))
@@ -116,10 +123,13 @@ def judge(interval: Interval, row: MetricRow, num_pairs: int, *, varies: bool = 
     return "better" if (interval.estimate > 0) == row.larger_is_better else "worse"
 
 
-def compared_metrics() -> dict[str, MetricRow]:
-    """Return the metrics by which methods are compared: those with a direction and a margin."""
-    rows = metric_rows("classes").items()
-    return {n: r for n, r in rows if r.larger_is_better is not None and r.margin is not None}
+def compared_metrics(task: str = "classes") -> dict[str, MetricRow]:
+    """Return the metrics by which methods are compared: those with a direction and a margin.
+
+    Of numbers also those whose unit is the targets' own, for which no margin is known: then 0.
+    """
+    rows = {n: r for n, r in metric_rows(task).items() if r.larger_is_better is not None}
+    return {n: r for n, r in rows.items() if r.margin is not None or task == "numbers"}
 
 
 def pick_baseline(names: Sequence[str], baseline: str | None = None) -> tuple[str, str | None]:
@@ -173,7 +183,7 @@ def comparison_table(results: Sequence[MethodResult]) -> list[dict[str, Any]]:
     rows = []
     for result in results:
         row: dict[str, Any] = {"method": result.name, "seeds": len(result.outcomes)}
-        for name in compared_metrics():
+        for name in compared_metrics(result.task):
             found = result.metric(name)
             error = float(sem(found)) if len(found) > 1 else None
             row |= {name: float(found.mean()), f"{name}_se": error}
@@ -225,28 +235,29 @@ def paired_differences(results: Sequence[MethodResult], baseline: str) -> list[D
             )
         pairs = [(ours[seed], base[seed]) for seed in seeds]
         _check_same_points(name, baseline, pairs)
-        for metric, row in compared_metrics().items():
+        for metric, row in compared_metrics(result.task).items():
             interval, over, varies = difference_interval(row, pairs)
             word = judge(interval, row, len(pairs), varies=varies)
             out.append(Difference(name, metric, interval, len(pairs), over, word))
     return out
 
 
-def _check_same_points(name: str, baseline: str, pairs: Sequence[tuple[Outcome, Outcome]]) -> None:
+def _check_same_points(name: str, baseline: str, pairs: Sequence[_Pair]) -> None:
     first = pairs[0][1]
     for outcome in (o for pair in pairs for o in pair):
         if outcome.targets is None or first.targets is None:
             raise DataError(f"{outcome.name!r} has no labels to compare by")
-        if outcome.probs.shape != first.probs.shape or (outcome.targets != first.targets).any():
+        ours, theirs = (
+            o.mean if isinstance(o, NumberOutcome) else o.probs for o in (outcome, first)
+        )
+        if ours.shape != theirs.shape or (outcome.targets != first.targets).any():
             raise DataError(
                 f"{name!r} and {baseline!r} were not scored on the same test points: "
-                f"{outcome.probs.shape} against {first.probs.shape} (points, classes)"
+                f"{ours.shape} against {theirs.shape} (points, outputs)"
             )
 
 
-def difference_interval(
-    row: MetricRow, pairs: Sequence[tuple[Outcome, Outcome]]
-) -> tuple[Interval, str, bool]:
+def difference_interval(row: MetricRow, pairs: Sequence[_Pair]) -> tuple[Interval, str, bool]:
     """Return the mean difference of pairs, its interval, what that is over, and if they vary."""
     values = [tuple(outcome.values(row) for outcome in pair) for pair in pairs]
     gaps = np.array([_summary(row, a) - _summary(row, b) for a, b in values])

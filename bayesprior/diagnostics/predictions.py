@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,11 +16,56 @@ from bayesprior.prediction.metrics import METRICS, MetricRow
 from bayesprior.prediction.points import Points
 from bayesprior.prediction.predict import Prediction
 
-__all__ = ["Outcome", "metric_rows", "score_intervals", "scores"]
+__all__ = ["NumberOutcome", "Outcome", "metric_rows", "outcome_of", "score_intervals", "scores"]
+
+
+class _Scored:
+    """What metrics are computed of."""
+
+    points: Points
+
+    def values(self, row: MetricRow) -> Float[np.ndarray, "N *k"]:
+        """Return a metric's values at the points."""
+        return np.asarray(row.points(self.points), dtype=float)
+
+    def metric(self, name: str) -> float:
+        """Return one of `bayesprior.prediction.metrics.METRICS`."""
+        row = METRICS[name]
+        return row.summarize(row.points(self.points).double())
 
 
 @dataclass(frozen=True)
-class Outcome:
+class NumberOutcome(_Scored):
+    """Predictive means and variances of one set beside the numbers that came.
+
+    Attributes
+    ----------
+    name
+        Of the set.
+    mean, variance, targets
+        Shape (N, P).
+    log_score
+        Log of the averaged likelihood of each target, shape (N,).
+    """
+
+    name: str
+    mean: Float[np.ndarray, "N P"]
+    variance: Float[np.ndarray, "N P"]
+    targets: Float[np.ndarray, "N P"]
+    log_score: Float[np.ndarray, " N"]
+
+    task: ClassVar[str] = "numbers"
+    is_dense: ClassVar[bool] = False
+
+    @functools.cached_property
+    def points(self) -> Points:  # type: ignore[override]
+        """The same as metrics take it."""
+        names = ("targets", "log_score", "mean", "variance")
+        return Points(**{n: torch.from_numpy(np.array(getattr(self, n), float)) for n in names})
+
+
+@dataclass(frozen=True)
+class Outcome(_Scored):
     """Averaged predictions of one set beside what happened; pixels count as points.
 
     Attributes
@@ -49,6 +94,8 @@ class Outcome:
     epistemic: Float[np.ndarray, " N"]
     is_dense: bool = False
     energy: Float[np.ndarray, " N"] | None = None
+
+    task: ClassVar[str] = "classes"
 
     @classmethod
     def from_prediction(cls, name: str, prediction: Prediction) -> "Outcome":
@@ -80,7 +127,7 @@ class Outcome:
         return _outcome(name, *map(data.get, names))
 
     @functools.cached_property
-    def points(self) -> Points:
+    def points(self) -> Points:  # type: ignore[override]
         """The same as metrics take it.
 
         Raises
@@ -103,18 +150,26 @@ class Outcome:
         """Largest probability of each point."""
         return self.probs.max(axis=1)
 
-    def values(self, row: MetricRow) -> Float[np.ndarray, "N *k"]:
-        """Return a metric's values at the points."""
-        return np.asarray(row.points(self.points), dtype=float)
-
-    def metric(self, name: str) -> float:
-        """Return one of `bayesprior.prediction.metrics.METRICS`."""
-        row = METRICS[name]
-        return row.summarize(row.points(self.points).double())
-
     def bins(self) -> CalibrationBins:
         """Return the top-label calibration bins."""
         return CalibrationBins.of(self.confidence, self.is_right)
+
+
+def outcome_of(name: str, prediction: Prediction) -> Outcome | NumberOutcome:
+    """Take a prediction of classes or of numbers.
+
+    Raises
+    ------
+    DataError
+        If it holds neither, has NaN, or numbers without targets.
+    """
+    if prediction.mean is None:
+        return Outcome.from_prediction(name, prediction)
+    score = prediction.average_log_likelihood
+    if prediction.variance is None or prediction.targets is None or score is None:
+        raise DataError(f"the predictions of {name!r} hold no targets; predict labeled points")
+    parts = (prediction.mean, prediction.variance, prediction.targets, score)
+    return NumberOutcome(name, *map(np.asarray, parts))
 
 
 def _check(probs: Float[np.ndarray, "N C"], targets: Int[np.ndarray, " N"]) -> None:

@@ -21,7 +21,12 @@ from bayesprior.recipes.options import (
     SourceOptions,
     SwagOptions,
 )
-from bayesprior.tasks.likelihoods import Categorical, Likelihood, PixelCategorical
+from bayesprior.tasks.likelihoods import (
+    Categorical,
+    HeteroscedasticNormal,
+    Likelihood,
+    PixelCategorical,
+)
 from bayesprior.tasks.objectives import supervised
 from bayesprior.tasks.protocols import Forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
@@ -81,7 +86,9 @@ class TrainCall(RunOptions):
     """What every recipe that trains takes in Python alone."""
 
     likelihood: Likelihood | None = None
-    """How outputs speak about targets; `Categorical` by default."""
+    """How outputs speak about targets. By default `Categorical`, or, of numbers (N, P),
+    `HeteroscedasticNormal` in the units of the training targets: the network then gives 2P outputs,
+    as one does to which `bayesprior.models.learn_noise` was applied."""
     forward: Forward = pair_forward
     """Calls the network on a batch: ``(module, batch) -> (outputs, targets)``."""
     fabric: Fabric | None = None
@@ -111,11 +118,24 @@ class TrainCall(RunOptions):
         }
 
     def check_task(self, module: nn.Module, data: DataBundle) -> None:
-        """Raise `ConfigError` unless the network takes the data, and answers with their classes."""
+        """Raise `ConfigError` unless the network takes the data, and answers with what they need.
+
+        Numbers bring their likelihood with them, if none is given.
+        """
+        numbers = data.num_numbers if self.likelihood is None else 0
+        if numbers:
+            units = HeteroscedasticNormal.of_targets(data.train.targets)
+            object.__setattr__(self, "likelihood", units)
         classes = isinstance(self.likelihood, Categorical | PixelCategorical | None)
 
         def forward(network: nn.Module, batch: Any) -> Any:
             outputs, targets = self.forward(network, batch)
+            if numbers and outputs.shape[1:] != (2 * numbers,):
+                raise ConfigError(
+                    f"the network gives outputs {tuple(outputs.shape[1:])}, the targets of "
+                    f"{data.name!r} are {numbers} numbers, each of which needs a mean and a noise: "
+                    "bayesprior.models.learn_noise(module), or likelihood=Normal(std)"
+                )
             # What other likelihoods make of outputs need not be one number a class.
             return outputs if classes else None, targets
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bayesprior.diagnostics.compare import FREE, MethodResult, only_prior_differs, pick_baseline
-from bayesprior.diagnostics.predictions import Outcome
+from bayesprior.diagnostics.predictions import outcome_of
 from bayesprior.errors import ConfigError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.protocols import Batch, Posterior
@@ -163,7 +163,7 @@ def method_result(
 ) -> MethodResult:
     """Return one method's outcomes on the test split, a run a seed, and the mean of its seconds."""
     found = [load_prediction(run, options) for run in runs]
-    outcomes = [Outcome.from_prediction("test set", prediction) for prediction in found]
+    outcomes = [outcome_of("test set", prediction) for prediction in found]
     seconds = sum(read_results(run)["fit"]["seconds"] for run in runs) / len(runs)
     return MethodResult(name, outcomes, seeds, seconds)
 

@@ -1,5 +1,6 @@
 """What lies in a run's tree beside its own results: other methods' results, and images to show."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,16 +9,19 @@ import xarray as xr
 from jaxtyping import Shaped
 
 from bayesprior.diagnostics.compare import MethodResult
-from bayesprior.diagnostics.predictions import Outcome
+from bayesprior.diagnostics.predictions import NumberOutcome, Outcome
 from bayesprior.errors import DataError
 
 __all__ = ["image_group", "images_of", "method_group", "methods_of"]
 
-_ARRAYS = ("probs", "targets", "log_score", "aleatoric", "epistemic")
+_ARRAYS = {
+    "classes": ("probs", "targets", "log_score", "aleatoric", "epistemic"),
+    "numbers": ("mean", "variance", "targets", "log_score"),
+}
 
 
 def method_group(result: MethodResult) -> xr.Dataset:
-    """Return a method's results as a group, of dims (seed, point, class_name).
+    """Return a method's results as a group, of dims (seed, point, class_name or output).
 
     Raises
     ------
@@ -25,12 +29,13 @@ def method_group(result: MethodResult) -> xr.Dataset:
         If the outcomes of its seeds are not of the same labeled points.
     """
     variables: dict[str, Any] = {}
-    for name in _ARRAYS:
+    last = "output" if result.task == "numbers" else "class_name"
+    for name in _ARRAYS[result.task]:
         parts = [getattr(outcome, name) for outcome in result.outcomes]
         if any(part is None or np.shape(part) != np.shape(parts[0]) for part in parts):
             raise DataError(f"the results of {result.name!r} are not of the same labeled points")
         values = np.stack(parts)
-        variables[name] = (("seed", "point", "class_name")[: values.ndim], values)
+        variables[name] = (("seed", "point", last)[: values.ndim], values)
     attrs: dict[str, Any] = {"method": result.name, "is_dense": int(result.outcomes[0].is_dense)}
     if result.seconds is not None:
         attrs["seconds"] = float(result.seconds)
@@ -43,8 +48,11 @@ def methods_of(tree: xr.DataTree) -> list[MethodResult]:
     while (group := f"methods_{len(out)}") in tree.children:
         data = tree[group].dataset
         name, is_dense = str(data.attrs["method"]), bool(data.attrs["is_dense"])
+        task = "numbers" if "mean" in data else "classes"
+        make: Any = functools.partial(Outcome, is_dense=is_dense)
+        make = NumberOutcome if task == "numbers" else make
         outcomes = [
-            Outcome(name=name, is_dense=is_dense, **{n: data[n].values[i] for n in _ARRAYS})
+            make(name=name, **{n: data[n].values[i] for n in _ARRAYS[task]})
             for i in range(data.sizes["seed"])
         ]
         seeds = [int(seed) for seed in data.seed.values]
