@@ -41,10 +41,8 @@ def _labels(bundle: DataBundle, needed: bool = False) -> Tensor:
     if bundle.class_names and (targets := read_targets(bundle.train)).ndim == 1:
         return targets
     if needed:
-        raise DataError(
-            f"{bundle.name!r} has no class for each example, which this needs; num_data takes any "
-            "examples"
-        )
+        name = bundle.name
+        raise DataError(f"{name!r} has no class for each example; this needs a classification task")
     return torch.zeros(bundle.num_data, dtype=torch.long)
 
 

@@ -60,7 +60,9 @@ def test_a_text_to_predict_is_a_class(table):
     bundle = from_csv(path, target="kind")
     assert bundle.class_names == ("new", "old")
     assert few_shot(bundle, per_class=3).class_counts.tolist() == [3, 3]
-    with pytest.raises(DataError, match="has no class for each example, which this needs; num_da"):
+    with pytest.raises(
+        DataError, match="no class for each example; this needs a classification task"
+    ):
         few_shot(from_csv(path, target="price", drop="kind"), per_class=3)
 
 

@@ -159,7 +159,7 @@ def test_other_noises(work, noise):
 
 # The share of targets inside, with the defaults but for what stands here (seed 0, split 0), may
 # leave the band in which 99 % of honest models are. One noise level is too wide for most rows of
-# energy and yacht, whose errors grow with the target, and a predicted one does not mend yacht.
+# energy and yacht, whose errors grow with the target.
 TOO_WIDE = "half of the errors are far smaller than the other half"
 TABLES = [
     ("concrete", "learned", 0.5),
