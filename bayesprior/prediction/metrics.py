@@ -85,7 +85,8 @@ class MetricRow:
 
     def metric(self, num_classes: int, ignore_index: int | None = None) -> Metric | None:
         """Return the metric that streams; None if none does or there is no direction."""
-        if self.larger_is_better is None or (self.summary is not None and self.streamed is None):
+        needs_all = self.summary is not None or self.tasks == ("numbers",)
+        if self.larger_is_better is None or (needs_all and self.streamed is None):
             return None
         if self.streamed is not None:
             return self.streamed(num_classes, ignore_index)
@@ -368,9 +369,7 @@ def _of_task(task: str, likelihood: Any, num_classes: int) -> MetricCollection:
         name: row.metric(num_classes, ignore_index)
         for name, row in METRICS.items()
         # elsewhere `predict` has it from the draws' log likelihoods, which do not underflow
-        if task in row.tasks
-        and (name != "nll" or task == "pixels")
-        and (task != "numbers" or row.streamed is not None)  # else see `number_scores`
+        if task in row.tasks and (name != "nll" or task == "pixels")
     }
     kept: dict[str, Metric | MetricCollection] = {n: m for n, m in found.items() if m is not None}
     return MetricCollection(kept, compute_groups=False)

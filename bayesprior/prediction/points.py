@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Float, Integer, Shaped
@@ -118,7 +119,7 @@ class Points:
 
     def inside(self, level: float) -> Float[Tensor, " N"]:
         """Return the share of each point's numbers in the central interval of a level."""
-        half = math.sqrt(2) * torch.special.erfinv(torch.tensor(level, dtype=torch.float64))
+        half = NormalDist().inv_cdf(0.5 + level / 2)
         return (self.errors[0].abs() <= half).double().mean(1)
 
     @functools.cached_property
@@ -182,7 +183,7 @@ def calibration_error(sums: Float[Tensor, "3 M"]) -> Float[Tensor, ""]:
 def rank_error(ranks: Float[Tensor, "N P"]) -> Float[Tensor, ""]:
     """Return the Kolmogorov-Smirnov distance of ranks in [0, 1] from uniform ones."""
     ordered = ranks.flatten().sort().values
-    steps = torch.arange(len(ordered) + 1, device=ranks.device) / len(ordered)
+    steps = torch.arange(len(ordered) + 1, device=ranks.device, dtype=torch.float64) / len(ordered)
     return torch.maximum(steps[1:] - ordered, ordered - steps[:-1]).max()
 
 
