@@ -34,7 +34,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("weights.state_dicts",),
     ("weights.covariance",),
     ("weights.lowrank", "weights.rows"),
-    ("inference.protocols", "inference.progress", "inference.batch_norm", "weights.blocks"),
+    (
+        "inference.protocols",
+        "inference.progress",
+        "inference.batch_norm",
+        "tasks.numbers",
+        "weights.blocks",
+    ),
     ("inference.schedules", "inference.bound", "weights.file", "weights.algebra"),
     ("weights.normal", "weights.sharing"),
     ("weights.gaussian", "tasks.likelihoods"),
@@ -62,7 +68,13 @@ LOOSE = {"__init__", "__main__", "errors", "registry", "signals", "storage", "ve
 ANYWHERE = {"torch", "numpy", "jaxtyping"}
 # Who may import the rest; "*" after a name allows it inside functions only.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
-    "pyro": ("weights.normal", "tasks.likelihoods", "tasks.pixels", "probabilistic"),
+    "pyro": (
+        "weights.normal",
+        "tasks.likelihoods",
+        "tasks.numbers",
+        "tasks.pixels",
+        "probabilistic",
+    ),
     "safetensors": ("storage", "weights.state_dicts"),
     "lightning_fabric": ("inference.engine", "prediction", "recipes"),
     "torchmetrics": ("prediction",),
@@ -75,6 +87,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "matplotlib": ("report", "demo.glyphs*"),
     "torchvision": ("data*", "models*"),
     "sklearn": ("data*", "models*", "diagnostics*", "tasks.objectives.probes*"),
+    "pandas": ("data.tables*",),
     "PIL": ("data*", "demo.glyphs*", "recipes.new_inputs*", "recipes.new_masks*"),
     "transformers": ("integrations*",),
     "huggingface_hub": ("weights.sharing*",),
@@ -90,7 +103,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
 # Never loaded by `import bayesprior`, nor by the command line's --help.
 LAZY = (
     "torch pyro torchvision timm lightly lightning lightning_fabric torchmetrics sklearn scipy "
-    "matplotlib arviz_base arviz_stats arviz_plots xarray"
+    "matplotlib arviz_base arviz_stats arviz_plots xarray pandas"
 ).split()
 
 

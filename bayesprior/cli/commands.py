@@ -143,8 +143,9 @@ class Predict(Quiet, groups.NewDataOptions):
     """Predict a split with a run's model average, or new data.
 
     Without NEW: the metrics of a split, also in results.json, and predictive-SPLIT.nc (an ArviZ
-    DataTree). With NEW: one row each, with class, probabilities, entropy, and whether to abstain.
-    Of masks: a picture of labels and one of entropies each.
+    DataTree). With NEW: one row each, with class, probabilities, entropy, and whether to abstain;
+    of numbers mean, standard deviation, and the ends of the 50 % and 90 % intervals; of masks a
+    picture of labels and one of entropies each.
     """
 
     listed: ClassVar[str] = "metrics"
@@ -152,7 +153,7 @@ class Predict(Quiet, groups.NewDataOptions):
     run: str = _path("?")
     """Folder of a fit."""
     new: tuple[str, ...] = _path("*", default=())
-    """Folders of pictures, pictures, or .npz files with x."""
+    """Folders of pictures, pictures, .npz files with x, or tables with the run's columns."""
     split: Literal["test", "validation", "train"] = "test"
     """Which examples, where no NEW is given."""
     out: str | None = option(None, path=True, shown="the rows are printed")

@@ -312,7 +312,8 @@ def _of_a_run(path: Path, name: str, arguments: Sequence[str]) -> dict[str, Any]
     if made_by != name:
         raise ConfigError(f"{path} is a configuration of bayesprior {made_by}")
     likelihood = config.options.get("likelihood")
-    if likelihood not in (None, *_CHOSEN_BY_DATA):
+    own = likelihood.get("class") if isinstance(likelihood, dict) else likelihood
+    if own != "HeteroscedasticNormal" and likelihood not in (None, *_CHOSEN_BY_DATA):
         raise ConfigError(f"{path}: a run with the likelihood {likelihood} is Python's")
     made_from = dataclasses.asdict(restored(config.made_from, path.parent))
     groups = [made_from.pop(group) or {} for group in ("data", "model")]

@@ -33,7 +33,9 @@ def predict(options: Predict) -> None:
         _predict_new(options)
         return
     if options.out is not None:
-        raise ConfigError("--out is for the predictions of NEW; name pictures or an .npz file")
+        raise ConfigError(
+            "--out is for the predictions of NEW; name pictures, a table or an .npz file"
+        )
     stage = predict_run(options.run, options.split, options)
     print_pairs(read_results(options.run)[stage])
     print(f"written to {printable(Path(options.run) / RESULTS)}")
@@ -54,7 +56,8 @@ def _predict_new(options: Predict) -> None:
     else:
         found.write(options.out)
         tell, where = print, f"; the rows are in {printable(options.out)}"
-    tell(_of_threshold(found, options.risk))
+    if isinstance(found, NewPredictions):
+        tell(_of_threshold(found, options.risk))
     if bad := found.unreadable:
         raise DataError(
             f"{len(bad)} of the files could not be read: {listed(bad)}. The other "

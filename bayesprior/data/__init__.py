@@ -12,6 +12,7 @@ from bayesprior.data.catalog import DATA, get_data
 from bayesprior.data.datasets import ArrayDataset, LazyDataset
 from bayesprior.data.folders import image_folder, photographs
 from bayesprior.data.subsets import few_shot, select_classes, split_validation
+from bayesprior.data.tables import from_csv
 from bayesprior.data.torchvision_sets import from_torchvision
 from bayesprior.data.transforms import CropFlip, PixelTransform
 from bayesprior.data.two_view import two_views
@@ -28,6 +29,7 @@ __all__ = [
     "digits",
     "few_shot",
     "from_arrays",
+    "from_csv",
     "from_npz",
     "from_torchvision",
     "get_data",

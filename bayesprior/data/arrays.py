@@ -14,7 +14,13 @@ from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
 from bayesprior.data.masks import IGNORED, check_binary, checked_masks
 from bayesprior.data.subsets import select_classes, split_off
-from bayesprior.data.transforms import AUGMENTATIONS, Normalization, PixelTransform, normalization
+from bayesprior.data.transforms import (
+    AUGMENTATIONS,
+    Normalization,
+    PixelTransform,
+    Standardization,
+    normalization,
+)
 from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 from bayesprior.storage import check_size
@@ -52,6 +58,7 @@ def from_arrays(
     *,
     kind: str | None = None,
     class_names: Any = None,
+    columns: Sequence[str] = (),
     classes: Sequence[int | str] | None = None,
     size: int | None = None,
     normalize: Normalization = "train",
@@ -76,12 +83,15 @@ def from_arrays(
         what the targets' type and shape say.
     class_names
         One name a class, or a mapping from the index; by default the labels 0..max as text.
+    columns
+        Names of a table's columns; by default a data frame's own.
     classes
         Keep these classes (names or indices), relabeled 0, 1, ...; all by default.
     size
         Resize images to this side in pixels, batch by batch.
     normalize
-        ``"train"`` (statistics of the training inputs, a channel or column), ``"imagenet"`` for
+        ``"train"`` (statistics of the training inputs, a channel or column; of a table those of
+        what is left for training, whenever that becomes less), ``"imagenet"`` for
         torchvision's pretrained networks, ``(mean, std)``, or None.
     augment
         For training: ``"crop"``, ``"crop-flip"`` or a callable as in `ArrayDataset`; masks go with
@@ -147,12 +157,16 @@ def from_arrays(
     has_classes = kind in (CLASSES, MASKS)
     if has_classes and class_names is None:
         class_names = range(_num_classes([d.targets for d in data.values()], kind == MASKS))
-    bundle = DataBundle(name, **data, class_names=class_names if has_classes else ())
+    names = class_names if has_classes else ()
+    columns = columns if len(columns) else getattr(train[0], "columns", ())
+    bundle = DataBundle(name, **data, class_names=names, columns=tuple(map(str, columns)))
     if test is None and test_fraction is not None and kind is not None:
         bundle = split_off(bundle, "test", float(test_fraction), seed)
     if classes is not None:
         bundle = select_classes(bundle, classes)
-    finish = PixelTransform(*normalization(normalize, bundle.train.inputs), size)
+    is_table = normalize == "train" and bundle.train.inputs.ndim == 2
+    make = Standardization if is_table else PixelTransform
+    finish = make(*normalization(normalize, bundle.train.inputs), size)
     splits = {split: dataclasses.replace(d, transform=finish) for split, d in bundle.splits.items()}
     splits["train"] = dataclasses.replace(splits["train"], augment=augment)
     return dataclasses.replace(bundle, **splits)
@@ -215,7 +229,7 @@ def _one_size(key: str, pictures: Any, size: int | None) -> np.ndarray:
 
 
 def _targets(key: str, targets: Any, num_inputs: int, kind: str | None) -> tuple[Tensor, str]:
-    """Check targets and return them with their kind: labels as int64, numbers as float32."""
+    """Check targets; return labels as int64 (N,) or numbers as float32 (N, P), and the kind."""
     targets = np.asarray(targets)
     number, whole = targets.dtype.kind in "iuf", targets.dtype.kind in "iu"
     labels = kind == CLASSES or (kind is None and number and (targets == np.round(targets)).all())
@@ -231,12 +245,13 @@ def _targets(key: str, targets: Any, num_inputs: int, kind: str | None) -> tuple
         )
     if kind != CLASSES:
         _check_numbers(key, targets)
-        return torch.from_numpy(targets.astype(np.float32)), kind
+        return torch.from_numpy(targets.astype(np.float32)).reshape(num_inputs, -1), kind
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= max(10_000, 10 * num_inputs):
         raise DataError(
             f"{key} has the label {min(low, 0) or high} among {num_inputs} inputs; number the "
-            "classes 0, 1, ..., for example by numpy.unique(y, return_inverse=True)[1]"
+            "classes 0, 1, ..., for example by numpy.unique(y, return_inverse=True)[1], or "
+            "say kind='regression'"
         )
     return torch.from_numpy(targets.astype(np.int64)), kind
 
@@ -289,7 +304,7 @@ def from_npz(
     """
     path = Path(path).expanduser()
     arrays = _read(path)
-    pairs = {
+    pairs: dict[str, Any] = {
         split: (arrays[f"x{suffix}"], arrays.get(f"y{suffix}"))
         for split, suffix in (("train", ""), *SUFFIXES.items())
         if f"x{suffix}" in arrays

@@ -108,6 +108,8 @@ class DataBundle:
     class_names
         Names of the C classes, of labels (N,) or masks (N, H, W), as a sequence or a mapping from
         the index; empty for a task without classes. Held as a tuple.
+    columns
+        Names of a table's input columns, where they are known.
     collate_fn
         Makes a batch of a list of examples, such as one that pads texts.
 
@@ -128,6 +130,7 @@ class DataBundle:
     test: Any = None
     validation: Any = None
     class_names: Any = ()
+    columns: tuple[str, ...] = ()
     collate_fn: dataclasses.InitVar[Callable[[list[Any]], Any] | None] = None
 
     def __post_init__(self, collate_fn: Callable[[list[Any]], Any] | None) -> None:
@@ -181,6 +184,13 @@ class DataBundle:
     def num_classes(self) -> int:
         """Number of classes C."""
         return len(self.class_names)
+
+    @property
+    def num_numbers(self) -> int:
+        """Numbers P of a target (N, P); 0 of classes, and without targets."""
+        known = self.train.targets
+        is_real = known is not None and known.is_floating_point() and known.ndim == 2
+        return known.shape[1] if is_real else 0
 
     @functools.cached_property
     def class_counts(self) -> Int[Tensor, " C"]:

@@ -14,6 +14,7 @@ DATA = {
     "digits": "bayesprior.data.arrays:digits",
     "glyphs": "bayesprior.demo.glyphs:glyphs",
     "npz": "bayesprior.data.arrays:from_npz",
+    "csv": "bayesprior.data.tables:from_csv",
     "image_folder": "bayesprior.data.folders:image_folder",
     "mask_folder": "bayesprior.data.mask_folders:mask_folder",
     "torchvision": "bayesprior.data.torchvision_sets:from_torchvision",
@@ -23,7 +24,7 @@ DATA = {
 }
 """Short names; any function that returns a `DataBundle` works by its import path."""
 
-_TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".npy", ".json", ".h5", ".arrow")
+_TABLES = (".parquet", ".xlsx", ".npy", ".json", ".h5", ".arrow")
 
 
 def folder_kind(path: Path) -> str:
@@ -39,7 +40,7 @@ def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataB
     ----------
     name
         A key of `DATA`, ``"pkg.module:function"``, a folder of pictures as of `image_folder` (or
-        `mask_folder`, if it has folders images and masks), or an ``.npz`` file.
+        `mask_folder`, if it has folders images and masks), or an ``.npz`` or ``.csv`` file.
     trusted
         Whether the user wrote the name; an import path out of a file is refused otherwise.
     **options
@@ -64,13 +65,13 @@ def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataB
         pass
     elif path.is_dir():
         name, options = folder_kind(path), {"root": path, **options}
-    elif path.suffix == ".npz":
-        name, options = "npz", {"path": path, **options}
+    elif path.suffix in (".npz", ".csv", ".tsv"):
+        name, options = "npz" if path.suffix == ".npz" else "csv", {"path": path, **options}
     elif path.suffix in _TABLES:
         raise DataError(
-            f"{name}: tables and lists of files are read by you, for example with pandas: then "
-            "bp.from_arrays('name', (x, y), (x_test, y_test)), or numpy.savez(x=x, y=y) for an "
-            ".npz file; pictures go by a folder with one folder per class"
+            f"{name}: such files are read by you, for example with pandas: then "
+            "bp.from_arrays('name', (x, y), (x_test, y_test)), table.to_csv or numpy.savez(x=x, "
+            "y=y) for a .csv or .npz file; pictures go by a folder with one folder per class"
         )
     elif len(path.parts) > 1 or path.suffix:
         raise DataError(f"no folder or file {name!r}")

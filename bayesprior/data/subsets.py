@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import read_targets
+from bayesprior.data.transforms import Standardization
 from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.inference.generators import fold_seed
 
@@ -104,7 +105,7 @@ def few_shot(
     # Rounds of one example a class.
     order = _ordered(labels, fold_seed(seed, 2), lambda rank, _: rank)
     chosen = order[: number if per_class is None else number * bundle.num_classes]
-    return dataclasses.replace(bundle, train=bundle.train.subset(chosen.sort().values))
+    return _fitted(dataclasses.replace(bundle, train=bundle.train.subset(chosen.sort().values)))
 
 
 def split_validation(
@@ -156,6 +157,16 @@ def split_validation(
     return split_off(bundle, "validation", size, seed)
 
 
+def _fitted(bundle: DataBundle) -> DataBundle:
+    """Standardize a table by what is left for training."""
+    own = getattr(bundle.train, "transform", None)
+    if not isinstance(own, Standardization):
+        return bundle
+    own = own.fitted(bundle.train.inputs)
+    splits = {n: dataclasses.replace(data, transform=own) for n, data in bundle.splits.items()}
+    return dataclasses.replace(bundle, **splits)
+
+
 def split_off(bundle: DataBundle, split: str, size: float, seed: int) -> DataBundle:
     """Make a split, not augmented, of training examples, each class by (nearly) the same share.
 
@@ -190,7 +201,8 @@ def split_off(bundle: DataBundle, split: str, size: float, seed: int) -> DataBun
         raise DataError(f"cannot split {num} of {len(train)} examples off: a part would be empty")
     order = _ordered(_labels(bundle), fold_seed(seed, 3), lambda j, n: (j.double() + 0.5) / n)
     rest, part = (train.subset(rows.sort().values) for rows in (order[num:], order[:num]))
-    return dataclasses.replace(bundle, **{"train": rest, split: part.without_augmentation()})
+    new = {"train": rest, split: part.without_augmentation()}
+    return _fitted(dataclasses.replace(bundle, **new))
 
 
 def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBundle:
@@ -227,7 +239,8 @@ def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBund
         labels = new_label[read_targets(data)]
         rows = (labels >= 0).nonzero().flatten()
         parts[split] = data.subset(rows, targets=labels[rows])
-    return DataBundle(bundle.name, **parts, class_names=[bundle.class_names[c] for c in chosen])
+    names = tuple(bundle.class_names[c] for c in chosen)
+    return _fitted(DataBundle(bundle.name, **parts, class_names=names, columns=bundle.columns))
 
 
 def _class_index(bundle: DataBundle, name: int | str) -> int:

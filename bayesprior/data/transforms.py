@@ -9,7 +9,15 @@ from torch import Tensor
 
 from bayesprior.errors import ConfigError, nearest_name
 
-__all__ = ["AUGMENTATIONS", "IMAGENET", "PUBLISHED", "CropFlip", "PixelTransform", "normalization"]
+__all__ = [
+    "AUGMENTATIONS",
+    "IMAGENET",
+    "PUBLISHED",
+    "CropFlip",
+    "PixelTransform",
+    "Standardization",
+    "normalization",
+]
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 Normalization = str | Statistics | None
@@ -120,6 +128,17 @@ class CropFlip:
 
 AUGMENTATIONS = {"crop": CropFlip(flip=False), "crop-flip": CropFlip()}
 """In-memory augmentations by short name."""
+
+
+class Standardization(PixelTransform):
+    """Of a table, by mean and standard deviation of its training examples.
+
+    Subsets of these have others: what is left for training decides.
+    """
+
+    def fitted(self, inputs: Float[Tensor, "N F"]) -> "Standardization":
+        """Return it for other training examples."""
+        return Standardization(*_statistics(inputs), self.size)
 
 
 def _statistics(train_inputs: Tensor) -> Statistics:

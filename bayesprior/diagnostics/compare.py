@@ -11,7 +11,7 @@ from scipy.stats import sem
 from scipy.stats import t as student
 
 from bayesprior.diagnostics.intervals import LEVEL, Interval, error_over_points
-from bayesprior.diagnostics.predictions import ImageOutcome, Outcome, metric_rows
+from bayesprior.diagnostics.predictions import AnyOutcome, NumberOutcome, metric_rows
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.prediction.metrics import MetricRow
 
@@ -26,6 +26,8 @@ __all__ = [
     "paired_differences",
     "pick_baseline",
 ]
+
+_Pair = tuple[AnyOutcome, AnyOutcome]
 
 FREE = {"out", "device", "progress", "jobs", "checkpoint_every", "seed", "data_seed"}
 """Options that do not make another method."""
@@ -49,7 +51,7 @@ class MethodResult:
     """
 
     name: str
-    outcomes: Sequence[Outcome | ImageOutcome]
+    outcomes: Sequence[AnyOutcome]
     seeds: Sequence[int] = ()
     seconds: float | None = None
 
@@ -57,13 +59,10 @@ class MethodResult:
         """Return one metric of every seed."""
         return np.array([outcome.metric(name) for outcome in self.outcomes])
 
-    def by_seed(self) -> dict[int, Outcome | ImageOutcome]:
+    def by_seed(self) -> dict[int, AnyOutcome]:
         """Return the outcomes by their seeds."""
         seeds = self.seeds or range(len(self.outcomes))
         return dict(zip(seeds, self.outcomes, strict=True))
-
-
-Pair = tuple[Outcome | ImageOutcome, Outcome | ImageOutcome]
 
 
 @dataclass(frozen=True)
@@ -123,12 +122,13 @@ def judge(interval: Interval, row: MetricRow, num_pairs: int, *, varies: bool = 
 def compared_metrics(results: Sequence[MethodResult] = ()) -> dict[str, MetricRow]:
     """Return the metrics by which methods are compared: those with a direction and a margin.
 
-    Of the results' own kind; without any, of classes.
+    Of the results' own kind; without any, of classes. Of numbers also those whose unit is the
+    targets' own, for which no margin is known: then 0.
     """
     rows = results[0].outcomes[0].rows if results else metric_rows("classes")
-    return {
-        n: r for n, r in rows.items() if r.larger_is_better is not None and r.margin is not None
-    }
+    numbers = bool(results) and isinstance(results[0].outcomes[0], NumberOutcome)
+    rows = {name: row for name, row in rows.items() if row.larger_is_better is not None}
+    return {name: row for name, row in rows.items() if row.margin is not None or numbers}
 
 
 def pick_baseline(names: Sequence[str], baseline: str | None = None) -> tuple[str, str | None]:
@@ -241,26 +241,21 @@ def paired_differences(results: Sequence[MethodResult], baseline: str) -> list[D
     return out
 
 
-def _check_same_points(name: str, baseline: str, pairs: Sequence[Pair]) -> None:
+def _check_same_points(name: str, baseline: str, pairs: Sequence[_Pair]) -> None:
     first = pairs[0][1].labels
     for outcome in (o for pair in pairs for o in pair):
         labels = outcome.labels
         if labels is None or first is None:
             raise DataError(f"{outcome.name!r} has no labels to compare by")
-        ours, theirs = _shape(outcome), _shape(pairs[0][1])
+        ours, theirs = outcome.shape, pairs[0][1].shape
         if ours != theirs or (labels != first).any():
             raise DataError(
                 f"{name!r} and {baseline!r} were not scored on the same test points: "
-                f"{ours} against {theirs} ({outcome.unit}, classes)"
+                f"{ours} against {theirs} ({outcome.unit}, outputs)"
             )
 
 
-def _shape(outcome: Outcome | ImageOutcome) -> tuple[int, ...]:
-    probs = outcome.probs if isinstance(outcome, Outcome) else outcome.images.confusion[..., 0]
-    return tuple(probs.shape)
-
-
-def difference_interval(row: MetricRow, pairs: Sequence[Pair]) -> tuple[Interval, str, bool]:
+def difference_interval(row: MetricRow, pairs: Sequence[_Pair]) -> tuple[Interval, str, bool]:
     """Return the mean difference of pairs, its interval, what that is over, and if they vary."""
     values = [tuple(outcome.values(row) for outcome in pair) for pair in pairs]
     gaps = np.array([_summary(row, a) - _summary(row, b) for a, b in values])

@@ -17,11 +17,85 @@ from bayesprior.prediction.metrics import METRICS, MetricRow
 from bayesprior.prediction.points import Points
 from bayesprior.prediction.predict import Prediction
 
-__all__ = ["ImageOutcome", "Outcome", "metric_rows", "outcome_of", "score_intervals", "scores"]
+__all__ = [
+    "AnyOutcome",
+    "ImageOutcome",
+    "NumberOutcome",
+    "Outcome",
+    "metric_rows",
+    "outcome_of",
+    "score_intervals",
+    "scores",
+]
+
+
+class _Scored:
+    """What metrics are computed of: ``points`` as they take it, and ``rows``, the metrics."""
+
+    points: Any
+    unit: ClassVar[str] = "points"
+
+    @property
+    def rows(self) -> dict[str, MetricRow]:
+        """The metrics of such a set."""
+        raise NotImplementedError
+
+    def values(self, row: MetricRow) -> Float[np.ndarray, "N *k"]:
+        """Return a metric's values at the points."""
+        return np.asarray(row.points(self.points), dtype=float)
+
+    def metric(self, name: str) -> float:
+        """Return one of the metrics of such a set."""
+        row = self.rows[name]
+        return row.summarize(row.points(self.points).double())
 
 
 @dataclass(frozen=True)
-class Outcome:
+class NumberOutcome(_Scored):
+    """Predictive means and variances of one set beside the numbers that came.
+
+    Attributes
+    ----------
+    name
+        Of the set.
+    mean, variance, targets
+        Shape (N, P).
+    log_score
+        Log of the averaged likelihood of each target, shape (N,).
+    """
+
+    name: str
+    mean: Float[np.ndarray, "N P"]
+    variance: Float[np.ndarray, "N P"]
+    targets: Float[np.ndarray, "N P"]
+    log_score: Float[np.ndarray, " N"]
+
+    is_dense: ClassVar[bool] = False
+
+    @property
+    def rows(self) -> dict[str, MetricRow]:
+        """The metrics of such a set."""
+        return metric_rows("numbers")
+
+    @property
+    def labels(self) -> np.ndarray:
+        """By what the same points are known: their targets."""
+        return self.targets
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Points and outputs."""
+        return self.mean.shape
+
+    @functools.cached_property
+    def points(self) -> Points:
+        """The same as metrics take it."""
+        names = ("targets", "log_score", "mean", "variance")
+        return Points(**{n: torch.from_numpy(np.array(getattr(self, n), float)) for n in names})
+
+
+@dataclass(frozen=True)
+class Outcome(_Scored):
     """Averaged predictions of one set beside what happened; pixels count as points.
 
     Attributes
@@ -50,7 +124,6 @@ class Outcome:
     epistemic: Float[np.ndarray, " N"]
     is_dense: bool = False
     energy: Float[np.ndarray, " N"] | None = None
-    unit: ClassVar[str] = "points"
 
     @classmethod
     def from_prediction(cls, name: str, prediction: Prediction) -> "Outcome":
@@ -106,6 +179,11 @@ class Outcome:
         return self.targets
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Points and classes."""
+        return self.probs.shape
+
+    @property
     def is_right(self) -> Float[np.ndarray, " N"]:
         """1 where the most probable class is the target, else 0; see `points`."""
         return self.points.is_right.numpy()
@@ -115,22 +193,13 @@ class Outcome:
         """Largest probability of each point."""
         return self.probs.max(axis=1)
 
-    def values(self, row: MetricRow) -> Float[np.ndarray, "N *k"]:
-        """Return a metric's values at the points."""
-        return np.asarray(row.points(self.points), dtype=float)
-
-    def metric(self, name: str) -> float:
-        """Return one of `bayesprior.prediction.metrics.METRICS`."""
-        row = METRICS[name]
-        return row.summarize(row.points(self.points).double())
-
     def bins(self) -> CalibrationBins:
         """Return the top-label calibration bins."""
         return CalibrationBins.of(self.confidence, self.is_right)
 
 
 @dataclass(frozen=True)
-class ImageOutcome:
+class ImageOutcome(_Scored):
     """What a model said about the pixels of N labeled images, which count as points.
 
     Attributes
@@ -147,6 +216,11 @@ class ImageOutcome:
     unit: ClassVar[str] = "images"
 
     @property
+    def points(self) -> ImageSums:
+        """The same as metrics take it."""
+        return self.images
+
+    @property
     def rows(self) -> dict[str, MetricRow]:
         """The metrics of such a set."""
         return IMAGE_METRICS
@@ -156,27 +230,33 @@ class ImageOutcome:
         """By what the same images are known: their pixels of each class, (N, C)."""
         return np.asarray(self.images.confusion.sum(2))
 
-    def values(self, row: MetricRow) -> Float[np.ndarray, "N *k"]:
-        """Return a metric's values at the images."""
-        return np.asarray(row.points(self.images), dtype=float)
-
-    def metric(self, name: str) -> float:
-        """Return one of `bayesprior.prediction.images.IMAGE_METRICS`."""
-        row = IMAGE_METRICS[name]
-        return row.summarize(row.points(self.images))
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Points and classes."""
+        return tuple(self.images.confusion.shape[:2])
 
 
-def outcome_of(name: str, prediction: Prediction) -> Outcome | ImageOutcome:
-    """Take a prediction of classes, or of pixels whose maps were not kept.
+AnyOutcome = Outcome | ImageOutcome | NumberOutcome
+"""What methods are compared by."""
+
+
+def outcome_of(name: str, prediction: Prediction) -> AnyOutcome:
+    """Take a prediction of classes, of numbers, or of pixels whose maps were not kept.
 
     Raises
     ------
     DataError
-        If it holds neither.
+        If it holds none of them, has NaN, or numbers without targets.
     """
     if prediction.mean_probs is None and prediction.images is not None:
         return ImageOutcome(name, prediction.images)
-    return Outcome.from_prediction(name, prediction)
+    if prediction.mean is None:
+        return Outcome.from_prediction(name, prediction)
+    score = prediction.average_log_likelihood
+    if prediction.variance is None or prediction.targets is None or score is None:
+        raise DataError(f"the predictions of {name!r} hold no targets; predict labeled points")
+    parts = (prediction.mean, prediction.variance, prediction.targets, score)
+    return NumberOutcome(name, *map(np.asarray, parts))
 
 
 def _check(probs: Float[np.ndarray, "N C"], targets: Int[np.ndarray, " N"]) -> None:

@@ -58,9 +58,8 @@ def regression_points(predictions: xr.Dataset) -> Points:
     """
     if "target" not in predictions:
         raise DataError("the predictions hold no target; predict labeled points")
-    mean = predictions["mean"].values
-    target = predictions.target.values.reshape(mean.shape)
-    parts = {"targets": target, "log_score": predictions.log_score.values, "mean": mean}
+    parts = {n: predictions[n].values for n in ("log_score", "mean", "variance")}
+    parts["targets"] = predictions.target.values.reshape(parts["mean"].shape)
     return Points(**{n: torch.from_numpy(np.array(v, float)) for n, v in parts.items()})
 
 

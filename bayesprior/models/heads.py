@@ -1,14 +1,17 @@
-"""The classification head of a network: find it, name it, replace it."""
+"""The head of a network: find it, name it, replace it, give it the noise of numbers."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from bayesprior.errors import ConfigError, nearest_name
 
-__all__ = ["head_prefix", "num_outputs", "replace_head"]
+__all__ = ["NoisyLinear", "head_prefix", "learn_noise", "num_outputs", "replace_head"]
 
 _OF_MAPS = ("classifier.*_classifier.*", "segmentation_head.0")
 """Heads of networks that end otherwise: torchvision's LRASPP adds up the maps of two layers, and
@@ -127,3 +130,92 @@ def _like(old: nn.Linear | nn.Conv2d, num_outputs: int) -> nn.Linear | nn.Conv2d
         "padding": old.padding,
     }
     return nn.Conv2d(old.in_channels, num_outputs, **shape, **make)
+
+
+class NoisyLinear(nn.Linear):
+    """A linear layer for P numbers that has one noise level a number, whatever the input.
+
+    Returns P means and P logarithms of the noise variance, as
+    `bayesprior.tasks.likelihoods.HeteroscedasticNormal` reads them. The noise is a weight,
+    ``log_variance``, which is inferred with all others, or a buffer where it is known.
+
+    Parameters
+    ----------
+    layer
+        Gives the P means.
+    std
+        Known standard deviations of the noise, P of them; None learns them from 1 on, in
+        standardized units the noise of a network that knows nothing yet.
+
+    Examples
+    --------
+    >>> NoisyLinear(nn.Linear(3, 1))(torch.zeros(2, 3)).shape
+    torch.Size([2, 2])
+    """
+
+    log_variance: Tensor
+
+    def __init__(self, layer: nn.Linear, std: Sequence[float] | None = None) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.std = None if std is None else [round(float(value), 6) for value in std]
+        known = layer.weight.new_tensor([0.0] * self.out_features if std is None else list(std))
+        if std is None:
+            self.log_variance = nn.Parameter(known)
+        else:
+            self.register_buffer("log_variance", 2 * known.log())
+
+    def forward(self, features: Float[Tensor, "*B inputs"]) -> Float[Tensor, "*B twoP"]:
+        """Return means and log variances."""
+        mean = super().forward(features)
+        return torch.cat([mean, self.log_variance.expand_as(mean)], -1)
+
+    def extra_repr(self) -> str:
+        """Tell a known noise."""
+        return super().extra_repr() + (f", std={self.std}" if self.std else "")
+
+
+def learn_noise(
+    module: nn.Module, head: str | None = None, *, std: Sequence[float] | None = None
+) -> str:
+    """Let a network for P numbers tell its noise too: its head becomes a `NoisyLinear`, in place.
+
+    Parameters
+    ----------
+    module
+        Its outputs are its head's.
+    head
+        Name of a linear layer; `head_prefix` by default.
+    std
+        As of `NoisyLinear`.
+
+    Returns
+    -------
+    str
+        The head's name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such layer, or the known noise is not P positive numbers.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> learn_noise(net), [name for name, _ in net.named_parameters()][-3:]
+    ('2', ['2.weight', '2.bias', '2.log_variance'])
+    """
+    prefix = head or head_prefix(module)
+    layers = {name: child for name, child in module.named_modules() if name}
+    old = layers.get(prefix)
+    if not isinstance(old, nn.Linear):
+        raise ConfigError(
+            f"{type(module).__name__} has no linear layer {prefix!r}{nearest_name(prefix, layers)}"
+        )
+    if std is not None and (
+        len(std) != old.out_features or not all(0 < value < math.inf for value in std)
+    ):
+        raise ConfigError(f"noise must be {old.out_features} positive numbers, got {list(std)}")
+    parent, _, attribute = prefix.rpartition(".")
+    setattr(module.get_submodule(parent), attribute, NoisyLinear(old, std))
+    return prefix

@@ -24,12 +24,20 @@ from bayesprior.prediction.points import (
     bin_sums,
     calibration_error,
     mean_overlap,
+    rank_error,
     risk_curve,
 )
 from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
 from bayesprior.tasks.pixels import PixelCategorical
 
-__all__ = ["METRICS", "CalibrationError", "MeanMetric", "MetricRow", "default_metrics"]
+__all__ = [
+    "METRICS",
+    "CalibrationError",
+    "MeanMetric",
+    "MetricRow",
+    "default_metrics",
+    "number_scores",
+]
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ class MetricRow:
 
     def metric(self, num_classes: int, ignore_index: int | None = None) -> Metric | None:
         """Return the metric that streams; None if none does or there is no direction."""
-        if self.larger_is_better is None or (self.summary is not None and self.streamed is None):
+        needs_all = self.summary is not None or self.tasks == ("numbers",)
+        if self.larger_is_better is None or (needs_all and self.streamed is None):
             return None
         if self.streamed is not None:
             return self.streamed(num_classes, ignore_index)
@@ -269,11 +278,39 @@ METRICS: dict[str, MetricRow] = {
         streamed=lambda num_classes, ignore: MeanSquaredError(squared=False),
         tasks=("numbers",),
     ),
+    "crps": MetricRow(
+        "CRPS",
+        "error of the whole predictive law, in the targets' unit; smaller is better",
+        lambda p: p.crps,
+        False,
+        tasks=("numbers",),
+    ),
+    "pit": MetricRow(
+        "PIT distance",
+        "largest gap between the targets' ranks in their predictive laws and uniform ones",
+        lambda p: torch.special.ndtr(p.errors[0]),
+        False,
+        summary=rank_error,
+        tasks=("numbers",),
+    ),
+    "coverage_50": MetricRow(
+        "50 % coverage",
+        "share of the targets in their 50 % interval; 0.5 is honest",
+        lambda p: p.inside(0.5),
+        tasks=("numbers",),
+    ),
+    "coverage_90": MetricRow(
+        "90 % coverage",
+        "share of the targets in their 90 % interval; 0.9 is honest",
+        lambda p: p.inside(0.9),
+        tasks=("numbers",),
+    ),
 }
 """``name -> row``, in the order of the tables.
 
 A difference of half a percentage point, or of 0.005 nats, is called none. Half a point is less
-than another seed of the same fit moves either. For numbers the unit decides, so RMSE has no margin.
+than another seed of the same fit moves either. For numbers the unit decides: RMSE and CRPS
+have no margin.
 """
 
 
@@ -303,6 +340,23 @@ def default_metrics(likelihood: Any, num_classes: int) -> MetricCollection:
     <function <lambda> at ...>
     """
     return MetricCollection({})
+
+
+def number_scores(
+    targets: Float[Tensor, "N P"], mean: Float[Tensor, "N P"], variance: Float[Tensor, "N P"]
+) -> dict[str, float]:
+    """Return the metrics of numbers that need every point's variance, which `predict` keeps.
+
+    Examples
+    --------
+    >>> zeros = torch.zeros(2, 1)
+    >>> number_scores(torch.tensor([[0.1], [1.0]]), zeros, zeros + 1)["coverage_50"]
+    0.5
+    """
+    unscored = torch.full((len(targets),), torch.nan)  # the draws' own tell the log score
+    points = Points(targets, unscored, mean=mean, variance=variance)
+    rows = {n: row for n, row in METRICS.items() if row.tasks == ("numbers",)}
+    return {n: r.summarize(r.points(points)) for n, r in rows.items() if r.streamed is None}
 
 
 def _of_task(task: str, likelihood: Any, num_classes: int) -> MetricCollection:

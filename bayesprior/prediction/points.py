@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Float, Integer, Shaped
@@ -11,7 +12,15 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from bayesprior.errors import ConfigError
 
-__all__ = ["Points", "bin_sums", "calibration_error", "mean_overlap", "nll", "risk_curve"]
+__all__ = [
+    "Points",
+    "bin_sums",
+    "calibration_error",
+    "mean_overlap",
+    "nll",
+    "rank_error",
+    "risk_curve",
+]
 
 NUM_BINS = 15
 
@@ -51,6 +60,8 @@ class Points:
         Predictive mean (N, P); None for classes.
     aleatoric, epistemic
         Parts of the entropy, (N,), where they are known.
+    variance
+        Of the predictive law of numbers, (N, P).
 
     Examples
     --------
@@ -65,6 +76,7 @@ class Points:
     mean: Float[Tensor, "N P"] | None = None
     aleatoric: Float[Tensor, " N"] | None = None
     epistemic: Float[Tensor, " N"] | None = None
+    variance: Float[Tensor, "N P"] | None = None
 
     @classmethod
     def labeled(
@@ -96,6 +108,26 @@ class Points:
     def is_right(self) -> Float[Tensor, " N"]:
         """1 where the most probable class is the target, else 0."""
         return (self.top[1] == self.targets).to(self.top[0].dtype)
+
+    @functools.cached_property
+    def errors(self) -> tuple[Tensor, Tensor]:
+        """Targets minus means in predictive standard deviations, and these: (N, P) each."""
+        if self.mean is None or self.variance is None:
+            raise ConfigError("classes have no mean and variance")
+        std = self.variance.double().sqrt()
+        return (self.targets - self.mean.double()) / std, std
+
+    def inside(self, level: float) -> Float[Tensor, " N"]:
+        """Return the share of each point's numbers in the central interval of a level."""
+        half = NormalDist().inv_cdf(0.5 + level / 2)
+        return (self.errors[0].abs() <= half).double().mean(1)
+
+    @functools.cached_property
+    def crps(self) -> Float[Tensor, " N"]:
+        """Continuous ranked probability score of a normal law, the mean over its numbers."""
+        z, std = self.errors
+        density = (-(z**2) / 2).exp() / math.sqrt(2 * math.pi)
+        return (std * (z * torch.erf(z / math.sqrt(2)) + 2 * density - math.pi**-0.5)).mean(1)
 
     @functools.cached_property
     def entropy(self) -> Float[Tensor, " N"]:
@@ -146,6 +178,13 @@ def bin_sums(
 def calibration_error(sums: Float[Tensor, "3 M"]) -> Float[Tensor, ""]:
     """Return the mean over points of |hits - values| of their bin; NaN without points."""
     return (sums[2] - sums[1]).abs().sum() / sums[0].sum()
+
+
+def rank_error(ranks: Float[Tensor, "N P"]) -> Float[Tensor, ""]:
+    """Return the Kolmogorov-Smirnov distance of ranks in [0, 1] from uniform ones."""
+    ordered = ranks.flatten().sort().values
+    steps = torch.arange(len(ordered) + 1, device=ranks.device, dtype=torch.float64) / len(ordered)
+    return torch.maximum(steps[1:] - ordered, ordered - steps[:-1]).max()
 
 
 def risk_curve(uncertainty: Float[Tensor, " N"], loss: Float[Tensor, " N"]) -> Float[Tensor, " N"]:

@@ -19,7 +19,7 @@ from bayesprior.inference.wrappers import modes_kept
 from bayesprior.prediction.averaging import DrawAverage, chunks
 from bayesprior.prediction.functional import FunctionalNetwork
 from bayesprior.prediction.images import ImageSums
-from bayesprior.prediction.metrics import CalibrationError, default_metrics
+from bayesprior.prediction.metrics import CalibrationError, default_metrics, number_scores
 from bayesprior.prediction.points import nll
 from bayesprior.tasks.likelihoods import Likelihood, Moments
 from bayesprior.tasks.pixels import PixelCategorical
@@ -282,6 +282,7 @@ class _Results:
         keep_maps: bool,
     ) -> None:
         self._likelihood, self._keep_maps = likelihood, keep_maps
+        self._by_default = metrics is None
         self._metrics: MetricCollection | None = None
         self._is_labeled = False
         if metrics is not None:  # copies, because metrics have a state
@@ -344,6 +345,8 @@ class _Results:
             binned = [m for m in self._metrics.values() if isinstance(m, CalibrationError)]
             calibration = binned[0].sums().cpu() if binned else None
         kept: dict[str, Any] = {name: torch.cat(parts) for name, parts in self._kept.items()}
+        if self._by_default and computed and "variance" in kept and len(self._metrics):
+            computed |= number_scores(*(kept[name] for name in ("targets", "mean", "variance")))
         if "log_score" in kept:
             computed["nll"] = -kept["log_score"].mean().item()
         return Prediction(

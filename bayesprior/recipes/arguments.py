@@ -25,7 +25,7 @@ from bayesprior.recipes.options import (
     SourceOptions,
     SwagOptions,
 )
-from bayesprior.tasks.likelihoods import Categorical, Likelihood
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Likelihood
 from bayesprior.tasks.objectives import supervised
 from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Forward, pair_forward
@@ -85,6 +85,8 @@ def head_names(names: Iterable[str], head: Selection | None, owner: str) -> set[
 
 def default_likelihood(data: DataBundle) -> Likelihood:
     """Return the likelihood that a task's targets ask for."""
+    if data.num_numbers:
+        return HeteroscedasticNormal.of_targets(data.train.targets)
     return PixelCategorical() if data.has_masks else Categorical()
 
 
@@ -92,8 +94,10 @@ class TrainCall(RunOptions):
     """What every recipe that trains takes in Python alone."""
 
     likelihood: Likelihood | None = None
-    """How outputs speak about targets; by default what the data ask for: `PixelCategorical` of
-    masks, else `Categorical`."""
+    """How outputs speak about targets. By default what the data ask for: `Categorical` of labels,
+    `PixelCategorical` of masks, and of numbers (N, P) `HeteroscedasticNormal` in the units of the
+    training targets: the network then gives 2P outputs, as one does to which
+    `bayesprior.models.learn_noise` was applied."""
     forward: Forward = pair_forward
     """Calls the network on a batch: ``(module, batch) -> (outputs, targets)``."""
     fabric: Fabric | None = None
@@ -136,9 +140,8 @@ class TrainCall(RunOptions):
         names = [name for name in ("loss", "accuracy") if rows and all(name in r for r in rows)]
         found = {f"training_{name}": fmean(r[name] for r in rows) for name in names}
         data = getattr(self, "data")  # noqa: B009 - of every call that trains
-        own = type(self.likelihood) not in (Categorical, type(None)) or getattr(
-            self, "loss_fn", None
-        )
+        own = type(self.likelihood) not in (Categorical, type(None))
+        own = own or getattr(self, "loss_fn", None) is not None
         known = data.num_classes and data.train.targets is not None  # without reading pictures
         if own or not known or any(result.step < 100 for result in results):
             return found
@@ -156,11 +159,18 @@ class TrainCall(RunOptions):
         return found
 
     def check_task(self, module: nn.Module, data: DataBundle) -> None:
-        """Raise `ConfigError` unless the network takes the data, and answers with their classes."""
+        """Raise `ConfigError` unless the network takes the data, and answers with what they need."""
+        numbers = data.num_numbers if type(self.likelihood) is HeteroscedasticNormal else 0
         classes = isinstance(self.likelihood, Categorical | PixelCategorical | None)
 
         def forward(network: nn.Module, batch: Any) -> Any:
             outputs, targets = self.forward(network, batch)
+            if numbers and outputs.shape[1:] != (2 * numbers,):
+                raise ConfigError(
+                    f"the network gives outputs {tuple(outputs.shape[1:])}, the targets of "
+                    f"{data.name!r} are {numbers} numbers, each of which needs a mean and a noise: "
+                    "bayesprior.models.learn_noise(module), or likelihood=Normal(std)"
+                )
             # What other likelihoods make of outputs need not be one number a class.
             return outputs if classes else None, targets
 

@@ -63,7 +63,7 @@ def values_of(group: type[Options], options: Options) -> dict[str, Any]:
     --------
     >>> from bayesprior.recipes.options import ModelOptions, StudyOptions
     >>> values_of(ModelOptions, StudyOptions(data="digits", model="mlp", source="s"))
-    {'model': 'mlp', 'model_options': {}, 'head': None}
+    {'model': 'mlp', 'model_options': {}, 'head': None, 'noise': 'learned'}
     """
     return {spec.name: getattr(options, spec.name) for spec in dataclasses.fields(group)}
 

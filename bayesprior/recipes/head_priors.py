@@ -46,6 +46,9 @@ __all__ = [
 
 LOGIT_STD, WEIGHT_STD = 5.0, 1.0
 NOISE_WIDTH = 2.5  # of a prior, in units of `feature_noise`
+NUMBER_STD = 1.0
+"""Of an output that is a standardized number: the targets have the standard deviation 1, and what
+the inputs explain of it is at most all (the law of total variance)."""
 _ENOUGH = {"source": 10_000, "target": 1_000, "width": 256}  # examples that are looked at
 _FLOOR = 0.01  # a tensor of zeros counts as one of this share of the weights' rms
 
@@ -177,7 +180,8 @@ def head_of(call: Any, law: GaussianWeights, new: set[str]) -> HeadChoice:
             )
         return HeadChoice(None, note=note or "the size of the head's inputs is not known")
     assert name is not None
-    logit_std = options.head_logit_std or LOGIT_STD
+    usual = NUMBER_STD if data is not None and data.num_numbers else LOGIT_STD
+    logit_std = options.head_logit_std or usual
     has_bias = layer.bias is not None
     if data is None:
         prior = HeadPrior.of_statistics(known, logit_std, learned=not note, has_bias=has_bias)

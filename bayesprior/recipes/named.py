@@ -20,9 +20,10 @@ from bayesprior.data import (
 )
 from bayesprior.data.datasets import LabeledDataset
 from bayesprior.data.transforms import PixelTransform
-from bayesprior.errors import DataError
-from bayesprior.models import expected_images, model_for
+from bayesprior.errors import ConfigError, DataError
+from bayesprior.models import expected_images, learn_noise, model_for
 from bayesprior.recipes.options import DataOptions, ModelOptions
+from bayesprior.tasks.likelihoods import HeteroscedasticNormal
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
@@ -87,7 +88,9 @@ def load_model(
     choice
         Which network.
     bundle
-        Gives ``num_classes``, ``in_channels`` and ``in_features`` where the network asks.
+        Gives ``num_classes``, ``in_channels`` and ``in_features`` where the network asks. Of
+        numbers the outputs are means and logarithms of the noise variance, as of
+        `bayesprior.tasks.likelihoods.HeteroscedasticNormal`.
     seed
         Of the random initialization; torch's global state is left as it is.
     weights
@@ -107,9 +110,11 @@ def load_model(
     """
     if weights is not None:
         _check_normalization(choice.model, bundle)
+    numbers, noise = bundle.num_numbers, choice.noise
+    outputs = numbers * (1 + (noise == "predicted")) or bundle.num_classes
     module, head, loaded = model_for(
         choice.model,
-        num_classes=max(bundle.num_classes, 1),  # without labels the head is not used
+        num_classes=max(outputs, 1),  # without labels the head is not used
         input_shape=bundle.input_shape,
         weights=weights,
         rename=rename,
@@ -120,7 +125,19 @@ def load_model(
     )
     if loaded is not None and tell is not None:
         tell(loaded.summary)
+    if numbers and noise != "predicted":
+        learn_noise(module, head, std=None if noise == "learned" else _known(noise, bundle))
     return module, head
+
+
+def _known(noise: str, bundle: DataBundle) -> list[float]:
+    """Return a known noise in units of the standardized targets."""
+    try:
+        std = float(noise)
+    except ValueError:
+        raise ConfigError(f"noise must be learned, predicted or a number, got {noise!r}") from None
+    unit = HeteroscedasticNormal.of_targets(bundle.train.targets).target_std
+    return (std / torch.as_tensor(unit)).tolist()
 
 
 def _check_normalization(model: str, bundle: DataBundle) -> None:

@@ -1,11 +1,12 @@
-"""Predictions for new data: pictures and arrays that nobody has labeled."""
+"""Predictions for new data: pictures, arrays and tables that nobody has labeled."""
 
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import NormalDist
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +22,7 @@ from bayesprior.storage import atomic_path
 from bayesprior.tasks.protocols import inputs_forward
 
 __all__ = [
+    "NewNumbers",
     "NewPredictions",
     "Threshold",
     "check_out",
@@ -51,8 +53,89 @@ class Threshold(NamedTuple):
     num_errors: int
 
 
+class _Rows:
+    """A table with one row an input."""
+
+    _digits: ClassVar[str] = ".6g"
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of a row's entries."""
+        raise NotImplementedError
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one row an input."""
+        raise NotImplementedError
+
+    def csv(self) -> str:
+        """Return the rows as comma-separated values with a header."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows():
+            writer.writerow([self._cell(value) for value in row.values()])
+        return text.getvalue()
+
+    def _cell(self, value: Any) -> Any:
+        if isinstance(value, float):
+            return format(value, self._digits)
+        return str(value).lower() if isinstance(value, bool) else value
+
+    def write(self, path: str | Path) -> None:
+        """Write the rows to a .csv file, atomically; replaces only a file of the same kind.
+
+        Raises
+        ------
+        ConfigError
+            If there is a file that is none of ours.
+        StorageError
+            If it cannot be written.
+        """
+        with atomic_path(check_out(path)) as temporary:
+            temporary.write_text(self.csv(), encoding="utf-8", errors="surrogateescape")
+
+
 @dataclass(frozen=True, eq=False)
-class NewPredictions:
+class NewNumbers(_Rows):
+    """What a run says of N new inputs whose targets are P numbers, in the targets' unit.
+
+    Attributes
+    ----------
+    files
+        Where each came from: a table, or an archive, and the row in it.
+    mean, std
+        (N, P), of the predictive law, noise included.
+    unreadable
+        File -> reason, of what could not be read.
+    """
+
+    files: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    _digits: ClassVar[str] = ".9g"
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of a row's entries: file, and for each number mean, std and interval ends."""
+        names = ["mean", "std", "low_50", "high_50", "low_90", "high_90"]
+        several = self.mean.shape[1]
+        return ["file", *(n if several == 1 else f"{n}_{i}" for i in range(several) for n in names)]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one row an input; intervals are central ones, of 50 % and 90 %."""
+        half_50, half_90 = (NormalDist().inv_cdf(0.5 + level / 2) for level in (0.5, 0.9))
+        for file, means, stds in zip(self.files, self.mean, self.std, strict=True):
+            values: list[Any] = [file]
+            for mean, std in zip(map(float, means), map(float, stds), strict=True):
+                values += [mean, std]
+                values += [mean + s * std for s in (-half_50, half_50, -half_90, half_90)]
+            yield dict(zip(self.columns, values, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class NewPredictions(_Rows):
     """What a run says of N new inputs.
 
     Attributes
@@ -90,30 +173,6 @@ class NewPredictions:
             values = [file, self.class_names[int(probs.argmax())], *map(float, probs), float(nats)]
             yield dict(zip(self.columns, [*values, abstains], strict=True))
 
-    def csv(self) -> str:
-        """Return the rows as comma-separated values with a header."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        for row in self.rows():
-            *values, abstains = row.values()
-            cells = [f"{v:.6g}" if isinstance(v, float) else v for v in values]
-            writer.writerow([*cells, "" if abstains is None else str(abstains).lower()])
-        return text.getvalue()
-
-    def write(self, path: str | Path) -> None:
-        """Write the rows to a .csv file, atomically; replaces only a file of the same kind.
-
-        Raises
-        ------
-        ConfigError
-            If there is a file that is none of ours.
-        StorageError
-            If it cannot be written.
-        """
-        with atomic_path(check_out(path)) as temporary:
-            temporary.write_text(self.csv(), encoding="utf-8", errors="surrogateescape")
-
 
 def check_out(path: str | Path) -> Path:
     """Return the path of a table; refuse a file that is not ours to replace.
@@ -130,7 +189,7 @@ def check_out(path: str | Path) -> Path:
         raise ConfigError(f"out is a folder: {path}")
     if path.exists():
         with path.open(encoding="utf-8", errors="replace") as file:
-            if not file.readline().startswith("file,class,"):
+            if not file.readline().startswith(("file,class,", "file,mean")):
                 raise ConfigError(
                     f"out is {path}, which holds something else; choose another; nothing was "
                     "overwritten"
@@ -144,33 +203,33 @@ class NewDataCall(NewDataOptions, kw_only=False):
     run: str | Path | FitRun
     """Folder of a fit, or what `bayesprior.load_run` made of it."""
     new: Sequence[str | Path]
-    """Folders of pictures (searched through), picture files, or .npz files with ``x``."""
+    """Folders of pictures (searched through), picture files, .npz files with ``x``, or tables."""
 
 
 @recipe(NewDataCall)
-def predict_new(call: NewDataCall) -> NewPredictions:
-    """Predict pictures and arrays with a finished run, through its own transform.
+def predict_new(call: NewDataCall) -> NewPredictions | NewNumbers:
+    """Predict pictures, arrays and tables with a finished run, through its own transform.
 
     Returns
     -------
-    NewPredictions
-        Pictures that cannot be read are named in ``unreadable``, the others are predicted.
+    NewPredictions or NewNumbers
+        What cannot be read is named in ``unreadable``, the others are predicted.
 
     Raises
     ------
     ConfigError
-        If the run is not finished or has no classes, or there is nothing to predict.
+        If the run is not finished or has no kind of targets, or there is nothing to predict.
     DataError
         If not one input can be read.
     """
     fit = call.run if isinstance(call.run, FitRun) else load_run(call.run, trust=call.trust)
     names = fit.data.class_names
-    if not names:
+    if not names and not fit.data.num_numbers:
         raise ConfigError(f"{fit.data.name!r} has no classes, of which new data could be")
     new = [call.new] if isinstance(call.new, str | Path) else call.new
     source = NewInputs([Path(path).expanduser() for path in new], fit.data, call.batch_size)
     threshold = None
-    if fit.data.validation is not None:
+    if names and fit.data.validation is not None:
         known = averaged(fit, fit.data.loader("validation", call.batch_size), call)
         threshold = fitted_threshold(_array(known.mean_probs), _array(known.targets), call.risk)
     try:
@@ -179,6 +238,9 @@ def predict_new(call: NewDataCall) -> NewPredictions:
         if source.files:
             raise
         raise DataError(f"nothing could be read: {listed(source.unreadable)}") from None
+    if found.mean is not None and found.variance is not None:
+        moments = found.mean.numpy(), found.variance.sqrt().numpy()
+        return NewNumbers(tuple(source.files), *moments, source.unreadable)
     probs = _array(found.mean_probs)
     return NewPredictions(tuple(source.files), names, probs, threshold, source.unreadable)
 

@@ -1,4 +1,4 @@
-"""New inputs, read as a run's own data set reads its examples: pictures and arrays."""
+"""New inputs, read as a run's own data set reads its examples: pictures, arrays and tables."""
 
 import itertools
 import os
@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesprior.data import ArrayDataset, DataBundle, LazyDataset
 from bayesprior.data.arrays import open_archive, reason
 from bayesprior.data.folders import opened
+from bayesprior.data.tables import read_columns
 from bayesprior.errors import ConfigError, DataError
 
 __all__ = ["NewInputs"]
@@ -20,6 +21,9 @@ __all__ = ["NewInputs"]
 Sized = tuple[Tensor, tuple[int, ...]]
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 """Endings of the files that are taken from a folder; a file that is named itself may have any."""
+
+TABLES = (".csv", ".tsv")
+"""Endings of tables."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP = ("I", "F")  # modes of more than 8 bits a channel, which a conversion would cut off
@@ -31,7 +35,7 @@ class NewInputs:
     Parameters
     ----------
     paths
-        Folders of pictures, pictures, or .npz files with ``x``.
+        Folders of pictures, pictures, .npz files with ``x``, or tables with the run's columns.
     task
         Gives the transform and the shape.
     batch_size
@@ -56,7 +60,7 @@ class NewInputs:
         self._task, self._batch_size = task, batch_size
         self._paths = [file for path in paths for file in _files(path)]
         if not self._paths:
-            raise ConfigError("nothing to predict; name folders, pictures or .npz files")
+            raise ConfigError("nothing to predict; name folders, pictures, tables or .npz files")
         self.files: list[str] = []
         self.sizes: list[tuple[int, ...]] = []
         self.unreadable: dict[str, str] = {}
@@ -69,15 +73,15 @@ class NewInputs:
 
     def _examples(self) -> Iterator[Tensor]:
         for path in self._paths:
-            is_archive = path.suffix.lower() == ".npz"
-            read = _arrays(path, self._task) if is_archive else _picture(path, self._task)
+            has_rows = path.suffix.lower() in (".npz", *TABLES)
+            read = _arrays(path, self._task) if has_rows else _picture(path, self._task)
             try:
                 for row, (example, size) in enumerate(read):
                     self.sizes.append(size)
-                    self.files.append(f"{path}[{row}]" if is_archive else str(path))
+                    self.files.append(f"{path}[{row}]" if has_rows else str(path))
                     yield example
             except DataError as error:
-                self.unreadable[str(path)] = str(error)
+                self.unreadable[str(path)] = str(error).removeprefix(f"{path}: ")
 
 
 def _files(path: Path) -> list[Path]:
@@ -140,10 +144,15 @@ def _fitting(example: Tensor, task: DataBundle) -> Tensor:
 
 
 def _arrays(path: Path, task: DataBundle) -> Iterator[Sized]:
-    """Yield the rows of an archive's ``x``."""
+    """Yield the rows of an archive's ``x``, or of a table."""
     from PIL import Image
 
-    array = _stored(path)
+    if path.suffix.lower() in TABLES:
+        if not task.columns:
+            raise DataError(f"is a table, and {task.name!r} is none; give an .npz file with x")
+        array = read_columns(path, task.columns)
+    else:
+        array = _stored(path)
     if isinstance(task.test, LazyDataset):
         if array.dtype != np.uint8:
             raise DataError(f"its x has type {array.dtype}; store pictures as uint8")

@@ -87,13 +87,14 @@ class DataOptions(Options):
     """A short name (digits, glyphs, cifar10, cifar100, mnist, fashion_mnist, flowers102,
     oxford_pets, image_folder, mask_folder), a folder of pictures (a folder for each class, or
     images and masks), a .npz file with x_train, y_train, x_test, y_test (or x, y; y are masks if
-    they have pixels), or an import path pkg.module:function that returns a DataBundle."""
+    they have pixels), a .csv file with --data_options.target COLUMN, or an import path
+    pkg.module:function that returns a DataBundle."""
     data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of the data set, as --data_options.NAME VALUE, such as root or size."""
     classes: str | None = option(None, shown="all")
     """Keep these classes (names or numbers, separated by commas), relabeled 0, 1, ..."""
     num_data: int | None = option(None, least=1, shown="all")
-    """Keep this many training examples, class-balanced."""
+    """Keep this many training examples, class-balanced where they have classes."""
     per_class: int | None = option(None, least=1, shown="all")
     """Or this many of each class."""
     num_validation: int | None = option(None, least=1, shown="none more")
@@ -114,6 +115,9 @@ class ModelOptions(Options):
     classes, channels and features come from the data."""
     head: str | None = option(None, shown="the last linear layer")
     """Name of the layer that does not transfer."""
+    noise: str = option("learned")
+    """Of targets that are numbers: learned (one level, a weight of the head), predicted (by the
+    network, for each input), or a known standard deviation in the targets' unit."""
 
 
 class SourceOptions(ObjectiveOptions, LoggedOptions):

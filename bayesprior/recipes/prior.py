@@ -21,6 +21,7 @@ from bayesprior.recipes.digests import (
     state_digest,
 )
 from bayesprior.recipes.head_priors import (
+    WEIGHT_STD,
     HeadChoice,
     head_of,
     rms_by_tensor,
@@ -112,7 +113,10 @@ def make_prior(call: PriorCall) -> GaussianWeights:
         law = law.rescale(rms_std=own_width if call.rms_std is None else call.rms_std)
     norms = _scales_of_norms(call.target, new)
     if head is not None:
-        law = law.extend(layout, std=head.std, loc=norms)
+        # A noise is a factor, not one of the head's weights: its width is not theirs.
+        noise = {name for name in new if name.rpartition(".")[2] == "log_variance"}
+        law = law.extend(layout.select(set(layout.names) - noise), std=head.std, loc=norms)
+        law = law.extend(layout, std=WEIGHT_STD)
         law = head.put_on(law, call.target)
     law.provenance = source.provenance | {
         "role": "prior",

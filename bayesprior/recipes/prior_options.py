@@ -28,9 +28,11 @@ class PriorOptions(Options):
     """Covariance of the new head's weights, the same for each class: learned is that of the
     source's features, which are scaled down where they vary within classes; auto takes it where
     the source tells it, and says so."""
-    head_logit_std: float | None = option(None, above=0, shown="5, if the features' size is known")
-    """Standard deviation of a logit under the prior of the head. The size of the head's inputs is
-    that of the data given, else the source's."""
+    head_logit_std: float | None = option(
+        None, above=0, shown="5, of numbers 1, if the features' size is known"
+    )
+    """Standard deviation of a logit, or of a standardized number, under the prior of the head. The
+    size of the head's inputs is that of the data given, else the source's."""
     head_std: float | None = option(None, above=0, shown="1, if it is not")
     """Or the standard deviation of each new weight."""
     jitter: float = option(0.1, least=0)

@@ -134,6 +134,11 @@ def study(call: StudyOptions) -> StudyResult:
     amounts: Sequence[int | None] = call.num_data or (None,)
     model = model_options(call)
     task = [load_data(data_options(call, n, call.seed), model) for n in amounts][0]
+    if task.num_numbers:
+        raise ConfigError(
+            f"{task.name} has numbers to predict, and a study compares classifications; fit each "
+            "method, then bayesprior compare"
+        )
     if task.validation is None:
         raise ConfigError(f"{task.name} has no validation split to choose by; give num_validation")
     with locked(call.out):

@@ -120,19 +120,18 @@ def _short(number: float) -> str:
 def comparison_verdict(
     differences: Sequence[Difference], method: str, baseline: str, *, only_prior: bool = False
 ) -> Verdict:
-    """Say whether a method is better than a baseline, by accuracy and NLL.
+    """Say whether a method is better than a baseline, by accuracy (of numbers CRPS) and NLL.
 
     It is asked of the prior only where the two differ in nothing else (``only_prior``). The
     differences are those of `bayesprior.diagnostics.compare.paired_differences`.
     """
     question = HELP if only_prior else f"Is {method} better than {baseline}?"
-    found = [d for d in differences if d.method == method and d.metric in ("accuracy", "nll")]
+    found = [d for d in differences if d.method == method and d.metric in _DECISIVE]
     parts = []
     for d in found:
         digits = "+.1%" if d.metric == "accuracy" else "+.3f"
         estimate, low, high = (format(v, digits) for v in d.interval)
-        label = "accuracy" if d.metric == "accuracy" else "loss per point (NLL)"
-        parts.append(f"{label} {estimate} [{low}, {high}]")
+        parts.append(f"{_DECISIVE[d.metric]} {estimate} [{low}, {high}]")
     over = f"95 % over {found[0].over}" if found else ""
     reason = f"{method} against {baseline}, {over}: {', '.join(parts)}."
     words = {d.verdict for d in found}
@@ -156,6 +155,7 @@ def comparison_verdict(
     return Verdict(question, "warn", "Mixed", reason, advice)
 
 
+_DECISIVE = {"accuracy": "accuracy", "nll": "loss per point (NLL)", "crps": "CRPS"}
 LONGER = "Raise burn_in, num_draws or thin"
 
 

@@ -8,18 +8,19 @@ import xarray as xr
 from jaxtyping import Shaped
 
 from bayesprior.diagnostics.compare import MethodResult
-from bayesprior.diagnostics.predictions import ImageOutcome, Outcome
+from bayesprior.diagnostics.predictions import AnyOutcome, ImageOutcome, NumberOutcome, Outcome
 from bayesprior.errors import DataError
 from bayesprior.prediction.images import ImageSums
 from bayesprior.tree.maps import DIMS, sums_of
 
 __all__ = ["image_group", "images_of", "method_group", "methods_of"]
 
-_ARRAYS = ("probs", "targets", "log_score", "aleatoric", "epistemic")
+_CLASSES = ("probs", "targets", "log_score", "aleatoric", "epistemic")
+_NUMBERS = ("mean", "variance", "targets", "log_score")
 
 
 def method_group(result: MethodResult) -> xr.Dataset:
-    """Return a method's results as a group, of dims (seed, point, class_name).
+    """Return a method's results as a group, of dims (seed, point, class_name or output).
 
     Raises
     ------
@@ -27,13 +28,16 @@ def method_group(result: MethodResult) -> xr.Dataset:
         If the outcomes of its seeds are not of the same labeled points.
     """
     variables: dict[str, Any] = {}
-    of_images = isinstance(result.outcomes[0], ImageOutcome)
-    for name in ImageSums._fields if of_images else _ARRAYS:
+    numbers = isinstance(result.outcomes[0], NumberOutcome)
+    fields: tuple[str, ...] = _NUMBERS if numbers else _CLASSES
+    if isinstance(result.outcomes[0], ImageOutcome):
+        fields = ImageSums._fields
+    for name in fields:
         parts: list[Any] = [getattr(getattr(o, "images", o), name, None) for o in result.outcomes]
         if any(part is None or np.shape(part) != np.shape(parts[0]) for part in parts):
             raise DataError(f"the results of {result.name!r} are not of the same labeled points")
         values = np.stack(parts)
-        dims = DIMS.get(name, ("class_name",))
+        dims = DIMS.get(name, ("output" if numbers else "class_name",))
         variables[name] = (("seed", "point", *dims)[: values.ndim], values)
     attrs: dict[str, Any] = {"method": result.name, "is_dense": int(result.outcomes[0].is_dense)}
     if result.seconds is not None:
@@ -47,13 +51,15 @@ def methods_of(tree: xr.DataTree) -> list[MethodResult]:
     while (group := f"methods_{len(out)}") in tree.children:
         data = tree[group].dataset
         name, is_dense = str(data.attrs["method"]), bool(data.attrs["is_dense"])
-        outcomes: list[Outcome | ImageOutcome] = []
+        outcomes: list[AnyOutcome] = []
         for i in range(data.sizes["seed"]):
             if (sums := sums_of(data.isel(seed=i))) is not None:
                 outcomes.append(ImageOutcome(name, sums))
-                continue
-            own = {n: data[n].values[i] for n in _ARRAYS}
-            outcomes.append(Outcome(name=name, is_dense=is_dense, **own))
+            elif "mean" in data:
+                outcomes.append(NumberOutcome(name, *(data[n].values[i] for n in _NUMBERS)))
+            else:
+                own = {n: data[n].values[i] for n in _CLASSES}
+                outcomes.append(Outcome(name=name, is_dense=is_dense, **own))
         seeds = [int(seed) for seed in data.seed.values]
         out.append(MethodResult(name, outcomes, seeds, data.attrs.get("seconds")))
     return out

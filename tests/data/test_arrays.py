@@ -241,7 +241,8 @@ def test_tables_and_numbers_to_predict(rng):
     inputs, targets = next(iter(bundle.loader("train", 12)))
     assert inputs.dtype == targets.dtype == torch.float32
     np.testing.assert_allclose(inputs, (x[:12] - x[:12].mean(0)) / x[:12].std(0), rtol=1e-4)
-    np.testing.assert_allclose(targets, y[:12].astype(np.float32))
+    np.testing.assert_allclose(targets, y[:12, None].astype(np.float32))
+    assert (bundle.num_numbers, bundle.columns) == (1, ())
     assert (bundle.num_classes, bundle.input_shape) == (0, (4,))
     two = from_arrays("two", (x, np.stack([y, -y], 1)), normalize=None)
     assert two.train[3][1].tolist() == [np.float32(y[3]), -np.float32(y[3])]

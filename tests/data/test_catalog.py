@@ -42,8 +42,12 @@ def test_paths_of_folders_and_files(tmp_path):
         for i in range(5):
             Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "pictures" / name / f"{i}.png")
     assert get_data(str(tmp_path / "pictures"), size=8).class_names == ("a", "b")
-    with pytest.raises(DataError, match=r"labels.csv: tables .* bp.from_arrays"):
-        get_data("labels.csv")
+    (tmp_path / "flats.csv").write_text("area,price\n" + "50,310.5\n70,402.5\n" * 5)
+    assert get_data(tmp_path / "flats.csv", target="price").columns == ("area",)
+    with pytest.raises(ConfigError, match="'csv' needs the option target"):
+        get_data("flats.csv")
+    with pytest.raises(DataError, match=r"labels.parquet: such files .* bp.from_arrays"):
+        get_data("labels.parquet")
     with pytest.raises(DataError, match="no folder or file 'some/folder'"):
         get_data("some/folder")
 

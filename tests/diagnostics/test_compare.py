@@ -14,7 +14,7 @@ from bayesprior.diagnostics.compare import (
     pick_baseline,
 )
 from bayesprior.diagnostics.intervals import Interval
-from bayesprior.diagnostics.predictions import Outcome
+from bayesprior.diagnostics.predictions import NumberOutcome, Outcome
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.prediction.metrics import METRICS, MetricRow
 
@@ -167,3 +167,26 @@ def test_a_row_added_to_the_table_is_compared(rng, targets, monkeypatch):
     )
     [found] = [d for d in paired_differences(both, "b") if d.metric == "doubt"]
     assert found.verdict == "better"
+
+
+def numbers(rng, targets, noise):
+    mean = targets + noise * rng.normal(size=targets.shape)
+    variance = np.full(targets.shape, noise**2)
+    score = -((targets - mean) ** 2 / variance + np.log(2 * np.pi * variance)).sum(1) / 2
+    return NumberOutcome("test", mean, variance, targets, score)
+
+
+def test_numbers_are_compared_in_their_own_metrics(rng):
+    targets = rng.normal(size=(NUM_POINTS, 1))
+    good, bad = (
+        MethodResult(name, [numbers(rng, targets, noise) for _ in range(4)])
+        for name, noise in (("good", 0.1), ("bad", 1.0))
+    )
+    row = comparison_table([good, bad])[0]
+    assert row["rmse"] == pytest.approx(0.1, rel=0.1)
+    found = {d.metric: d.verdict for d in paired_differences([good, bad], "bad")}
+    assert list(found) == ["nll", "rmse", "crps", "pit"]
+    assert [found[name] for name in ("nll", "rmse", "crps")] == ["better"] * 3
+    other = MethodResult("other", [numbers(rng, targets + 1, 0.1)])
+    with pytest.raises(DataError, match="not scored on the same test points"):
+        paired_differences([good, other], "other")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bayesprior.errors import ConfigError
-from bayesprior.models.heads import head_prefix, num_outputs, replace_head
+from bayesprior.models.heads import head_prefix, learn_noise, num_outputs, replace_head
 
 
 def network():
@@ -48,3 +48,24 @@ def test_errors():
     named.add_module("classifier", nn.Linear(2, 2))
     with pytest.raises(ConfigError, match="no linear layer 'clasifier'; did you mean 'classifier'"):
         replace_head(named, 3, prefix="clasifier")
+
+
+def test_a_head_for_numbers_learns_its_noise_or_knows_it():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    x = torch.randn(5, 4)
+    means = net(x)
+    assert learn_noise(net) == "2"
+    torch.testing.assert_close(net(x), torch.cat([means, torch.zeros(5, 2)], 1))
+    assert isinstance(net[2].log_variance, nn.Parameter)
+    known = nn.Sequential(nn.Linear(3, 1))
+    learn_noise(known, "0", std=[0.1])
+    assert "log_variance" in dict(known[0].named_buffers())
+    torch.testing.assert_close(known(x[:, :3])[:, 1].exp(), torch.full((5,), 0.01))
+
+
+def test_a_noise_that_cannot_be_is_refused():
+    net = nn.Sequential(nn.Linear(3, 1))
+    with pytest.raises(ConfigError, match="noise must be 1 positive numbers"):
+        learn_noise(net, "0", std=[-1.0])
+    with pytest.raises(ConfigError, match="no linear layer 'hed'"):
+        learn_noise(net, "hed")

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from sklearn.metrics import log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -13,6 +14,7 @@ from bayesprior.prediction.metrics import (
     MeanMetric,
     MetricRow,
     default_metrics,
+    number_scores,
 )
 from bayesprior.prediction.points import nll
 from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
@@ -162,6 +164,30 @@ def test_rmse_equals_numpy():
     metrics.update(mean[4:], targets[4:])
     expected = np.sqrt(((mean - targets).numpy() ** 2).mean())
     assert metrics.compute()["rmse"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_scores_of_numbers_equal_scipy():
+    mean, targets = torch.randn(40, 1).double(), 2 * torch.randn(40, 1).double()
+    variance = torch.rand(40, 1).double() + 0.5
+    found = number_scores(targets, mean, variance)
+    law = scipy.stats.norm(mean, variance.sqrt())
+    ranks = law.cdf(targets)
+    assert found["pit"] == pytest.approx(scipy.stats.kstest(ranks.ravel(), "uniform").statistic)
+    for level in (0.5, 0.9):
+        low, high = law.interval(level)
+        inside = ((targets.numpy() >= low) & (targets.numpy() <= high)).mean()
+        assert found[f"coverage_{level:.0%}".rstrip("%")] == pytest.approx(inside)
+    # E |Y - y| - E |Y - Y'| / 2, by quadrature over Y's quantiles
+    draws = law.ppf((np.arange(20_000) + 0.5) / 20_000)
+    spread = variance.sqrt() / math.sqrt(math.pi)
+    expected = np.abs(draws - targets.numpy()).mean(1) - spread[:, 0].numpy()
+    assert found["crps"] == pytest.approx(expected.mean(), rel=1e-3)
+
+
+def test_scores_of_several_numbers_count_one_by_one():
+    law = torch.zeros(2, 2), torch.ones(2, 2)
+    found = number_scores(torch.tensor([[0.1, 3.0], [0.1, 0.1]]), *law)
+    assert (found["coverage_50"], found["coverage_90"]) == (0.75, 0.75)
 
 
 def test_nll_is_that_of_the_average():

@@ -14,6 +14,7 @@ from torchmetrics.regression import MeanAbsoluteError
 from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws, save_draw
 from bayesprior.inference.protocols import Draw
+from bayesprior.prediction.metrics import number_scores
 from bayesprior.prediction.predict import predict
 from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
 from bayesprior.tasks.pixels import PixelCategorical
@@ -144,7 +145,9 @@ def test_regression_equals_the_whole_computation(likelihood, max_draw_bytes):
     np.testing.assert_allclose(found.mutual_information, total - expected, rtol=1e-9)
     rmse = np.sqrt(((mean.mean(0) - y.numpy()) ** 2).mean())
     nll = -(np.logaddexp.reduce(density, axis=0) - math.log(5)).mean()
-    assert found.metrics == {"nll": pytest.approx(nll), "rmse": pytest.approx(rmse, rel=1e-6)}
+    of_moments = number_scores(y, found.mean, found.variance)
+    assert sorted(of_moments) == ["coverage_50", "coverage_90", "crps", "pit"]
+    assert found.metrics == pytest.approx({"nll": nll, "rmse": rmse, **of_moments}, rel=1e-6)
     assert found.mean_probs is None
     assert found.energy is None  # no logits
 

@@ -4,10 +4,13 @@ from recipes_cases import MAP, QUIET, Net, blobs
 from torch import nn
 from torch.utils.data import DataLoader
 
+from bayesprior.data import from_arrays
 from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.models import learn_noise
 from bayesprior.recipes import fit_map
 from bayesprior.recipes.arguments import FitCall, SourceCall, check_network, head_names
 from bayesprior.recipes.named import point_source
+from bayesprior.tasks.likelihoods import HeteroscedasticNormal
 
 NAMES = ["body.0.weight", "body.0.bias", "left.weight", "left.bias", "right.weight"]
 
@@ -75,3 +78,19 @@ def test_what_decides_the_result_beside_options_is_recorded():
     assert "likelihood" not in SourceCall(module, data, loss_fn=len).extras()
     with pytest.raises(ConfigError, match="made_from must be a MadeFrom, got dict"):
         SourceCall(module, data, made_from={})
+
+
+def test_numbers_bring_their_likelihood_and_need_a_noise():
+    x = torch.linspace(-1, 1, 12).reshape(6, 2).numpy()
+    data = from_arrays("line", (x, 3 + x[:, :1]), normalize=None)
+    module = nn.Sequential(nn.Linear(2, 1))
+    with pytest.raises(
+        ConfigError, match=r"outputs \(1,\), .* needs a mean and a noise: .*learn_n"
+    ):
+        fit_map(module, point_source(module, 1.0), data, **QUIET, **MAP)
+    learn_noise(module, "0")
+    call = FitCall(module, point_source(module, 1.0), data)
+    assert isinstance(call.likelihood, HeteroscedasticNormal)
+    torch.testing.assert_close(call.likelihood.target_mean, data.train.targets.mean(0))
+    given = FitCall(module, point_source(module, 1.0), data, likelihood=HeteroscedasticNormal())
+    assert given.likelihood.target_std == 1.0

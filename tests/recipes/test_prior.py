@@ -5,6 +5,7 @@ from recipes_cases import Net, source_and_target
 from torch import nn
 
 from bayesprior.errors import BayesPriorError, ConfigError, LayoutMismatchError
+from bayesprior.models import learn_noise
 from bayesprior.recipes import make_prior, shaped
 from bayesprior.recipes.named import point_source
 from bayesprior.recipes.runs import read_config, read_results
@@ -182,3 +183,13 @@ def test_a_target_that_does_not_fit_its_data_is_refused(fitted, tmp_path):
     with pytest.raises(ConfigError, match="the network gives 50 outputs, 'blobs' has 2 classes"):
         make_prior(source, Net(50), head="head", data=data, out=tmp_path / "prior")
     assert not (tmp_path / "prior").exists()
+
+
+def test_the_width_of_a_head_is_not_that_of_its_noise():
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    learn_noise(module)
+    prior = make_prior(point_source(module, 1.0), module, head="2", head_std=0.05)
+    widths = prior.block_rms_std()
+    assert (widths["2.weight"], widths["2.bias"]) == (pytest.approx(0.05), pytest.approx(0.05))
+    assert widths["2.log_variance"] == pytest.approx(1.0)
+    assert prior.shared_dim == 16

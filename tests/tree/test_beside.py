@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bayesprior.diagnostics.compare import MethodResult
-from bayesprior.diagnostics.predictions import Outcome
+from bayesprior.diagnostics.predictions import NumberOutcome, Outcome
 from bayesprior.errors import DataError
 from bayesprior.tree.beside import images_of, methods_of
 from bayesprior.tree.build import to_datatree
@@ -38,3 +38,12 @@ def test_outcomes_of_other_points_are_refused(run):
     for other in (short, unlabeled):
         with pytest.raises(DataError, match="'a' are not of the same labeled points"):
             to_datatree(methods=[MethodResult("a", [outcome, other])])
+
+
+def test_methods_that_predict_numbers_come_back(tmp_path, rng):
+    parts = (rng.normal(size=(5, 2)), np.ones((5, 2)), rng.normal(size=(5, 2)), rng.normal(size=5))
+    outcome = NumberOutcome("test", *parts)
+    save_tree(to_datatree(methods=[MethodResult("map", [outcome])]), tmp_path / "a.nc")
+    (found,) = methods_of(load_tree(tmp_path / "a.nc"))
+    for name in ("rmse", "crps", "nll", "coverage_50"):
+        assert found.metric(name)[0] == outcome.metric(name)

@@ -61,8 +61,8 @@ def _coverage(context: Context) -> list[Item]:
     if (pit := context.pit) is None:
         return []
     context.notes["metrics of classes"] = (
-        "the targets are numbers: NLL, RMSE and the coverage of intervals are reported, but "
-        "no ECE, rejection, foreign data or comparison"
+        "the targets are numbers: NLL, CRPS, RMSE and the coverage of intervals are reported, but "
+        "no ECE, rejection or foreign data"
     )
     held = [{"level": level, "inside": coverage(pit, level)} for level in LEVELS]
     said = [Column("level", "interval", ".0%"), Column("inside", "targets inside", ".1%")]

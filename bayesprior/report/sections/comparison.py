@@ -33,12 +33,14 @@ def compared(
 ) -> list[Item]:
     """Return the table of all methods, and figures and table of the paired differences."""
     columns = [Column("method", "method"), Column("seeds", "seeds", "d")]
-    for name, row in compared_metrics(methods).items():
+    rows_compared = compared_metrics(methods)
+    for name, row in rows_compared.items():
         columns.append(Column(name, row.label, row.format, f"{name}_se"))
     columns.append(Column("seconds", "seconds", ".1f"))
     note = "Means ± standard errors over seeds; all other numbers are those of one run."
     out: list[Item] = [Table("All methods", columns, comparison_table(methods), note)]
-    for metric in ("nll", "accuracy") if differences else ():
+    figures = {"nll", "accuracy", "crps"}.intersection(d.metric for d in differences)
+    for metric in sorted(figures, reverse=True):
         caption = (
             f"Difference to {baseline} in pairs of equal seeds. An interval that touches the gray "
             "margin is a tie: for other seeds or other test points it could be too small to "
@@ -48,7 +50,7 @@ def compared(
         out += picture(title, caption, comparison_forest, differences, metric)
     if differences:
         ties = sum(d.verdict == "tie" for d in differences)
-        margins = ", ".join(f"{r.label} {r.margin:g}" for r in compared_metrics(methods).values())
+        margins = ", ".join(f"{r.label} {r.margin or 0:g}" for r in rows_compared.values())
         note = (
             f"{ties} of {len(differences)} comparisons are ties. Intervals: 95 %, Student's t, "
             "over seeds and test points crossed (half-widths add as squares); over other training "

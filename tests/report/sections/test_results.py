@@ -65,7 +65,9 @@ def test_numbers_have_metrics_of_their_own(numbers):
     [table] = items(Context(to_datatree(test=numbers)))
     assert table.title == "Metrics of the test set (200 points)"
     found = dict(zip(column(table, "score"), column(table, "value"), strict=True))
-    assert list(found) == ["NLL", "RMSE", "predicted std"]
+    of_law = ["CRPS", "PIT distance", "50 % coverage", "90 % coverage"]
+    assert list(found) == ["NLL", "RMSE", *of_law, "predicted std"]
+    assert found["90 % coverage"].low < numbers.metrics["coverage_90"] < found["90 % coverage"].high
     assert found["NLL"].estimate == pytest.approx(numbers.metrics["nll"])
     assert found["RMSE"].estimate == pytest.approx(numbers.metrics["rmse"])
     assert found["predicted std"] == pytest.approx(1.0)
