@@ -159,7 +159,7 @@ class TrainCall(RunOptions):
         return found
 
     def check_task(self, module: nn.Module, data: DataBundle) -> None:
-        """Raise `ConfigError` unless the network takes the data, and answers with what they need."""
+        """Raise `ConfigError` unless the network takes the data and answers with what they need."""
         numbers = data.num_numbers if type(self.likelihood) is HeteroscedasticNormal else 0
         classes = isinstance(self.likelihood, Categorical | PixelCategorical | None)
 
