@@ -12,6 +12,7 @@ from bayesprior.recipes import options as groups
 from bayesprior.recipes.fields import Options, option
 from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.source_options import CollectOptions
+from bayesprior.recipes.study_options import DemoOptions, StudyOptions
 from bayesprior.registry import resolve
 
 __all__ = ["COMMANDS", "Command"]
@@ -206,7 +207,7 @@ class Inspect(Options):
     """Print the card of a prior, source or posterior instead, as the Hugging Face hub shows it."""
 
 
-class Demo(Quiet, groups.DemoOptions):
+class Demo(Quiet, DemoOptions):
     """Run the embedded example, offline: typeset glyphs to handwritten digits.
 
     Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
@@ -216,7 +217,7 @@ class Demo(Quiet, groups.DemoOptions):
     """
 
 
-class Study(Quiet, groups.StudyOptions):
+class Study(Quiet, StudyOptions):
     """Compare methods over seeds and numbers of examples, with equal budgets, chosen on validation.
 
     Describe the methods in a YAML file for --config. Writes results.json and report.html, and every

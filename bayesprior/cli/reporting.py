@@ -16,11 +16,12 @@ from bayesprior.recipes.fields import values_of
 from bayesprior.recipes.named import as_test_of, foreign_set
 from bayesprior.recipes.new_data import NewPredictions, check_out, listed, predict_new
 from bayesprior.recipes.new_masks import TABLE, predict_masks
-from bayesprior.recipes.options import AverageOptions, NewDataOptions, StudyOptions
+from bayesprior.recipes.options import AverageOptions, NewDataOptions
 from bayesprior.recipes.predicting import compare_runs, load_prediction, predict_run
 from bayesprior.recipes.reporting import rebuild
 from bayesprior.recipes.runs import read_results, versions, write_json
 from bayesprior.recipes.saved import FitRun, load_run
+from bayesprior.recipes.study_options import StudyOptions
 from bayesprior.recipes.studying import Comparison
 from bayesprior.storage import REPORT_PAGE, RESULTS
 

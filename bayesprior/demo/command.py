@@ -12,10 +12,11 @@ from bayesprior.cli.fitting import show_leaderboard
 from bayesprior.data import DataBundle, select_classes
 from bayesprior.demo.glyphs import glyphs
 from bayesprior.recipes.named import load_data, load_model
-from bayesprior.recipes.options import DataOptions, DemoOptions, MadeFrom, ModelOptions
+from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
 from bayesprior.recipes.predicting import compare_runs, load_prediction
 from bayesprior.recipes.runs import open_run, read_results
 from bayesprior.recipes.saved import load_run
+from bayesprior.recipes.study_options import DemoOptions
 from bayesprior.storage import PRIOR, REPORT_PAGE, SOURCE
 
 __all__ = ["demo"]

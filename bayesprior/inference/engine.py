@@ -193,11 +193,7 @@ def train(
         term.prepare(optimizer)
     needs_variance = batch_norm == "train" and bool(running_layers(module))
     stream = BatchStream(loader, skip_leftover=needs_variance)
-    expected = {
-        "layout": layout.digest(),
-        "num_data": num_data,
-        "num_steps": num_steps,
-    }
+    expected = {"layout": layout.digest(), "num_data": num_data, "num_steps": num_steps}
     if term is not None:
         law = term.prior
         expected["fingerprint of the prior"] = fingerprint(law.loc, law.max_precision())

@@ -61,7 +61,8 @@ def values_of(group: type[Options], options: Options) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from bayesprior.recipes.options import ModelOptions, StudyOptions
+    >>> from bayesprior.recipes.options import ModelOptions
+    >>> from bayesprior.recipes.study_options import StudyOptions
     >>> values_of(ModelOptions, StudyOptions(data="digits", model="mlp", source="s"))
     {'model': 'mlp', 'model_options': {}, 'head': None, 'noise': 'learned'}
     """

@@ -19,11 +19,11 @@ from bayesprior.recipes.options import (
     DataOptions,
     MadeFrom,
     ModelOptions,
-    StudyOptions,
 )
 from bayesprior.recipes.predicting import at_most, is_predicted, predict_run
 from bayesprior.recipes.runs import add_results, read_results
 from bayesprior.recipes.saved import load_run
+from bayesprior.recipes.study_options import StudyOptions
 from bayesprior.recipes.study_plan import Configuration, Method, words
 from bayesprior.recipes.training import initialize_, pick_device
 from bayesprior.storage import PRIOR, chain_dir, draw_path

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from bayesprior.errors import ConfigError, nearest_name
 from bayesprior.recipes.fields import Options
-from bayesprior.recipes.options import METHODS, RunOptions, StudyOptions
+from bayesprior.recipes.options import METHODS, RunOptions
 from bayesprior.recipes.prior_options import PriorOptions
+from bayesprior.recipes.study_options import StudyOptions
 
 __all__ = ["Configuration", "Method", "edges", "evaluations", "plan", "select", "words"]
 

@@ -29,7 +29,6 @@ from bayesprior.recipes.digests import file_digest
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import (
     MadeFrom,
-    StudyOptions,
     plain_values,
 )
 from bayesprior.recipes.predicting import method_result
@@ -46,6 +45,7 @@ from bayesprior.recipes.study_cells import (
     model_options,
     prior_folder,
 )
+from bayesprior.recipes.study_options import StudyOptions
 from bayesprior.recipes.study_plan import Method, edges, evaluations, plan, select
 from bayesprior.report.document import Column, Item, Picture, Report, Section, Table, Text
 from bayesprior.report.plots import learning_curves

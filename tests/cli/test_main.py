@@ -52,7 +52,7 @@ def test_version(capsys):
     [
         (ConfigError("two\nlines"), 2, "bayesprior: error: two lines\n"),
         (ConfigError("lr must be positive"), 2, "bayesprior: error: lr must be positive\n"),
-        (ConfigError("seeds must be odd"), 2, "bayesprior: error: --seeds must be odd\n"),
+        (ConfigError("num_data must be odd"), 2, "bayesprior: error: --num_data must be odd\n"),
         (FileNotFoundError(2, "No such file", "x.npz"), 2, "No such file: 'x.npz'\n"),
         (ConfigError("\x1b[2J\x07"), 2, "bayesprior: error: \\x1b[2J\\x07\n"),
         (KeyboardInterrupt("stopped after step 3 of 9"), 130, "bayesprior: stopped after step 3"),

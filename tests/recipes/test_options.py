@@ -7,6 +7,7 @@ from bayesprior import recipes
 from bayesprior.errors import ConfigError
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.calls import field_docs
+from bayesprior.recipes.prior_options import PriorOptions
 
 GROUPS = [
     g for g in vars(groups).values() if isinstance(g, type) and g.__module__ == groups.__name__
@@ -50,8 +51,8 @@ def test_what_a_folder_records_is_json_and_nothing_but_options():
     [
         (groups.SourceOptions, {"rank": 0}, "at least 1 and below num_snapshots = 40, got 0"),
         (groups.SwagOptions, {"rank": 40}, "below num_snapshots = 40, got 40"),
-        (groups.PriorOptions, {"rms_std": 1, "cov_scale": 1}, "one of rms_std and cov_scale"),
-        (groups.PriorOptions, {"shape": "zero", "rank": 1}, "'zero' has no directions"),
+        (PriorOptions, {"rms_std": 1, "cov_scale": 1}, "one of rms_std and cov_scale"),
+        (PriorOptions, {"shape": "zero", "rank": 1}, "'zero' has no directions"),
         (groups.MapOptions, {"stop": 501}, "stop must be at most num_steps = 500, got 501"),
         (groups.SampleOptions, {"cycles": 7}, "num_draws = 50 is no multiple of cycles = 7"),
         (
@@ -72,6 +73,3 @@ def test_defaults_that_depend_on_others():
     assert groups.SamplerOptions(lr=1e-3).friction == 0.1
     assert groups.SamplerOptions().friction is None
     assert groups.SamplerOptions(sampler="sgld", lr=1e-3).friction is None
-    study = {"data": "d", "model": "m", "source": "s"}
-    assert groups.StudyOptions(**study, num_data=20).num_data == (20,)
-    assert groups.StudyOptions(**study, num_data=[20, 50]).num_data == (20, 50)

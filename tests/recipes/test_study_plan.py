@@ -1,7 +1,7 @@
 import pytest
 
 from bayesprior.errors import ConfigError
-from bayesprior.recipes.options import StudyOptions
+from bayesprior.recipes.study_options import StudyOptions
 from bayesprior.recipes.study_plan import Configuration, Method, edges, evaluations, plan, select
 
 
