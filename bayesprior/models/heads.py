@@ -72,10 +72,13 @@ def num_outputs(module: nn.Module, prefix: str) -> int | None:
     return None
 
 
-def replace_head(module: nn.Module, num_classes: int, prefix: str | None = None) -> str:
+def replace_head(
+    module: nn.Module, num_classes: int, prefix: str | None = None, *, keep_relu: bool = False
+) -> str:
     """Put a freshly initialized classification layer in place of the head.
 
-    The new layer has the kind, inputs, bias, device and dtype of the old one.
+    The new layer has the kind, inputs, bias, device and dtype of the old one. A ReLU behind it, as
+    SqueezeNet has one, goes: logits may be negative.
 
     Parameters
     ----------
@@ -85,6 +88,8 @@ def replace_head(module: nn.Module, num_classes: int, prefix: str | None = None)
         Outputs of the new head.
     prefix
         Name of the layer to replace, or a pattern for several; `head_prefix` by default.
+    keep_relu
+        Keeps that ReLU, for weights that were trained with it.
 
     Returns
     -------
@@ -112,7 +117,14 @@ def replace_head(module: nn.Module, num_classes: int, prefix: str | None = None)
         )
     for name, old in layers.items():
         parent, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(parent), attribute, _like(old, num_classes))
+        block = module.get_submodule(parent)
+        setattr(block, attribute, _like(old, num_classes))
+        behind = list(block.named_children()) if isinstance(block, nn.Sequential) else []
+        behind = behind[[key for key, _ in behind].index(attribute) + 1 :] if behind else []
+        if not keep_relu and not any(True for _, layer in behind for _ in layer.parameters()):
+            for key, layer in behind:
+                if isinstance(layer, nn.ReLU):
+                    setattr(block, key, nn.Identity())
     if isinstance(getattr(module, "num_classes", None), int):
         setattr(module, "num_classes", num_classes)  # noqa: B010  (nn.Module types attributes)
     return prefix

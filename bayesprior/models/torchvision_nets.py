@@ -93,15 +93,11 @@ def torchvision_model(
         prefix, state = head_prefix(module), read_state_dict(weights, module)
         head = [t for n, t in state.items() if n.endswith(".weight") and is_selected(n, prefix)]
         if num_classes is None and head:
-            replace_head(module, len(head[0]))
+            replace_head(module, len(head[0]), keep_relu=True)
         ignore = () if num_classes is None else prefix
         load_weights(module, state, ignore=ignore, rename=rename)
     if num_classes is not None:
         replace_head(module, num_classes)
-        parent, _, place = head_prefix(module).rpartition(".")
-        behind = module.get_submodule(parent)[int(place) + 1 :] if place.isdigit() else ()
-        if any(isinstance(layer, nn.ReLU) for layer in behind):
-            module.get_submodule(parent)[int(place) + 1] = nn.Identity()
     return module
 
 

@@ -69,3 +69,17 @@ def test_a_noise_that_cannot_be_is_refused():
         learn_noise(net, "0", std=[-1.0])
     with pytest.raises(ConfigError, match="no linear layer 'hed'"):
         learn_noise(net, "hed")
+
+
+def test_a_relu_behind_the_head_goes_with_it():
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2), nn.ReLU(), nn.Flatten())
+    replace_head(net, 5)
+    assert [type(layer).__name__ for layer in net] == [
+        "Linear",
+        "ReLU",
+        "Linear",
+        "Identity",
+        "Flatten",
+    ]
+    replace_head(net, 6, "0")  # this one bends features
+    assert isinstance(net[1], nn.ReLU)
