@@ -9,8 +9,10 @@ processes share the work. Needs the data folder (``--data-dir``, or ``BAYESPRIOR
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,7 +139,9 @@ CELLS = {
 }
 
 
-def source_of(name: str, data_dir: Path, out: Path) -> GaussianWeights | str:
+def source_of(
+    name: str, data_dir: Path, out: Path, *, quick: bool = False
+) -> GaussianWeights | str:
     """Return the source's law, fitted once, or the path of its checkpoint."""
     source = SOURCES[name]
     if source.checkpoint:
@@ -146,6 +150,8 @@ def source_of(name: str, data_dir: Path, out: Path) -> GaussianWeights | str:
     data = from_npz(data_dir / options.pop("file"), **options) if options else glyphs()
     module = _network(source.model, data)
     fit = {"head": head_prefix(module), "rank": 20, **source.fit, **QUIET}
+    if quick:
+        fit |= {"num_steps": 4, "num_snapshots": 3, "rank": 2, "warm_up": 1}
     with FileLock(out / f"{name}.lock"):
         return fit_source(module, data, out=out / name, **fit)
 
@@ -177,7 +183,9 @@ def logits_of(module: nn.Module, data: DataBundle, split: str = "test") -> tuple
     return logits.double(), labels
 
 
-def grid(module: nn.Module, task: DataBundle, chosen: DataBundle, kind: str) -> dict[str, Any]:
+def grid(
+    module: nn.Module, task: DataBundle, chosen: DataBundle, kind: str, *, quick: bool = False
+) -> dict[str, Any]:
     """Fine-tune at 24 points (8 runs, 3 snapshots each) and return the chosen one's numbers.
 
     SGD with momentum 0.9 and a cosine; BatchNorm's statistics stay. The point is chosen by the
@@ -185,7 +193,8 @@ def grid(module: nn.Module, task: DataBundle, chosen: DataBundle, kind: str) -> 
     """
     start = {name: value.clone() for name, value in module.state_dict().items()}
     found: list[tuple[float, dict[str, float], tuple[float, float, int]]] = []
-    last, size = GRID_SNAPSHOTS[kind][-1], min(GRID_BATCH[kind], task.num_data)
+    snapshots = (1, 2, 4) if quick else GRID_SNAPSHOTS[kind]
+    last, size = snapshots[-1], min(GRID_BATCH[kind], task.num_data)
     for rate in GRID_RATES[kind]:
         for decay in GRID_DECAYS:
             module.load_state_dict(start)
@@ -198,7 +207,7 @@ def grid(module: nn.Module, task: DataBundle, chosen: DataBundle, kind: str) -> 
                 optimizer.zero_grad()
                 F.cross_entropy(module(x), y).backward()
                 optimizer.step()
-                if step in GRID_SNAPSHOTS[kind]:
+                if step in snapshots:
                     logits, labels = logits_of(module, chosen, "train")
                     nll = float(F.cross_entropy(logits, labels))
                     if math.isfinite(nll):
@@ -234,33 +243,37 @@ def mirrored_probe(module: nn.Module, task: DataBundle) -> dict[str, float]:
     return held_out_numbers(logits, labels.long())
 
 
-def measure(name: str, draw: int, data_dir: Path, out: Path) -> dict[str, Any]:
+def measure(
+    name: str, draw: int, data_dir: Path, out: Path, *, quick: bool = False
+) -> dict[str, Any]:
     """Return every method's numbers for one choice of training images."""
     cell = CELLS[name]
     source = SOURCES[cell.source]
-    law = source_of(cell.source, data_dir, out)
+    law = source_of(cell.source, data_dir, out, quick=quick)
     task, chosen = task_of(cell, draw, data_dir)
     checkpoint = law if isinstance(law, str) else None
     module = _network(source.model, task, checkpoint)
     given: dict[str, Any] = {} if checkpoint else {"source": law}
     began = time.process_time()
-    whole = transfer(task, module, baselines="all", seed=draw, **given, **QUIET)
+    baselines = "quick" if quick else "all"
+    whole = transfer(task, module, baselines=baselines, seed=draw, **given, **QUIET)
     rows = {row["method"]: row for row in whole.leaderboard()}
     told = whole.results["fit"]
     about = {key: told[key] for key in ("budget", "confidence", "feature_noise", "notes")}
     about |= {"gradients": told["num_gradients"], "seconds": time.process_time() - began}
     if not checkpoint:
-        found = transfer(
-            task, module, head_prior="isotropic", baselines="none", seed=draw, **given, **QUIET
-        )
-        rows["isotropic head"] = next(r for r in found.leaderboard() if r["method"] == WHOLE)
+        if not quick:
+            found = transfer(
+                task, module, head_prior="isotropic", baselines="none", seed=draw, **given, **QUIET
+            )
+            rows["isotropic head"] = next(r for r in found.leaderboard() if r["method"] == WHOLE)
         head = f"{head_prefix(module)}."
         body = law.marginal(name for name in law.layout.names if not name.startswith(head))
         initialize_(module, body)
     if source.kind == "photographs":
         rows["probe, mirrored"] = mirrored_probe(module, task)
     began = time.process_time()
-    rows[GRID] = grid(module, task, chosen, source.kind)
+    rows[GRID] = grid(module, task, chosen, source.kind, quick=quick)
     about |= {
         "grid_gradients": rows[GRID]["grid_gradients"],
         "grid_seconds": time.process_time() - began,
@@ -269,13 +282,13 @@ def measure(name: str, draw: int, data_dir: Path, out: Path) -> dict[str, Any]:
     return {"cell": name, "draw": draw, "n": len(task.test), "methods": methods, **about}
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and half width of the 95 % t interval."""
+def interval(values: Sequence[float]) -> str:
+    """Return mean and half width of the 95 % t interval; the value alone of one."""
     mean, num = float(np.mean(values)), len(values)
     if num < 2:
-        return mean, math.nan
+        return f"{mean:+.3f}"
     half = stats.t.ppf(0.975, num - 1) * np.std(values, ddof=1) / math.sqrt(num)
-    return mean, float(half)
+    return f"{mean:+.3f} ± {half:.3f}"
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -302,12 +315,12 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
                 for r in of
                 if method in r["methods"]
             ]
-            cells.append("{:+.3f} ± {:.3f}".format(*interval(pairs)) if pairs else "")
+            cells.append(interval(pairs) if pairs else "")
             if pairs:
                 pooled.setdefault(method, []).append(float(np.mean(pairs)))
         differences.append(cells)
     last = ["mean over cells"]
-    last += ["{:+.3f} ± {:.3f}".format(*interval(pooled[m])) for m in others]
+    last += [interval(pooled[m]) for m in others]
     differences.append(last)
     return (
         "NLL / accuracy / ECE, mean over draws (their number):\n\n"
@@ -328,25 +341,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--draws", type=int, default=6)
     options.add_argument("--first", type=int, default=0, help="seed of the first draw")
     options.add_argument("--data-dir", help="folder of the .npz files and checkpoints")
-    options.add_argument("--out", type=Path, default=Path("build/transfer-rule"))
+    options.add_argument("--out", type=Path, help="folder of the results (build/transfer-rule)")
     options.add_argument("--table", action="store_true", help="only print what was measured")
     arguments = options.parse_args(argv)
     cells = arguments.cells[:1] if arguments.quick else arguments.cells
     files = [f"{CELLS[name].target}.npz" for name in cells if CELLS[name].target != "digits"]
     data_dir = _bench.data_folder(arguments.data_dir, files)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "results.jsonl"
     _bench.start(arguments, "`transfer`")
-    for draw in range(arguments.first, arguments.first + arguments.draws):
-        for name in () if arguments.table else cells:
-            lock = FileLock(arguments.out / f"{name}, draw {draw}.lock", timeout=0)
+    draws = range(arguments.first, arguments.first + (1 if arguments.quick else arguments.draws))
+    with tempfile.TemporaryDirectory() as temporary:
+        out = arguments.out or Path(temporary if arguments.quick else "build/transfer-rule")
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / "results.jsonl"
+        for draw, name in itertools.product(draws, () if arguments.table else cells):
+            lock = FileLock(out / f"{name}, draw {draw}.lock", timeout=0)
             with contextlib.suppress(Timeout), lock:  # else another process is at it
                 known = {(row["cell"], row["draw"]) for row in finished(path)}
                 if (name, draw) not in known:
-                    row = measure(name, draw, data_dir, arguments.out)
+                    row = measure(name, draw, data_dir, out, quick=arguments.quick)
                     with FileLock(f"{path}.lock"), path.open("a") as file:
                         file.write(json.dumps(row) + "\n")
-    rows = [row for row in finished(path) if row["cell"] in cells]
+        rows = [row for row in finished(path) if row["cell"] in cells]
     print(tables(rows) if rows else "nothing was measured yet", flush=True)
 
 

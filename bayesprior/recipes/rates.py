@@ -18,6 +18,7 @@ from bayesprior.inference.strength.noise import feature_noise
 from bayesprior.recipes.arguments import MapCall, SampleCall, SwagCall
 from bayesprior.recipes.head_priors import NOISE_WIDTH, examples, named_head
 from bayesprior.recipes.training import Run, parameter_groups
+from bayesprior.tasks.protocols import check_finite
 from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["Rates", "descent", "heat", "sampling"]
@@ -107,12 +108,19 @@ def _curvature(run: Run, call: SampleCall) -> float:
     law, found = _prior(run), []
     run.start(call.seed)
     batches = list(examples(run.data, _SEEN))
+    for number, batch in enumerate(batches):
+        check_finite(batch, number)
     for index in range(_STARTS):
         source = generator(law.loc.device, "curvature", call.seed, index)
         with torch.no_grad():
             law.layout.load_(run.module, law.rsample(generator=source))
         found.append(largest_curvature(run.module, run.loss, batches, law, seed=index))
-    return sum(found) / _STARTS
+    if not math.isfinite(curvature := sum(found) / _STARTS):
+        raise ConfigError(
+            "the loss is not finite at draws of the prior, so no step can be found: narrow the "
+            "prior, rescale(rms_std=), or give lr"
+        )
+    return curvature
 
 
 def _mixing(call: SampleCall, curvature: float) -> tuple[float, float | None]:
