@@ -2,7 +2,7 @@
 
 import dataclasses
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -140,7 +140,8 @@ def from_arrays(
     if kind is None and np.ndim(train[1]) == 3:
         kind = MASKS
     kind = kind or (None if class_names is None else CLASSES)
-    known = None if class_names is None else len(class_names)
+    listed = isinstance(class_names, Mapping) or np.ndim(class_names) == 1
+    known = len(class_names) if listed else None
     data: dict[str, Any] = {}
     for split, value in (("train", train), ("test", test), ("validation", validation)):
         if value is None:

@@ -12,8 +12,8 @@ from bayesprior.cli.fitting import show_leaderboard
 from bayesprior.data import DataBundle, select_classes
 from bayesprior.demo.glyphs import glyphs
 from bayesprior.recipes.named import load_data, load_model
-from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
-from bayesprior.recipes.predicting import compare_runs, load_prediction
+from bayesprior.recipes.options import AverageOptions, DataOptions, MadeFrom, ModelOptions
+from bayesprior.recipes.predicting import compare_runs, load_prediction, predict_run
 from bayesprior.recipes.runs import open_run, read_results
 from bayesprior.recipes.saved import load_run
 from bayesprior.recipes.study_options import DemoOptions
@@ -54,8 +54,11 @@ def demo(options: DemoOptions) -> None:
         made_from=dataclasses.replace(made, prior=str(folder / "transfer" / PRIOR)),
         **common,
     )
-    _report(folder, options)
-    chains = {"method": _CHAINS, "on": "test", "fits": 2, **read_results(folder / "chains")["test"]}
+    average = AverageOptions(device="cpu", progress=options.progress)
+    stage = predict_run(folder / "chains", options=average)
+    _report(folder, options, average)
+    numbers = read_results(folder / "chains")[stage]
+    chains = {"method": _CHAINS, "on": "test", "fits": 2, **numbers}
     show_leaderboard(found, [chains])
     print("One choice of images: differences of a few hundredths decide nothing.")
     print(f"The report on the chains, with figures: {printable(folder / REPORT_PAGE)}")
@@ -84,11 +87,11 @@ def _letters() -> DataBundle:
     return select_classes(glyphs(), list(string.ascii_letters))
 
 
-def _report(folder: Path, options: DemoOptions) -> None:
+def _report(folder: Path, options: DemoOptions, average: AverageOptions) -> None:
     """Write the report of the chains, `transfer` beside them."""
     run = load_run(folder / "chains")
-    test = load_prediction(folder / "chains", fit=run)
-    compared = compare_runs([folder / "chains", folder / "transfer"])
+    test = load_prediction(folder / "chains", average, fit=run)
+    compared = compare_runs([folder / "chains", folder / "transfer"], options=average)
     recipes.report(
         run.module,
         run.posterior,

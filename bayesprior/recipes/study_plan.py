@@ -141,7 +141,7 @@ def evaluations(inference: str, options: Mapping[str, Any]) -> int:
     --------
     >>> evaluations("map", {"num_steps": 100}), evaluations("map", {"num_steps": 100, "stop": 50})
     (100, 50)
-    >>> evaluations("swag", {"num_steps": 60, "num_snapshots": 20, "collect_every": 2})
+    >>> evaluations("swag", {"num_steps": 40, "num_snapshots": 30, "collect_every": 2})
     100
     >>> evaluations("sgld", {"chains": 2, "burn_in": 30, "num_draws": 10, "thin": 2})
     100

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from matplotlib.figure import Figure
 
 from bayesprior.errors import DataError
-from bayesprior.report.style import BLUE, styled
+from bayesprior.report.style import BLUE, Shown, styled
 
 __all__ = ["confusion_matrix"]
 
@@ -39,7 +39,7 @@ def confusion_matrix(counts: Int[np.ndarray, "C C"], names: Sequence[str]) -> Fi
     size = len(names)
     if size > MOST_CLASSES:
         raise DataError(f"{size} classes are too many for a matrix; see the most frequent mistakes")
-    figure = Figure(figsize=(4.8, 4.8))
+    figure = Shown(figsize=(4.8, 4.8))
     axes = figure.subplots()
     rows, columns = np.nonzero(counts)
     found = counts[rows, columns]

@@ -6,7 +6,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from bayesprior.report.style import styled
+from bayesprior.report.style import Shown, styled
 
 __all__ = ["class_colors", "mask_grid"]
 
@@ -33,7 +33,7 @@ def mask_grid(data: xr.Dataset) -> Figure:
     columns = [c for c in ("pixels", "target", "answer", "entropy") if c in data]
     titles = {"pixels": "image", "target": "labels", "answer": "answer", "entropy": "entropy"}
     count = data.sizes["shown"]
-    figure = Figure(figsize=(4.8, 0.55 + 1.15 * count + 0.16 * -(-len(names) // 4)))
+    figure = Shown(figsize=(4.8, 0.55 + 1.15 * count + 0.16 * -(-len(names) // 4)))
     grid = figure.subplots(count, len(columns), squeeze=False)
     for row, axes_of_row in enumerate(grid):
         for name, axes in zip(columns, axes_of_row, strict=True):

@@ -22,7 +22,7 @@ from bayesprior.diagnostics.shift import ShiftRow
 from bayesprior.diagnostics.uncertainty import RiskCoverage, entropy
 from bayesprior.errors import DataError
 from bayesprior.prediction.metrics import METRICS
-from bayesprior.report.style import BLUE, COLORS, GRAY, GREEN, INK, ORANGE, styled
+from bayesprior.report.style import BLUE, COLORS, GRAY, GREEN, INK, ORANGE, Shown, styled
 from bayesprior.report.surface import draw_surface, surface_values
 
 __all__ = [
@@ -53,7 +53,7 @@ def reliability_diagram(bins: CalibrationBins) -> Figure:
     bins
         Top-label calibration bins.
     """
-    figure = Figure(figsize=(4.8, 4.4))
+    figure = Shown(figsize=(4.8, 4.4))
     top, bottom = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     curve = bins.curve()
     width = np.diff(bins.edges)[bins.count > 0]
@@ -139,7 +139,7 @@ def trace_plot(tree: xr.DataTree) -> Figure:
             panels.append(("draw", "held-out log lik.", held_out))
     if not panels:
         raise DataError("there is no trace and there are not several draws to follow")
-    figure = Figure(figsize=(4.8, 1.0 + 1.25 * len(panels)))
+    figure = Shown(figsize=(4.8, 1.0 + 1.25 * len(panels)))
     for axes, (over, label, values) in zip(
         figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
     ):
@@ -221,7 +221,7 @@ def shift_curves(rows: Sequence[ShiftRow]) -> Figure:
     kinds = sorted({row.shift for row in rows[1:] if row.severity is not None})
     if not kinds:
         raise DataError("no shifted set has a severity in its name (as jpeg-3 has)")
-    figure = Figure(figsize=(4.8, 4.6))
+    figure = Shown(figsize=(4.8, 4.6))
     panels = figure.subplots(2, 1, sharex=True)
     for kind, marker in zip(kinds, itertools.cycle("osD^v"), strict=False):
         found = sorted((r for r in rows[1:] if r.shift == kind), key=lambda r: r.severity or 0)
@@ -296,7 +296,7 @@ def learning_curves(
         for row in comparison_table(methods):
             point = (num_data, row[metric], row[f"{metric}_se"] or 0.0)
             curves.setdefault(row["method"], []).append(point)
-    figure = Figure(figsize=(4.8, 3.4 + 0.14 * len(curves)))
+    figure = Shown(figsize=(4.8, 3.4 + 0.14 * len(curves)))
     axes = figure.subplots()
     for (name, points), marker in zip(curves.items(), itertools.cycle("os^Dv<>"), strict=False):
         at, values, errors = zip(*sorted(points), strict=True)
@@ -371,7 +371,7 @@ def image_grid(images: Shaped[np.ndarray, "n H W *channels"], captions: Sequence
     """
     columns = 4
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(4.8, 1.75 * rows))
+    figure = Shown(figsize=(4.8, 1.75 * rows))
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set(xticks=[], yticks=[])
@@ -385,7 +385,7 @@ def image_grid(images: Shaped[np.ndarray, "n H W *channels"], captions: Sequence
 
 
 def _axes(height: float = 3.2) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.8, height))
+    figure = Shown(figsize=(4.8, height))
     return figure, figure.subplots()
 
 

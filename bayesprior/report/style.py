@@ -14,7 +14,18 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-__all__ = ["BLUE", "COLORS", "GRAY", "GREEN", "INK", "ORANGE", "PURPLE", "styled", "themed_svg"]
+__all__ = [
+    "BLUE",
+    "COLORS",
+    "GRAY",
+    "GREEN",
+    "INK",
+    "ORANGE",
+    "PURPLE",
+    "Shown",
+    "styled",
+    "themed_svg",
+]
 
 INK, LINE, GRAY = "#1d2126", "#d5d9df", "#8b929c"
 BLUE, ORANGE, GREEN, PURPLE = "#2367ab", "#c4601a", "#2b8555", "#8256ab"
@@ -50,6 +61,15 @@ STYLE: dict[str, Any] = {
     "axes.prop_cycle": cycler(color=COLORS),
     "text.parse_math": False,
 }
+
+
+class Shown(Figure):
+    """A figure that a notebook shows where it is the cell's value, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", facecolor="white", dpi=110)
+        return buffer.getvalue()
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:

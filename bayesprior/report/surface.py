@@ -17,7 +17,7 @@ from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.inference.protocols import Draw
 from bayesprior.inference.wrappers import modes_kept
 from bayesprior.prediction.functional import FunctionalNetwork
-from bayesprior.report.style import BLUE, GRAY, ORANGE, styled
+from bayesprior.report.style import BLUE, GRAY, ORANGE, Shown, styled
 from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.protocols import Forward, batch_size, pair_forward, to_device
 from bayesprior.weights.gaussian import GaussianWeights
@@ -149,7 +149,7 @@ def draw_surface(values: xr.Dataset) -> Figure:
     """Draw what `surface_values` found: curves along a line, contours in a plane."""
     shown = [name for name in LABELS if name in values]
     is_plane = "y" in values.dims
-    figure = Figure(figsize=(4.8, (3.4 if is_plane else 1.5) * len(shown) + 0.5))
+    figure = Shown(figsize=(4.8, (3.4 if is_plane else 1.5) * len(shown) + 0.5))
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     places = values.place.values
     for axes, name in zip(panels, shown, strict=True):

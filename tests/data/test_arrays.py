@@ -256,7 +256,9 @@ def test_whole_numbers_as_floats_are_asked_about(rng):
     with pytest.raises(DataError, match="indices as integers, or say kind='regression'"):
         from_arrays("t", (x, y))
     assert from_arrays("t", (x, y), kind="regression").num_classes == 0
-    with pytest.raises(ConfigError, match="kind must be 'classification' or 'regression'"):
+    with pytest.raises(
+        ConfigError, match="kind must be one of 'classification', 'segmentation', 'regression'"
+    ):
         from_arrays("t", (x, y), kind="regresion")
     with pytest.raises(DataError, match="y_train has 6 NaN or infinite"):
         from_arrays("t", (x, y / 0.3 * np.nan), kind="regression")

@@ -11,7 +11,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
 
 
-@pytest.mark.parametrize("name", [s for s in SCRIPTS if s != "real_transfer"])
+def _cost(name):
+    """`make check` runs those that fit several networks."""
+    marks = [pytest.mark.slow] if name in ("mixing", "transfer") else []
+    return pytest.param(name, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [_cost(s) for s in SCRIPTS if s != "real_transfer"])
 def test_script_runs(name, monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
     script = importlib.import_module(name)

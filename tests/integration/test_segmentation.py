@@ -125,6 +125,7 @@ def test_a_report_of_masks(run):
         assert text in page, text
 
 
+@pytest.mark.slow
 def test_fits_side_by_side(run, folder, capsys):
     prior, short = str(folder / "prior" / "prior.safetensors"), str(folder / "short")
     options = ["--num_steps", "1", "--lr", "0.001", "--batch_size", "4", "--batch_norm", "train"]

@@ -123,7 +123,9 @@ def test_a_head_of_other_classes_and_data_without_labels(trained, data):
     images = as_bundle(DataBundle("images", [image for image, _ in data.train]))
     source = collect(Net(7), trained[1], data=images, **CPU)
     assert not [n for n in source.layout.names if n.startswith("head")]
-    assert source.provenance["features"] == "not looked at: the data have no classes"
+    assert (
+        source.provenance["features"] == "not looked at: the examples have no classes of their own"
+    )
     assert torch.equal(source.loc, collect(Net(3), trained[1], data=data, **CPU).loc)
 
 

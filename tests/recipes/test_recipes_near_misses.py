@@ -40,7 +40,7 @@ options = {
     "forward": ["pair", torch.nn.Linear, 5],
     "fabric": ["cuda", 2],
     "num_steps": ["10", 1e3, True, 0, None, 10**21, [1]],
-    "lr": ["fast", None, 0, -1, float("nan"), float("inf"), True, [0.1]],
+    "lr": ["fast", 0, -1, float("nan"), float("inf"), True, [0.1]],
     "batch_size": [0, 1.5, "64", 10**21],
     "seed": [-1, 1.5, "0", None, 10**21],
     "device": ["gpu", "cuda:99", 3.5, None],

@@ -49,7 +49,9 @@ def named_run(folder, **changes):
     model_options = ModelOptions(model="mlp", model_options={"widths": [5]})
     data = load_data(data_options)
     module, head = load_model(model_options, data, seed=1)
-    prior = make_prior(point_source(module, 0.1), module, head=head, out=folder / "prior")
+    prior = make_prior(
+        point_source(module, 0.1), module, rms_std=0.1, head=head, out=folder / "prior"
+    )
     made_from = MadeFrom(
         data=data_options, model=model_options, prior=str(folder / "prior" / PRIOR)
     )
@@ -169,7 +171,7 @@ class Dictionary(nn.Module):
 def test_likelihood_and_forward_come_back_or_must_be_given(task, tmp_path):
     _, _, data = task
     module = Dictionary()
-    prior = make_prior(point_source(module, 0.1), module, head="net.head")
+    prior = make_prior(point_source(module, 0.1), module, rms_std=0.1, head="net.head")
     std = torch.tensor([0.5, 2.0])
 
     class Squares(Normal):

@@ -1,8 +1,10 @@
 import re
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
+from bayesprior.report.plots import coverage_plot
 from bayesprior.report.style import BLUE, VARIABLES, styled, themed_svg
 
 
@@ -41,3 +43,8 @@ def test_names_keep_references_of_two_drawings_apart():
     ids = [set(re.findall(r'clipPath id="([^"]+)"', themed_svg(drawing(), n)[0])) for n in "ab"]
     assert ids[0]
     assert not ids[0] & ids[1]
+
+
+def test_a_notebook_shows_a_figure_as_it_is():
+    figure = coverage_plot(np.linspace(0, 1, 9))
+    assert figure._repr_png_().startswith(b"\x89PNG")

@@ -1,5 +1,6 @@
 """The suite accepts our collectors, and names the promise that another breaks."""
 
+import os
 import subprocess
 import sys
 

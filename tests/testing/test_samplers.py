@@ -65,7 +65,7 @@ class RepeatedNoise(SGLD.__base__):
     def stability_limit(self, curvature, group=None):
         return 2 / curvature
 
-    def update_(self, group, weights, grads):
+    def update_(self, group, params, weights, grads):
         group["noise_state"] = []
         noise = self.draw_noise(group, weights)
         for i, (w, g) in enumerate(zip(weights, grads, strict=True)):

@@ -25,8 +25,8 @@ def draw_law(least: float) -> GaussianWeights:
     return GaussianWeights(MILLION, torch.randn(dim).mul_(0.1), diag, rows.T)
 
 
-@pytest.mark.parametrize(("least", "nats"), [(1e-3, 3), (1e-5, 1000), (1e-8, 1000)])
-def test_density_and_score_where_torch_s_class_is_off_by_many_nats(least, nats):
+@pytest.mark.parametrize(("least", "nats"), [(1e-3, 0.1), (1e-5, 1000), (1e-8, 1000)])
+def test_density_and_score_where_torch_s_class_is_off(least, nats):
     law = draw_law(least)
     value = law.sample()
     stock = law.to_pyro()
@@ -40,7 +40,7 @@ def test_density_and_score_where_torch_s_class_is_off_by_many_nats(least, nats):
     of_stock = stock.log_prob(narrow)
     (gradient_of_stock,) = torch.autograd.grad(of_stock, narrow)
     exact, of_stock = float(exact.detach()), float(of_stock.detach())
-    assert abs(of_stock - exact) > nats
+    assert abs(of_stock - exact) > nats  # 1 or 4 of the first law, by the machine's BLAS
 
     # Rounding of D-long float64 sums, the reference's too; the quadratic form is a difference
     # of numbers of this size.
@@ -49,6 +49,7 @@ def test_density_and_score_where_torch_s_class_is_off_by_many_nats(least, nats):
     for given in (value, leaf.detach()):
         ours = law.log_prob(given, dtype=torch.float64)
         assert abs(float(ours) - exact) < rounding * size
+        assert abs(float(ours) - exact) < abs(of_stock - exact) / 1000
 
     # Likewise the score is a difference of vectors as long as r / d.
     error = (law.score(value) - gradient).norm()

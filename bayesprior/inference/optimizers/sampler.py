@@ -57,7 +57,7 @@ class Sampler(GroupwiseOptimizer):
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._streams: dict[Any, NoiseStream] = collections.defaultdict(NoiseStream)
         self._prior: PriorShare | None = None
-        super().__init__(params, {**defaults, "noise_state": []})
+        super().__init__(params, {"whiten": False, **defaults, "noise_state": []})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Runs on loading, copying and unpickling alike; what was computed ahead is forgotten.
