@@ -45,7 +45,8 @@ GRID_DECAYS = (1e-4, 1e-2)
 GRID_SNAPSHOTS = {"small": (40, 100, 200), "photographs": (30, 60, 120)}
 GRID_BATCH = {"small": 64, "photographs": 16}
 SHOWN = ("nll", "accuracy", "ece")
-WHOLE, GRID, PROBE = "transfer", "grid", "probe"
+WHOLE, GRID = "transfer", "grid"
+FIRST = (WHOLE, "map", "fine-tuning", "isotropic head", GRID, "probe")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +294,8 @@ def interval(values: Sequence[float]) -> str:
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a table of means, one of paired differences, and the pooled ones."""
-    names = list(dict.fromkeys(m for row in rows for m in row["methods"]))
+    known = dict.fromkeys(method for row in rows for method in row["methods"])
+    names = [*(m for m in FIRST if m in known), *(m for m in known if m not in FIRST)]
     others = [name for name in names if name != WHOLE]
     means, differences = [], []
     pooled: dict[str, list[float]] = {}
