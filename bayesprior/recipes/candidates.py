@@ -58,6 +58,7 @@ def network_for(
     *,
     head: str | None = None,
     weights: str | None = None,
+    rename: str | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, str]:
     """Return a network of one's own, with an output for each class, and its head's name."""
@@ -69,7 +70,7 @@ def network_for(
                 replace_head(module, data.num_classes, head)
         return module, head
     choice = ModelOptions(model=model, head=head) if isinstance(model, str) else model
-    return load_model(choice, data, seed=seed, weights=weights)
+    return load_model(choice, data, seed=seed, weights=weights, rename=rename)
 
 
 def candidates(
@@ -78,6 +79,7 @@ def candidates(
     *,
     sources: Sequence[Any] = (),
     weights: Sequence[Any] = (),
+    rename: str | None = None,
     head: str | None = None,
     seed: int = 0,
 ) -> Iterator[Candidate]:
@@ -108,7 +110,8 @@ def candidates(
     for file in weights:
         if isinstance(model, nn.Module):
             raise ConfigError("weights are for a model by name; load them into yours instead")
-        module, name = network_for(model, data, head=head, weights=os.fspath(file), seed=seed)
+        own = {"weights": os.fspath(file), "rename": rename}
+        module, name = network_for(model, data, head=head, seed=seed, **own)
         yield Candidate(Path(file).name, module, name, point_source(module, None, str(file)))
     if not sources and not weights:
         if not isinstance(model, nn.Module):

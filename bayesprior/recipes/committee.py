@@ -186,6 +186,7 @@ class _Fit:
             self.say(f"a class has {smallest} example(s): no folds")
             return self._without_folds()
         folds = stratified_folds(task.labels, min(rule.num_folds, smallest), task.seed)
+        task.num_expected = 1 + int(folds.max() + 1) * (2 if self.held_out_map else 1)
         index, members, held_out = self._search(folds)
         budget = rule.budgets[index]
         rows = _known(held_out) if members else torch.arange(len(task.labels))
@@ -229,6 +230,7 @@ class _Fit:
             return 0, members, held_out
         chosen, best = 0, self._confident_nll(held_out)
         for index in range(1, len(rule.budgets)):
+            task.num_expected += int(folds.max() + 1)
             others, logits = self._fold_members(index, folds)
             nll = self._confident_nll(logits)
             both = _known(torch.stack((best, nll), 1))

@@ -3,9 +3,11 @@
 import dataclasses
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -104,6 +106,8 @@ class MemberTask:
         The same by tensor, as a share of its rms weight: the unit of the MAP's prior.
     folder
         Where members are kept, and resumed; None keeps them in memory.
+    num_expected
+        Fits that are known of, for what the progress says; `fit` counts those that are done.
     """
 
     def __init__(
@@ -125,6 +129,8 @@ class MemberTask:
         self.head_prior, self.forward, self.folder = head_prior, forward, folder
         self.step_std, self.tensor_std = step_std, tensor_std
         self.seed, self.progress = seed, progress
+        self.num_fits, self.num_expected = 0, 0
+        self._seconds: list[float] = []
         new = set(prior.new_names)
         body = [name for name in prior.layout.names if name not in new]
         variance = torch.full((prior.shared_dim,), step_std**2, dtype=prior.loc.dtype)
@@ -201,6 +207,15 @@ class MemberTask:
         weight, bias = map_head(features, labels, self.num_classes, self.head_prior)
         return self.with_head(factor * weight, None if bias is None else factor * bias)
 
+    def _told(self, name: str) -> str:
+        """Say which fit comes, and how long those that are known of take after it."""
+        number = self.num_fits + 1
+        others = self.num_expected - number
+        if others < 0:
+            return name
+        left = f", then {fmean(self._seconds) * others:.0f} s" if self._seconds else ""
+        return f"{name} ({number} of {self.num_expected}{left})"
+
     def fit(
         self,
         name: str,
@@ -241,6 +256,7 @@ class MemberTask:
         run_dir = None if self.folder is None else self.folder / name
         if file is not None and file.is_file():
             point = PointPosterior.load(file)
+            self.num_fits += 1
             return Member(name, point, float(point.provenance["loss"]))
         units = self.units if prior is None else prior
         start = self.start(rows, recipe.head_start) if start is None else start
@@ -249,6 +265,7 @@ class MemberTask:
             return WhitenedAdam(module, units, lr=recipe.lr, head_lr=recipe.head_lr)
 
         self.place(PointPosterior(self.prior.layout, start, self.prior.buffers))
+        began = time.perf_counter()
         seed = fold_seed(self.seed, name) >> 1
         device = next(self.module.parameters()).device
         try:
@@ -265,10 +282,12 @@ class MemberTask:
                     run_dir=run_dir,
                     resume=run_dir is not None and (run_dir / CHECKPOINT).exists(),
                     progress=self.progress,
-                    description=name,
+                    description=self._told(name),
                 )
         except DivergenceError:
             return None
+        self._seconds.append(time.perf_counter() - began)
+        self.num_fits += 1
         point = PointPosterior.from_module(self.module, self.prior.layout)
         targets = self.labels if rows is None else self.labels[rows]
         loss = float(F.cross_entropy(confidence * self.logits(point, rows=rows), targets))

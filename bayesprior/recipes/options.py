@@ -299,6 +299,8 @@ class TransferOptions(RunOptions):
     baselines: Literal["none", "quick", "all"] = "quick"
     """What the result is set beside: quick is a linear probe, which needs no further fit; all adds
     five fine-tunings (AdamW at three rates, LP-FT, L2-SP; WiSE-FT) where there is a test split."""
+    rename: Literal["auto"] | None = option(None, shown="as the files have them")
+    """auto gives the tensors of files of weights the network's names, by order and shape."""
 
 
 class MadeFrom(Options):

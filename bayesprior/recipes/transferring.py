@@ -269,6 +269,7 @@ def _transferred(
         call.data,
         sources=call.source,
         weights=call.weights,
+        rename=call.rename,
         head=call.head,
         seed=call.seed,
     )

@@ -3,7 +3,7 @@ import torch
 from recipes_cases import Net, blobs, source_and_target
 from torch import nn
 
-from bayesprior.errors import ConfigError, LayoutMismatchError
+from bayesprior.errors import CheckpointError, ConfigError, LayoutMismatchError
 from bayesprior.recipes.candidates import candidates, network_for, ranked
 from bayesprior.recipes.options import ModelOptions
 from bayesprior.tasks.protocols import pair_forward
@@ -44,6 +44,18 @@ def test_checkpoints_are_loaded_and_ranked(tmp_path):
     torch.testing.assert_close(
         best.source.loc, best.source.layout.flatten(best.module), rtol=0, atol=0
     )
+
+
+def test_other_names_in_a_file_are_taken_in_order_where_asked(tmp_path):
+    choice = ModelOptions(model="mlp", model_options={"widths": [12]})
+    module, _ = network_for(choice, blobs(3), seed=0)
+    state = {f"layer{i}": value for i, value in enumerate(module.state_dict().values())}
+    torch.save(state, tmp_path / "other.pt")
+    given = {"weights": [tmp_path / "other.pt"]}
+    with pytest.raises(CheckpointError):
+        next(candidates(choice, blobs(3), **given))
+    [found] = candidates(choice, blobs(3), rename="auto", **given)
+    assert torch.equal(found.module.backbone[1].weight, module.backbone[1].weight)
 
 
 def test_a_source_puts_the_network_at_its_mean():

@@ -1,6 +1,7 @@
 """Members of a committee: one trainer, its units, and going on after a kill."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -88,3 +89,17 @@ def test_members_of_other_seeds_differ_and_of_one_seed_agree(fitted):
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_the_progress_says_what_is_still_to_come(fitted, tmp_path):
+    task = task_of(fitted, folder=tmp_path)
+    task.num_expected = 3
+    assert task._told("map") == "map (1 of 3)"
+    task.fit("map", RECIPE)
+    assert re.fullmatch(r"fold-0 \(2 of 3, then \d+ s\)", task._told("fold-0"))
+    again = task_of(fitted, folder=tmp_path)
+    again.num_expected = 3
+    again.fit("map", RECIPE)  # it is read: no time of its own
+    assert again._told("fold-0") == "fold-0 (2 of 3)"
+    again.num_fits = 3
+    assert again._told("LP-FT") == "LP-FT"
