@@ -21,7 +21,8 @@ def test_no_command_restates_an_option_of_a_recipe(name):
             own = set(vars(kind).get("__annotations__", {})) - {"method", "listed"}
             # a baseline is a run to report and compare, and a method to a study
             own -= {"data"} if name == "collect" else set()  # which does without
-            assert own & known <= {"out", "prior", "source", "weights", "rms_std", "baseline"}
+            files = {"source", "weights", "rename"}  # transfer records how it renames weights
+            assert own & known <= {"out", "prior", "rms_std", "baseline", *files}
     assert set(field_docs(COMMANDS[name].options)) >= {
         spec.name for spec in dataclasses.fields(COMMANDS[name].options)
     }

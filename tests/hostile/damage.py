@@ -104,9 +104,7 @@ def mutated(rng: np.random.Generator, tree: Any) -> Any:
     if kind == 0:
         del owner[key]
     elif kind == 1 and isinstance(owner, dict):
-        owner[pick(rng, ("", "\x1b[2J", "extra", "format", key + "x" if key else "x"))] = owner.pop(
-            key
-        )
+        owner[pick(rng, ("", "\x1b[2J", "extra", "format", f"{key}x"))] = owner.pop(key)
     elif kind == 2 and len(ways) > 1:
         other = tree
         for step in pick(rng, ways):

@@ -188,7 +188,8 @@ def test_a_target_that_does_not_fit_its_data_is_refused(fitted, tmp_path):
 def test_the_width_of_a_head_is_not_that_of_its_noise():
     module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
     learn_noise(module)
-    prior = make_prior(point_source(module, 1.0), module, head="2", head_std=0.05)
+    law = point_source(module, 1.0)
+    prior = make_prior(law, module, head="2", head_std=0.05, rms_std=1.0)
     widths = prior.block_rms_std()
     assert (widths["2.weight"], widths["2.bias"]) == (pytest.approx(0.05), pytest.approx(0.05))
     assert widths["2.log_variance"] == pytest.approx(1.0)
