@@ -50,14 +50,14 @@ def demo(options: DemoOptions) -> None:
         sampler="sghmc",
         chains=2,
         num_draws=options.num_draws,
-        out=folder / "chains",
+        out=folder / "sghmc",
         made_from=dataclasses.replace(made, prior=str(folder / "transfer" / PRIOR)),
         **common,
     )
     average = AverageOptions(device="cpu", progress=options.progress)
-    stage = predict_run(folder / "chains", options=average)
+    stage = predict_run(folder / "sghmc", options=average)
     _report(folder, options, average)
-    numbers = read_results(folder / "chains")[stage]
+    numbers = read_results(folder / "sghmc")[stage]
     chains = {"method": _CHAINS, "on": "test", "fits": 2, **numbers}
     show_leaderboard(found, [chains])
     print("One choice of images: differences of a few hundredths decide nothing.")
@@ -89,9 +89,9 @@ def _letters() -> DataBundle:
 
 def _report(folder: Path, options: DemoOptions, average: AverageOptions) -> None:
     """Write the report of the chains, `transfer` beside them."""
-    run = load_run(folder / "chains")
-    test = load_prediction(folder / "chains", average, fit=run)
-    compared = compare_runs([folder / "chains", folder / "transfer"], options=average)
+    run = load_run(folder / "sghmc")
+    test = load_prediction(folder / "sghmc", average, fit=run)
+    compared = compare_runs([folder / "sghmc", folder / "transfer"], options=average)
     recipes.report(
         run.module,
         run.posterior,

@@ -28,7 +28,7 @@ def test_the_demo_in_miniature(tmp_path, capsys):
     assert tree["posterior"].sizes["chain"] == 2
     report = json.loads((out / "report.json").read_text())
     assert "transfer" in json.dumps(report["verdicts"])
-    assert load_run(out / "transfer").prior.rms_std == load_run(out / "chains").prior.rms_std
+    assert load_run(out / "transfer").prior.rms_std == load_run(out / "sghmc").prior.rms_std
     # a second call reads what is there
     (out / "report.html").unlink()
     assert main(["demo", "--out", str(out), *arguments]) == 0
