@@ -67,5 +67,5 @@ bench: venv  ## every benchmark script, one after the other
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:  ## remove caches and build products (.venv stays)
-	rm -rf build dist *.egg-info docs/_build docs/reference/names docs/reference/modules docs/tutorials .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist *.egg-info docs/_build docs/reference/names docs/reference/modules docs/tutorials docs/jupyter_execute .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find bayesprior tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +

@@ -22,7 +22,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_codeautolink",
 ]
-exclude_patterns = ["_build", "examples"]
+exclude_patterns = ["_build", "examples", "jupyter_execute"]
 default_role = "code"  # single backticks, as docstrings write names
 html_theme = "furo"
 html_title = f"bayesprior {__version__}"

@@ -109,8 +109,8 @@ class ModelOptions(Options):
 
     model: str
     """A short name (small_conv, small_resnet, mlp, mobilenet_v1), a library's network for classes
-    (torchvision/NAME or NAME, timm/NAME, hf/NAME) or masks (torchvision's lraspp_..., fcn_...,
-    deeplabv3_..., smp/NAME), or an import path pkg.module:callable."""
+    (torchvision/NAME or NAME, timm/NAME, hf/NAME) or masks (torchvision's LRASPP, FCN and
+    DeepLab by their names, smp/NAME), or an import path pkg.module:callable."""
     model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of the network, as --model_options.NAME VALUE, such as widths. The numbers of
     classes, channels and features come from the data."""

@@ -22,7 +22,6 @@ __all__ = [
     "INK",
     "ORANGE",
     "PURPLE",
-    "Shown",
     "styled",
     "themed_svg",
 ]
