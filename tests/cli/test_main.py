@@ -199,7 +199,7 @@ def test_the_readmes_commands_are_accepted(words, command):
     assert type(options) in {known.options for known in COMMANDS.values()}
 
 
-def test_quiet_leaves_warnings_errors_and_what_was_asked_for(fit, work, tmp_path, capsys):
+def test_quiet_leaves_warnings_errors_and_what_was_asked_for(fit, tmp_path, capsys):
     short = [*fit[: fit.index("--progress")], "--device", "cpu", "--num_steps", "10"]
     assert main(["fit", "map", *short, "--out", str(tmp_path / "map"), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
@@ -207,7 +207,7 @@ def test_quiet_leaves_warnings_errors_and_what_was_asked_for(fit, work, tmp_path
     told = capsys.readouterr()
     assert "method" in told.out
     assert "MAP: 10/10 (100%), loss" in told.err
-    assert main(["predict", str(work / "map"), "--quiet", "--device", "cpu"]) == 0
+    assert main(["predict", str(tmp_path / "loud"), "--quiet", "--device", "cpu"]) == 0
     asked = capsys.readouterr()
     assert "accuracy" in asked.out
     assert asked.err == ""
