@@ -73,7 +73,7 @@ def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataB
             "bp.from_arrays('name', (x, y), (x_test, y_test)), table.to_csv or numpy.savez(x=x, "
             "y=y) for a .csv or .npz file; pictures go by a folder with one folder per class"
         )
-    elif len(path.parts) > 1 or path.suffix:
+    elif len(path.parts) > 1 or path.suffix or name.endswith("/"):
         raise DataError(f"no folder or file {name!r}")
     bundle = call("data set", name, DATA, options, trusted=trusted)
     if not isinstance(bundle, DataBundle):

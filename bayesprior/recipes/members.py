@@ -265,7 +265,8 @@ class MemberTask:
             return WhitenedAdam(module, units, lr=recipe.lr, head_lr=recipe.head_lr)
 
         self.place(PointPosterior(self.prior.layout, start, self.prior.buffers))
-        began = time.perf_counter()
+        told, began = self._told(name), time.perf_counter()
+        self.num_fits += 1  # one that diverges, too
         seed = fold_seed(self.seed, name) >> 1
         device = next(self.module.parameters()).device
         try:
@@ -282,12 +283,11 @@ class MemberTask:
                     run_dir=run_dir,
                     resume=run_dir is not None and (run_dir / CHECKPOINT).exists(),
                     progress=self.progress,
-                    description=self._told(name),
+                    description=told,
                 )
         except DivergenceError:
             return None
         self._seconds.append(time.perf_counter() - began)
-        self.num_fits += 1
         point = PointPosterior.from_module(self.module, self.prior.layout)
         targets = self.labels if rows is None else self.labels[rows]
         loss = float(F.cross_entropy(confidence * self.logits(point, rows=rows), targets))

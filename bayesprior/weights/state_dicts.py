@@ -167,7 +167,9 @@ def why(error: Exception) -> str:
             "the file, save its weights alone: torch.save(torch.load(path, weights_only=False)"
             "['state_dict'], 'weights.pth')"
         )
-    inner = re.search(r"WeightsUnpickler error: (.+)", text)
+    if blocked := re.search(r"unsupported GLOBAL (\S+)", text):
+        return f"it calls {blocked[1]}"
+    inner = re.search(r"WeightsUnpickler error:\s*(.+)", text)
     return (inner[1] if inner else text).splitlines()[0].strip()
 
 

@@ -48,6 +48,8 @@ def test_paths_of_folders_and_files(tmp_path):
         get_data("flats.csv")
     with pytest.raises(DataError, match=r"labels.parquet: such files .* bp.from_arrays"):
         get_data("labels.parquet")
+    with pytest.raises(DataError, match="no folder or file 'photos/'"):
+        get_data("photos/")
     with pytest.raises(DataError, match="no folder or file 'some/folder'"):
         get_data("some/folder")
 

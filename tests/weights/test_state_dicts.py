@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import pickle
 import warnings
@@ -301,6 +302,8 @@ def write_program(path):
         ("absent.pth", lambda path: None, "no such file"),
         ("code.pth", write_code, r"holds a functools.partial .*save its weights alone"),
         ("junk.pth", lambda path: path.write_bytes(b"junk"), "no readable file of tensors"),
+        ("text.pth", lambda path: path.write_bytes(b"no weights\n"), "Unsupported operand 110$"),
+        ("call.pth", lambda path: torch.save({"x": os.system}, path), r"it calls posix\.system$"),
         ("empty.pt", lambda path: path.write_bytes(b""), "no readable file"),
         (
             "pickle.pt",
