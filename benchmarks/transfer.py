@@ -28,21 +28,25 @@ from torch.nn import functional as F
 
 from bayesprior.data import DataBundle, digits, few_shot, from_npz, split_validation
 from bayesprior.demo.glyphs import glyphs
+from bayesprior.diagnostics.calibration import CalibrationBins
 from bayesprior.inference.strength.features import head_inputs
 from bayesprior.inference.strength.probe import fit_probe
 from bayesprior.models import head_prefix
+from bayesprior.prediction.predict import predict
 from bayesprior.recipes import fit_source, transfer
 from bayesprior.recipes.leaderboard import held_out_numbers
 from bayesprior.recipes.named import load_model
 from bayesprior.recipes.options import ModelOptions
 from bayesprior.recipes.training import initialize_
+from bayesprior.recipes.transferring import Transfer
+from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.weights.gaussian import GaussianWeights
 
 QUIET: Mapping[str, Any] = {"progress": False, "device": "cpu"}
 POOL, TEST = 400, 2000  # images set aside for the grid's choice; test images at most
 GRID_RATES = {"small": (0.003, 0.01, 0.03, 0.1), "photographs": (0.001, 0.003, 0.01, 0.03)}
 GRID_DECAYS = (1e-4, 1e-2)
-GRID_SNAPSHOTS = {"small": (40, 100, 200), "photographs": (30, 60, 120)}
+GRID_SNAPSHOTS = (40, 100, 200)
 GRID_BATCH = {"small": 64, "photographs": 16}
 SHOWN = ("nll", "accuracy", "ece")
 WHOLE, GRID = "transfer", "grid"
@@ -194,7 +198,7 @@ def grid(
     """
     start = {name: value.clone() for name, value in module.state_dict().items()}
     found: list[tuple[float, dict[str, float], tuple[float, float, int]]] = []
-    snapshots = (1, 2, 4) if quick else GRID_SNAPSHOTS[kind]
+    snapshots = (1, 2, 4) if quick else GRID_SNAPSHOTS
     last, size = snapshots[-1], min(GRID_BATCH[kind], task.num_data)
     for rate in GRID_RATES[kind]:
         for decay in GRID_DECAYS:
@@ -262,6 +266,7 @@ def measure(
     told = whole.results["fit"]
     about = {key: told[key] for key in ("budget", "confidence", "feature_noise", "notes")}
     about |= {"gradients": told["num_gradients"], "seconds": time.process_time() - began}
+    about["ece_chance"] = ece_chance(whole, task)
     if not checkpoint:
         if not quick:
             found = transfer(
@@ -281,6 +286,15 @@ def measure(
     }
     methods = {n: {k: row[k] for k in (*SHOWN, "brier") if k in row} for n, row in rows.items()}
     return {"cell": name, "draw": draw, "n": len(task.test), "methods": methods, **about}
+
+
+def ece_chance(found: Transfer, task: DataBundle) -> float:
+    """Return the ECE on the test images that a calibrated model exceeds once in twenty."""
+    loader = task.loader("test", 256)
+    probs = predict(found.module, found.posterior, loader, Categorical(), progress=False).mean_probs
+    labels = torch.cat([y for _, y in loader])
+    sure, chosen = probs.max(1)
+    return CalibrationBins.of(sure.numpy(), (chosen == labels).numpy()).chance
 
 
 def interval(values: Sequence[float]) -> str:
@@ -324,12 +338,41 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     last = ["mean over cells"]
     last += [interval(pooled[m]) for m in others]
     differences.append(last)
+    bars = [bar for name in CELLS if (bar := held_against([r for r in rows if r["cell"] == name]))]
+    titles = ["cell", "best baseline", "NLL", "accuracy", "ECE", "chance", "image gradients"]
     return (
         "NLL / accuracy / ECE, mean over draws (their number):\n\n"
         f"{_bench.table(['cell, images a class', *names], means)}\n\n"
         "NLL of `transfer` minus another's, paired, 95 % t over draws:\n\n"
-        f"{_bench.table(['cell', *others], differences)}\n"
+        f"{_bench.table(['cell', *others], differences)}\n\n"
+        "`transfer` minus the baseline of the best mean NLL, 95 % t; its ECE, and what a "
+        "calibrated model exceeds once in twenty; its gradients / the grid's:\n\n"
+        f"{_bench.table(titles, bars)}\n"
     )
+
+
+def held_against(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how `transfer` stands against the best baseline of a cell; nothing of no rows."""
+    if not rows:
+        return []
+    mean = {
+        name: float(np.mean([row["methods"][name]["nll"] for row in rows]))
+        for name in rows[0]["methods"]
+        if name not in FIRST[:4]
+    }
+    best = min(mean, key=lambda name: mean[name])
+    pairs = [(row["methods"][WHOLE], row["methods"][best]) for row in rows]
+    ece = np.mean([row["methods"][WHOLE]["ece"] for row in rows])
+    chance = [row["ece_chance"] for row in rows if "ece_chance" in row]
+    spent = (np.mean([row[key] for row in rows]) for key in ("gradients", "grid_gradients"))
+    return [
+        f"{rows[0]['cell']} ({len(rows)})",
+        best,
+        *(interval([one[key] - other[key] for one, other in pairs]) for key in SHOWN[:2]),
+        f"{ece:.3f}",
+        f"{np.mean(chance):.3f}" if chance else "",
+        " / ".join(f"{n:,.0f}" for n in spent),
+    ]
 
 
 def finished(path: Path) -> list[dict[str, Any]]:

@@ -303,7 +303,7 @@ def test_an_interrupted_sampler_resumes_to_the_same_draws(work, fit, monkeypatch
 
 
 def test_transfer_from_a_file_of_weights_to_predictions(work, tmp_path, capsys, monkeypatch):
-    short = dataclasses.replace(RULE, num_steps=(6, 6, 6, 6), budgets=(2.0, 5.0, 12.0, 30.0))
+    short = dataclasses.replace(RULE, num_steps=(6, 6))
     monkeypatch.setattr("bayesprior.recipes.transferring.RULE", short)
     source = str(work / "source" / "source.safetensors")
     out = tmp_path / "run"

@@ -21,7 +21,7 @@ from bayesprior.recipes.members import MemberTask
 from bayesprior.tasks.likelihoods import Categorical
 
 UNITS = {"step_std": 0.02, "tensor_std": 0.1}
-QUICK = dataclasses.replace(RULE, num_steps=(12, 16, 20, 24))
+QUICK = dataclasses.replace(RULE, num_steps=(12, 24))
 
 
 @pytest.fixture(scope="module")
@@ -120,25 +120,44 @@ def test_one_or_two_images_a_class_have_no_folds(source, per_class):
     assert not found.held_out
 
 
-def test_the_budget_is_searched_from_below_only_where_there_are_images(source):
+def test_the_wide_budget_stands_unless_the_narrow_one_is_clearly_better(source):
     lines = []
     found = fit_committee(task_of(source, 20), QUICK, tell=lines.append)
-    tried = [line for line in lines if line.startswith("budget")]
-    assert tried[0].startswith("budget 5 against 2: ")
-    leads = [float(line.split(", ")[-1].split()[0]) for line in tried]
-    assert found.budget == RULE.budgets[sum(lead > 1 for lead in leads)]
-    assert all(lead > 1 for lead in leads[:-1])  # the first that brings nothing is the last
+    (told,) = [line for line in lines if line.startswith("budget")]
+    assert told.startswith("budget 12 against 2: ")
+    lead = float(told.split(", ")[-1].split()[0])
+    assert found.budget == (2 if lead < -1 else 12)
     assert found.names[0] == f"map-budget-{found.budget:g}"
     ratio = found.prior.block_rms_std()["backbone.1.weight"] / 0.25
     own = rms_by_tensor(source)["backbone.1.weight"]
     assert ratio == pytest.approx(own * found.budget / 2, rel=1e-4)
-    few = []
-    fit_committee(task_of(source, 5), QUICK, tell=few.append)
-    assert not [line for line in few if line.startswith("budget")]
+
+
+@pytest.mark.parametrize(("excess", "chosen"), [(0.9, 12), (1.1, 2)])
+def test_one_standard_error_decides_between_the_budgets(source, monkeypatch, excess, chosen):
+    monkeypatch.setattr("bayesprior.recipes.committee.worse_by", lambda one, other: excess)
+    assert fit_committee(task_of(source, 20), QUICK).budget == chosen
+
+
+def test_few_images_keep_the_narrow_budget(source):
+    lines = []
+    assert fit_committee(task_of(source, 5), QUICK, tell=lines.append).budget == 2
+    assert not [line for line in lines if line.startswith("budget")]
+
+
+def test_a_budget_whose_members_are_all_dropped_leaves_the_other(source, monkeypatch):
+    task = task_of(source, 20)
+    fit = task.fit
+    monkeypatch.setattr(
+        task, "fit", lambda name, *a, **k: None if "12-fold" in name else fit(name, *a, **k)
+    )
+    found = fit_committee(task, QUICK)
+    assert found.budget == 2
+    assert len(found.draws) == 5
 
 
 def test_members_that_do_not_learn_are_dropped_and_the_probe_stands_in(source):
-    still = dataclasses.replace(QUICK, budgets=(1e-6,) * 4, map_lr=1e-6, head_start=1e-6)
+    still = dataclasses.replace(QUICK, budgets=(1e-6, 1e-6), map_lr=1e-6, head_start=1e-6)
     task = task_of(source, 5)
     found = fit_committee(task, still)
     assert found.names == ["probe"]

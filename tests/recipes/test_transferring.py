@@ -24,7 +24,7 @@ QUIET = {"device": "cpu", "progress": False}
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    quick = dataclasses.replace(committee.RULE, num_steps=(12, 16, 20, 24))
+    quick = dataclasses.replace(committee.RULE, num_steps=(12, 24))
     monkeypatch.setattr("bayesprior.recipes.transferring.RULE", quick)
 
 
