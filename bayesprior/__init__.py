@@ -47,7 +47,13 @@ if TYPE_CHECKING:
     )
     from bayesprior.recipes.new_data import predict_new
     from bayesprior.report import plots
-    from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Likelihood, Normal
+    from bayesprior.tasks.likelihoods import (
+        Bernoulli,
+        Categorical,
+        HeteroscedasticNormal,
+        Likelihood,
+        Normal,
+    )
     from bayesprior.tasks.objectives import Objective, supervised, two_view
     from bayesprior.tasks.pixels import PixelCategorical
     from bayesprior.tasks.protocols import (
@@ -65,6 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BayesPriorError",
     "BayesianNetwork",
+    "Bernoulli",
     "Block",
     "Categorical",
     "CheckpointError",
