@@ -76,7 +76,8 @@ def from_csv(
     for column in (*targets, *dropped):
         _check_column(path, column, list(table.columns))
     columns = [c for c in table.columns if c not in {*targets, *dropped}]
-    class_names, y = None, table[targets]
+    class_names: Any = None
+    y = table[targets]
     if len(targets) == 1 and kind != "regression" and y.dtypes.iloc[0].kind not in "biuf":
         _check_present(path, table, targets[0])
         class_names, y = np.unique(y.iloc[:, 0].astype(str), return_inverse=True)

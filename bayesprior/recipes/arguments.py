@@ -25,7 +25,7 @@ from bayesprior.recipes.options import (
     SourceOptions,
     SwagOptions,
 )
-from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Likelihood
+from bayesprior.tasks.likelihoods import Bernoulli, Categorical, HeteroscedasticNormal, Likelihood
 from bayesprior.tasks.objectives import supervised
 from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Forward, pair_forward
@@ -87,6 +87,8 @@ def default_likelihood(data: DataBundle) -> Likelihood:
     """Return the likelihood that a task's targets ask for."""
     if data.num_numbers:
         return HeteroscedasticNormal.of_targets(data.train.targets)
+    if data.has_several_labels:
+        return Bernoulli()
     return PixelCategorical() if data.has_masks else Categorical()
 
 
@@ -95,9 +97,9 @@ class TrainCall(RunOptions):
 
     likelihood: Likelihood | None = None
     """How outputs speak about targets. By default what the data ask for: `Categorical` of labels,
-    `PixelCategorical` of masks, and of numbers (N, P) `HeteroscedasticNormal` in the units of the
-    training targets: the network then gives 2P outputs, as one does to which
-    `bayesprior.models.learn_noise` was applied."""
+    `Bernoulli` of several an example, `PixelCategorical` of masks, and of numbers (N, P)
+    `HeteroscedasticNormal` in the units of the training targets: the network then gives 2P
+    outputs, as one does to which `bayesprior.models.learn_noise` was applied."""
     forward: Forward = pair_forward
     """Calls the network on a batch: ``(module, batch) -> (outputs, targets)``."""
     fabric: Fabric | None = None
@@ -161,7 +163,7 @@ class TrainCall(RunOptions):
     def check_task(self, module: nn.Module, data: DataBundle) -> None:
         """Raise `ConfigError` unless the network takes the data and answers with what they need."""
         numbers = data.num_numbers if type(self.likelihood) is HeteroscedasticNormal else 0
-        classes = isinstance(self.likelihood, Categorical | PixelCategorical | None)
+        classes = isinstance(self.likelihood, Categorical | Bernoulli | PixelCategorical | None)
 
         def forward(network: nn.Module, batch: Any) -> Any:
             outputs, targets = self.forward(network, batch)

@@ -88,8 +88,9 @@ class DataOptions(Options):
     """A short name (digits, glyphs, cifar10, cifar100, mnist, fashion_mnist, flowers102,
     oxford_pets, image_folder, mask_folder), a folder of pictures (a folder for each class, or
     images and masks), a .npz file with x_train, y_train, x_test, y_test (or x, y; y are masks if
-    they have pixels), a .csv file with --data_options.target COLUMN, or an import path
-    pkg.module:function that returns a DataBundle."""
+    they have pixels, several labels an example if they are rows of 0 and 1), a .csv file with
+    --data_options.target COLUMN, or an import path pkg.module:function that returns a
+    DataBundle."""
     data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of the data set, as --data_options.NAME VALUE, such as root or size."""
     classes: str | None = option(None, shown="all")

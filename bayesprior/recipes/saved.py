@@ -20,7 +20,13 @@ from bayesprior.recipes.places import restored
 from bayesprior.recipes.runs import RunConfig, finished_fit, read_results
 from bayesprior.recipes.training import bound, read_posterior
 from bayesprior.storage import PRIOR
-from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Likelihood, Normal
+from bayesprior.tasks.likelihoods import (
+    Bernoulli,
+    Categorical,
+    HeteroscedasticNormal,
+    Likelihood,
+    Normal,
+)
 from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Forward, inputs_forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
@@ -31,7 +37,8 @@ __all__ = ["FitRun", "load_posterior", "load_run"]
 FitPosterior = PointPosterior | GaussianWeights | StoredDraws
 
 _LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
-    kind.__name__: kind for kind in (Categorical, HeteroscedasticNormal, Normal, PixelCategorical)
+    kind.__name__: kind
+    for kind in (Bernoulli, Categorical, HeteroscedasticNormal, Normal, PixelCategorical)
 }
 _FORWARDS: dict[str, Forward] = {f.__qualname__: f for f in (pair_forward, inputs_forward)}
 

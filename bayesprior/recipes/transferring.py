@@ -112,9 +112,14 @@ def _check_task(data: DataBundle) -> None:
     """Raise `DataError` unless every example has one of two classes or more, all of them seen."""
     labels = data.train.targets
     if not data.class_names or data.has_masks or (labels is not None and labels.ndim != 1):
+        what = "no classes"
+        if data.class_names:
+            what = "masks" if data.has_masks else "several labels an example"
+        elif data.num_numbers:
+            what = "numbers to predict"
         raise DataError(
-            f"{data.name!r} is no classification of whole examples; regression and segmentation "
-            "go through make_prior and fit_map"
+            f"{data.name!r} has {what}, and transfer is for one class an example; take make-prior "
+            "and fit map"
         )
     if data.num_classes < 2:
         raise DataError(f"{data.name!r} has one class; there is nothing to tell apart")

@@ -109,7 +109,7 @@ def test_new_inputs_get_probabilities_and_quantiles():
 
 @pytest.mark.parametrize("max_draw_bytes", [2**30, 1])
 def test_intervals_are_quantiles_of_the_mixture(max_draw_bytes):
-    """Two draws 100 standard deviations apart: a normal law's interval would hold neither's end."""
+    """Two draws 100 standard deviations apart: a normal law's intervals would end elsewhere."""
     model = nn.Linear(1, 1, bias=False)
     posterior = Draws(model, num_draws=2)
     posterior.weights = [torch.tensor([0.0]), torch.tensor([100.0])]
