@@ -266,6 +266,11 @@ def predict_new(call: NewDataCall) -> NewPredictions | NewLabels | NewNumbers:
     names = fit.data.class_names
     if not names and not fit.data.num_numbers:
         raise ConfigError(f"{fit.data.name!r} has no classes, of which new data could be")
+    if isinstance(fit.data.peek(1), Mapping):
+        raise ConfigError(
+            f"examples of {fit.data.name!r} are dictionaries, which files do not hold; in Python: "
+            "bp.load_run(folder).predict_proba(batches)"
+        )
     new = [call.new] if isinstance(call.new, str | Path) else call.new
     source = NewInputs([Path(path).expanduser() for path in new], fit.data, call.batch_size)
     threshold = None

@@ -122,7 +122,16 @@ class ModelOptions(Options):
     network, for each input), or a known standard deviation in the targets' unit."""
 
 
-class SourceOptions(ObjectiveOptions, LoggedOptions):
+class SmoothingOptions(Options):
+    """Labels."""
+
+    label_smoothing: float | None = option(None, least=0, most=1, shown="0")
+    """Share e of every label's weight in the loss that goes to all classes alike: a loss of
+    -(1 - e) log p_y - (e / C) sum_c log p_c. Predictions and metrics are of the labels as they are;
+    a likelihood in the strict sense is e = 0 alone."""
+
+
+class SourceOptions(SmoothingOptions, ObjectiveOptions, LoggedOptions):
     """Source fit: descent, then SWAG."""
 
     rank: int = option(20, least=0)
@@ -171,7 +180,7 @@ class FitOptions(LoggedOptions):
             raise ConfigError("head_lr goes with lr; give both, or none: then both are found")
 
 
-class DescentOptions(FitOptions):
+class DescentOptions(SmoothingOptions, FitOptions):
     """Descent."""
 
     momentum: float = option(0.9, least=0, most=1)

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import nn
 
-from bayesprior.data.adapters import check_fit
+from bayesprior.data.adapters import check_fit, forward_for
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.corruptions import CORRUPTIONS, Corruption
 from bayesprior.diagnostics.compare import MethodResult, pick_baseline
@@ -135,7 +135,7 @@ def report(
         If a draw gives NaN, or the labels of the task's own splits do not fit the network.
     """
     likelihood = likelihood or default_likelihood(data)
-    folder = Path(out).expanduser()
+    folder, forward = Path(out).expanduser(), forward_for(data, forward)
     module = module.to(pick_device(device))
     check_fit(module, data, forward)
     of_logits = getattr(posterior, "average", "") == "logits"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprior.data import DataBundle, as_bundle
+from bayesprior.data.adapters import forward_for
 from bayesprior.errors import ConfigError, DataError, check
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws, save_draw
@@ -98,6 +99,7 @@ class TransferCall(TransferOptions, kw_only=False):
         object.__setattr__(self, "made_from", made)
         check(self.forward, "function", "forward")
         _check_task(self.data)
+        object.__setattr__(self, "forward", forward_for(self.data, self.forward))
 
 
 def _listed(given: Any) -> tuple[Any, ...]:
