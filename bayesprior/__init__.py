@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from bayesprior.inference.strength import feature_noise
     from bayesprior.integrations import huggingface, lightning
     from bayesprior.models import get_model
-    from bayesprior.prediction.predict import Prediction, predict
+    from bayesprior.prediction.predict import predict
+    from bayesprior.prediction.results import Prediction
     from bayesprior.probabilistic import BayesianNetwork, RandomNetwork, StochasticGradientMCMC
     from bayesprior.recipes import (
         collect,

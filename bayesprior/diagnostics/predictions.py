@@ -21,15 +21,11 @@ from bayesprior.diagnostics.outcomes import (
 from bayesprior.errors import DataError
 from bayesprior.prediction.metrics import MetricRow
 from bayesprior.prediction.points import Points
-from bayesprior.prediction.predict import Prediction
+from bayesprior.prediction.results import Prediction
 
 __all__ = [
     "AnyOutcome",
-    "ImageOutcome",
-    "LabelOutcome",
-    "NumberOutcome",
     "Outcome",
-    "metric_rows",
     "outcome_of",
     "score_intervals",
     "scores",

@@ -13,12 +13,11 @@ from bayesprior.inference.protocols import Posterior
 from bayesprior.inference.wrappers import modes_kept
 from bayesprior.prediction.averaging import DrawAverage, chunks
 from bayesprior.prediction.functional import FunctionalNetwork
-from bayesprior.prediction.results import Prediction as Prediction
-from bayesprior.prediction.results import Results
+from bayesprior.prediction.results import Prediction, Results
 from bayesprior.tasks.likelihoods import Likelihood
 from bayesprior.tasks.protocols import Batch, Forward, pair_forward, tensors_of, to_device
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["predict"]
 
 
 @torch.no_grad()

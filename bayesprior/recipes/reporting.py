@@ -22,7 +22,8 @@ from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
 from bayesprior.inference.protocols import Posterior
-from bayesprior.prediction.predict import Prediction, predict
+from bayesprior.prediction.predict import predict
+from bayesprior.prediction.results import Prediction
 from bayesprior.recipes.arguments import default_likelihood
 from bayesprior.recipes.digests import described
 from bayesprior.recipes.training import pick_device

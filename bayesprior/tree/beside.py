@@ -8,13 +8,8 @@ import xarray as xr
 from jaxtyping import Shaped
 
 from bayesprior.diagnostics.compare import MethodResult
-from bayesprior.diagnostics.predictions import (
-    AnyOutcome,
-    ImageOutcome,
-    LabelOutcome,
-    NumberOutcome,
-    Outcome,
-)
+from bayesprior.diagnostics.outcomes import ImageOutcome, LabelOutcome, NumberOutcome
+from bayesprior.diagnostics.predictions import AnyOutcome, Outcome
 from bayesprior.errors import DataError
 from bayesprior.prediction.images import ImageSums
 from bayesprior.tree.maps import DIMS, sums_of

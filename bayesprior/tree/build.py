@@ -15,7 +15,7 @@ from bayesprior.diagnostics.compare import MethodResult
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.mixtures import LEVELS
-from bayesprior.prediction.predict import Prediction
+from bayesprior.prediction.results import Prediction
 from bayesprior.tree.beside import image_group, method_group
 from bayesprior.tree.chains import ChainGrid
 from bayesprior.tree.draws import WeightStatistics, weight_statistics
