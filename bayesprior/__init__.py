@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from bayesprior.inference.strength import feature_noise
     from bayesprior.integrations import huggingface, lightning
     from bayesprior.models import get_model
-    from bayesprior.prediction.predict import Prediction, predict
+    from bayesprior.prediction.predict import predict
+    from bayesprior.prediction.results import Prediction
     from bayesprior.probabilistic import BayesianNetwork, RandomNetwork, StochasticGradientMCMC
     from bayesprior.recipes import (
         collect,
@@ -47,7 +48,13 @@ if TYPE_CHECKING:
     )
     from bayesprior.recipes.new_data import predict_new
     from bayesprior.report import plots
-    from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Likelihood, Normal
+    from bayesprior.tasks.likelihoods import (
+        Bernoulli,
+        Categorical,
+        HeteroscedasticNormal,
+        Likelihood,
+        Normal,
+    )
     from bayesprior.tasks.objectives import Objective, supervised, two_view
     from bayesprior.tasks.pixels import PixelCategorical
     from bayesprior.tasks.protocols import (
@@ -65,6 +72,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BayesPriorError",
     "BayesianNetwork",
+    "Bernoulli",
     "Block",
     "Categorical",
     "CheckpointError",

@@ -8,7 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bayesprior.errors import BayesPriorError, ConfigError, nearest_name
+from bayesprior.errors import (
+    BayesPriorError,
+    ConfigError,
+    MissingDependencyError,
+    nearest_name,
+)
 
 __all__ = ["call", "lazy", "resolve"]
 
@@ -58,7 +63,8 @@ def resolve(
     try:
         target = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"{kind} {name!r}: cannot import {module_name!r} ({error})") from error
+        told = f"({error}){_remedy(error)}"
+        raise ConfigError(f"{kind} {name!r}: cannot import {module_name!r} {told}") from error
     for step in attribute.split("."):
         if not hasattr(target, step):
             where = getattr(target, "__name__", module_name)
@@ -92,6 +98,8 @@ def call(
     ------
     ConfigError
         As in `resolve`; if an option is unknown or a required one is missing.
+    MissingDependencyError
+        If what it stands for imports what is not installed.
 
     Examples
     --------
@@ -116,11 +124,24 @@ def call(
         raise ConfigError(f"{kind} {name!r} needs the option {', '.join(missing)}")
     try:
         return target(**options)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{kind} {name!r} needs what cannot be imported ({error}){_remedy(error)}"
+        ) from error
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
         if isinstance(error, BayesPriorError):
             raise
         told = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{kind} {name!r} fails with {dict(options)} ({told})") from error
+
+
+_OF_EXTRAS = ("timm", "transformers", "peft", "segmentation_models_pytorch")
+
+
+def _remedy(error: Exception) -> str:
+    """Return which extra has what is missing, if one has."""
+    known = str(getattr(error, "name", None)).partition(".")[0] in _OF_EXTRAS
+    return ": pip install 'bayesprior[models]'" if known else ""
 
 
 def lazy(package: str, file: str) -> Callable[[str], Any]:

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Categorical
+from bayesprior.tasks.likelihoods import Bernoulli, Categorical, Normal
 from bayesprior.tree.build import to_datatree
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -147,3 +148,27 @@ def run_factory():
 @pytest.fixture(scope="module")
 def run_factory_module():
     return Run
+
+
+@pytest.fixture
+def numbers():
+    """Predictions of 200 numbers by the law that made them."""
+    line = torch.nn.Linear(3, 1)
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(200, 1, generator=torch.Generator().manual_seed(1))
+    batch = (x, (line(x) + noise).detach())
+    return predict(line, PointPosterior.from_module(line), [batch], Normal(std=1.0))
+
+
+@pytest.fixture
+def labels():
+    """Predictions of 200 examples with three labels by six draws around the law that made them."""
+    g = torch.Generator().manual_seed(0)
+    line = torch.nn.Linear(4, 3)
+    layout = ParameterLayout.from_module(line)
+    center = 2 * torch.randn(layout.dim, generator=g)
+    layout.load_(line, center)
+    x = torch.randn(200, 4, generator=g)
+    y = (torch.rand(200, 3, generator=g) < line(x).sigmoid()).long()
+    draws = center + 0.3 * torch.randn(2, 3, layout.dim, generator=g)
+    return predict(line, ListPosterior(layout, draws), [(x, y)], Bernoulli())

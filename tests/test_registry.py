@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from bayesprior.errors import ConfigError
+from bayesprior.errors import ConfigError, MissingDependencyError
 from bayesprior.registry import call, lazy, resolve
 
 TABLE = {"counter": "collections:Counter", "broken": "bayesprior.no_such:thing"}
@@ -72,3 +72,17 @@ def test_lazy_names_are_imported_when_they_are_first_used(tmp_path, monkeypatch)
 def test_what_a_callable_cannot_take_is_one_line(options):
     with pytest.raises(ConfigError, match=r"number 'half' fails with .*Error: "):
         call("number", "half", {"half": "fractions:Fraction"}, options)
+
+
+@pytest.mark.parametrize(
+    ("library", "hint"), [("peft", r": pip install 'bayesprior\[models\]'"), ("no_such", r"$")]
+)
+def test_what_a_callable_misses_is_one_line(library, hint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "inside.py").write_text(f"def make():\n    import {library}\n")
+    (tmp_path / "outside.py").write_text(f"import {library}\n")
+    with pytest.raises(MissingDependencyError, match=rf"'inside:make' needs .*\){hint}"):
+        call("network", "inside:make", {}, {})
+    with pytest.raises(ConfigError, match=rf"cannot import 'outside' .*\){hint}"):
+        call("network", "outside:make", {}, {})

@@ -47,8 +47,13 @@ def _metrics(is_compared: bool) -> list[str]:
     return [  # the direction is a row's fourth argument, and the margin its fifth
         f"{ast.literal_eval(name)}: {ast.literal_eval(row.args[1])}"
         for name, row in zip(table.keys, table.values, strict=True)
-        if len(row.args) > (4 if is_compared else 3)
+        if len(row.args) > 3 and not (is_compared and (len(row.args) < 5 or not _of_classes(row)))
     ]
+
+
+def _of_classes(row: Any) -> bool:
+    told = [word.value for word in row.keywords if word.arg == "tasks"]
+    return not told or "classes" in ast.literal_eval(told[0])
 
 
 def _headings() -> list[str]:

@@ -11,9 +11,15 @@ from bayesprior.data.bundle import HINT, DataBundle
 from bayesprior.data.datasets import label_key
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.generators import seeded
-from bayesprior.tasks.protocols import Forward, pair_forward, tensors_of, to_device
+from bayesprior.tasks.protocols import (
+    Forward,
+    keyword_forward,
+    pair_forward,
+    tensors_of,
+    to_device,
+)
 
-__all__ = ["SPELLINGS", "as_bundle", "check_fit"]
+__all__ = ["SPELLINGS", "as_bundle", "check_fit", "forward_for"]
 
 SPELLINGS = {
     "train": ("train", "training"),
@@ -116,6 +122,22 @@ class _Columns:
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         row = self.data[index]
         return tuple(row[key] for key in self.keys)
+
+
+def forward_for(bundle: DataBundle, given: Forward = pair_forward) -> Forward:
+    """Return the forward given, but where that is for pairs and the batches are dictionaries.
+
+    Then it is `bayesprior.tasks.protocols.keyword_forward` with the key that their targets have.
+
+    Examples
+    --------
+    >>> rows = [{"input_ids": torch.arange(3), "label": i} for i in range(2)]
+    >>> forward_for(as_bundle(rows))
+    KeywordForward(labels='label', outputs='logits')
+    """
+    if given is not pair_forward or not isinstance(batch := bundle.peek(1), Mapping):
+        return given
+    return keyword_forward(label_key(batch))
 
 
 @torch.no_grad()

@@ -14,6 +14,15 @@ from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
 from bayesprior.data.masks import IGNORED, check_binary, checked_masks
 from bayesprior.data.subsets import select_classes, split_off
+from bayesprior.data.targets import (
+    CLASSES,
+    KINDS,
+    LABELS,
+    MASKS,
+    check_numbers,
+    checked_targets,
+    num_classes,
+)
 from bayesprior.data.transforms import (
     AUGMENTATIONS,
     Normalization,
@@ -26,8 +35,6 @@ from bayesprior.inference.generators import fold_seed
 from bayesprior.storage import check_size
 
 __all__ = ["digits", "from_arrays", "from_npz", "open_archive", "reason"]
-
-CLASSES, MASKS = "classification", "segmentation"
 
 Augment = str | Callable[[Tensor, Tensor], Tensor] | None
 
@@ -78,9 +85,10 @@ def from_arrays(
         Images are uint8, uint16, or floats in [0, 1], of shape N x H x W or N x H x W x C with
         C = 1, 3 or 4, or a list of pictures; tables are numbers of shape (N, F) or data frames.
     kind
-        ``"classification"`` (targets are integers of shape (N,)), ``"segmentation"`` (a label for
-        each pixel, N x H x W) or ``"regression"`` (numbers of shape (N,) or (N, K)); by default
-        what the targets' type and shape say.
+        ``"classification"`` (targets are integers of shape (N,)), ``"multilabel"`` (any number of
+        C labels an example: 0 or 1 each, (N, C)), ``"segmentation"`` (a label for each pixel,
+        N x H x W) or ``"regression"`` (numbers of shape (N,) or (N, K)); by default what the
+        targets' type and shape say.
     class_names
         One name a class, or a mapping from the index; by default the labels 0..max as text.
     columns
@@ -130,16 +138,16 @@ def from_arrays(
                 + nearest_name(augment, AUGMENTATIONS)
             )
         augment = AUGMENTATIONS[augment]
-    kinds = (CLASSES, MASKS, "regression")
-    if kind not in (None, *kinds):
-        raise ConfigError(f"kind must be one of {', '.join(map(repr, kinds))}, got {kind!r}")
+    if kind not in (None, *KINDS):
+        raise ConfigError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
     if test_fraction is not None and not 0 < test_fraction < 1:
         raise ConfigError(f"test_fraction must be in (0, 1), got {test_fraction}")
     if not isinstance(train, tuple | list) or len(train) != 2:
         raise DataError("train must be a pair (inputs, targets)")
     if kind is None and np.ndim(train[1]) == 3:
         kind = MASKS
-    kind = kind or (None if class_names is None else CLASSES)
+    if kind is None and class_names is not None:
+        kind = LABELS if np.ndim(train[1]) == 2 else CLASSES
     listed = isinstance(class_names, Mapping) or np.ndim(class_names) == 1
     known = len(class_names) if listed else None
     data: dict[str, Any] = {}
@@ -153,11 +161,11 @@ def from_arrays(
             y = checked_masks(f"y{SUFFIXES[split]}", y, size_of, known, ignore_index)
             check_binary(f"y{SUFFIXES[split]}", y)
         elif y is not None:
-            y, kind = _targets(f"y{SUFFIXES[split]}", y, len(inputs), kind)
+            y, kind = checked_targets(f"y{SUFFIXES[split]}", y, len(inputs), kind)
         data[split] = ArrayDataset(inputs, y)
-    has_classes = kind in (CLASSES, MASKS)
+    has_classes = kind in (CLASSES, LABELS, MASKS)
     if has_classes and class_names is None:
-        class_names = range(_num_classes([d.targets for d in data.values()], kind == MASKS))
+        class_names = range(num_classes([d.targets for d in data.values()], kind))
     names = class_names if has_classes else ()
     columns = columns if len(columns) else getattr(train[0], "columns", ())
     bundle = DataBundle(name, **data, class_names=names, columns=tuple(map(str, columns)))
@@ -173,12 +181,6 @@ def from_arrays(
     return dataclasses.replace(bundle, **splits)
 
 
-def _num_classes(targets: Sequence[Tensor | None], of_masks: bool) -> int:
-    """Return one more than the highest label; of masks at least two."""
-    known = [t[t != IGNORED] if of_masks else t for t in targets if t is not None]
-    return max([1 + of_masks, *(1 + int(labels.max()) for labels in known if labels.numel())])
-
-
 def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
     """Check images or a table and return them as (N, C, H, W) or (N, F)."""
     try:
@@ -190,7 +192,7 @@ def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
         raise DataError(
             f"{key} has shape {shape}; images must be N x H x W or N x H x W x C, tables N x F"
         )
-    _check_numbers(key, inputs)
+    check_numbers(key, inputs)
     if len(shape) == 2:
         return torch.from_numpy(inputs.astype(np.float32))
     images = inputs[..., None] if len(shape) == 3 else inputs
@@ -211,13 +213,6 @@ def _inputs(key: str, inputs: Any, size: int | None) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, 1)))
 
 
-def _check_numbers(key: str, values: np.ndarray) -> None:
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"{key} has dtype {values.dtype}; encode text and categories as numbers")
-    if count := values.size - np.count_nonzero(np.isfinite(values)):
-        raise DataError(f"{key} has {count} NaN or infinite numbers; remove or repair them")
-
-
 def _one_size(key: str, pictures: Any, size: int | None) -> np.ndarray:
     """Resize pictures of different sizes, (H, W) or (H, W, C) each."""
     shapes = sorted({np.shape(picture) for picture in pictures})
@@ -227,34 +222,6 @@ def _one_size(key: str, pictures: Any, size: int | None) -> np.ndarray:
     resize = PixelTransform(size=size)
     images = [resize(_inputs(key, np.asarray(picture)[None], None)) for picture in pictures]
     return torch.cat(images).movedim(1, -1).numpy().clip(0, 1)
-
-
-def _targets(key: str, targets: Any, num_inputs: int, kind: str | None) -> tuple[Tensor, str]:
-    """Check targets; return labels as int64 (N,) or numbers as float32 (N, P), and the kind."""
-    targets = np.asarray(targets)
-    number, whole = targets.dtype.kind in "iuf", targets.dtype.kind in "iu"
-    labels = kind == CLASSES or (kind is None and number and (targets == np.round(targets)).all())
-    if not number or (labels and not whole):
-        hint = ", or say kind='regression'" if number and kind is None else ""
-        raise DataError(f"{key} has dtype {targets.dtype}; store class indices as integers{hint}")
-    kind = kind or (CLASSES if whole else "regression")
-    shapes = (1,) if kind == CLASSES else (1, 2)
-    if targets.ndim not in shapes or len(targets) != num_inputs:
-        raise DataError(
-            f"{key} has shape {targets.shape} but there are {num_inputs} inputs; "
-            f"store one {'label' if kind == CLASSES else 'row of numbers'} per input"
-        )
-    if kind != CLASSES:
-        _check_numbers(key, targets)
-        return torch.from_numpy(targets.astype(np.float32)).reshape(num_inputs, -1), kind
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= max(10_000, 10 * num_inputs):
-        raise DataError(
-            f"{key} has the label {min(low, 0) or high} among {num_inputs} inputs; number the "
-            "classes 0, 1, ..., for example by numpy.unique(y, return_inverse=True)[1], or "
-            "say kind='regression'"
-        )
-    return torch.from_numpy(targets.astype(np.int64)), kind
 
 
 def from_npz(

@@ -106,8 +106,9 @@ class DataBundle:
         For choosing hyper-parameters; never the test examples. None until there is one, see
         `split_validation`.
     class_names
-        Names of the C classes, of labels (N,) or masks (N, H, W), as a sequence or a mapping from
-        the index; empty for a task without classes. Held as a tuple.
+        Names of the C classes, of labels (N,), of several labels an example (N, C), each 0 or 1,
+        or of masks (N, H, W), as a sequence or a mapping from the index; empty for a task without
+        classes. Held as a tuple.
     columns
         Names of a table's input columns, where they are known.
     collate_fn
@@ -116,8 +117,8 @@ class DataBundle:
     Raises
     ------
     DataError
-        If a split is no data set or is empty, a label is outside 0..C-1, or two splits share
-        examples.
+        If a split is no data set or is empty, a label is outside 0..C-1 (of several, 0 or 1), or
+        two splits share examples.
 
     Warns
     -----
@@ -160,9 +161,16 @@ class DataBundle:
 
     def _check_labels(self, split: str, labels: Tensor) -> None:
         what = f"the {split} labels of {self.name!r}"
-        if labels.ndim == 2 or labels.is_floating_point():
+        if labels.is_floating_point() or (labels.ndim == 2 and labels.shape[1] != self.num_classes):
             came = f"{labels.dtype} of shape {tuple(labels.shape)}"
-            raise DataError(f"{what} must be integers of shape (N,), got {came}")
+            several = f"(N, {self.num_classes}), each 0 or 1, for several labels an example"
+            raise DataError(f"{what} must be integers of shape (N,), or {several}; got {came}")
+        if labels.ndim == 2:
+            if (odd := labels[(labels != 0) & (labels != 1)]).numel():
+                raise DataError(
+                    f"{what} must be 0 or 1 each, several an example; got {int(odd[0])}"
+                )
+            return
         low, high, last = int(labels.min()), int(labels.max()), self.num_classes - 1
         # Pixels of masks that are to be ignored are marked 255 or below 0.
         if labels.ndim == 1 and (low < 0 or high > last):
@@ -194,19 +202,32 @@ class DataBundle:
 
     @functools.cached_property
     def class_counts(self) -> Int[Tensor, " C"]:
-        """Training examples (of masks: pixels) per class."""
-        labels = read_targets(self.train).flatten().long()
+        """Training examples (of masks: pixels) per class; of several labels, those that have it."""
+        if (labels := read_targets(self.train)).ndim == 2:
+            return labels.long().sum(0)
+        labels = labels.flatten().long()
         labels = labels[(labels >= 0) & (labels < self.num_classes)]
         return torch.bincount(labels, minlength=self.num_classes)
 
     @functools.cached_property
+    def _some_targets(self) -> Any:
+        """The training targets, or the first of them; None without any."""
+        if self.train.targets is not None:
+            return self.train.targets
+        batch = self.train.without_augmentation().__getitems__(EpochIndices([0]))
+        return batch[1] if isinstance(batch, tuple) and len(batch) > 1 else None
+
+    @property
     def has_masks(self) -> bool:
         """Whether a target is a mask: a label for each pixel."""
-        targets = self.train.targets
-        if targets is None:
-            batch = self.train.without_augmentation().__getitems__(EpochIndices([0]))
-            targets = batch[1] if isinstance(batch, tuple) and len(batch) > 1 else None
-        return are_masks(targets)
+        return are_masks(self._some_targets)
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether a target is a row (C,) of labels, each 0 or 1: any number of them an example."""
+        found = self._some_targets
+        is_row = isinstance(found, Tensor) and found.ndim == 2
+        return is_row and not found.is_floating_point()
 
     @functools.cached_property
     def input_shape(self) -> tuple[int, ...]:

@@ -293,10 +293,13 @@ def _collated(examples: list[Any], collate_fn: Callable[[list[Any]], Any] | None
         inputs = [_first(example) for example in examples]
         shapes = sorted({tuple(image.shape) for image in inputs if isinstance(image, Tensor)})
         found = f"shapes {shapes}" if len(shapes) > 1 else type(inputs[0]).__name__
+        told = "give the data set a transform to tensors of one size (of pictures: "
+        told += "bayesprior.data.photographs(data, size=224)), or pass collate_fn="
+        if isinstance(examples[0], Mapping):
+            told = "pass a collate_fn= that pads them to one length"
         raise DataError(
-            f"examples of {found} cannot be stacked to a batch ({str(error).splitlines()[0]}); "
-            "give the data set a transform to tensors of one size (of pictures: "
-            "bayesprior.data.photographs(data, size=224)), or pass collate_fn="
+            f"examples of {found} cannot be stacked to a batch "
+            f"({str(error).splitlines()[0]}); {told}"
         ) from None
 
 

@@ -211,7 +211,8 @@ def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBund
     Parameters
     ----------
     bundle
-        A classification task.
+        A classification task. Where examples have several labels all of them stay, with those
+        labels alone.
     classes
         Names or indices; at least two, each once.
 
@@ -228,7 +229,9 @@ def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBund
     >>> select_classes(digits(), [5, 6, 7, 8, 9]).class_names
     ('5', '6', '7', '8', '9')
     """
-    _labels(bundle, needed=True)
+    several = bundle.has_several_labels
+    if not several:
+        _labels(bundle, needed=True)
     chosen = [_class_index(bundle, c) for c in classes]
     if len(set(chosen)) != len(chosen) or len(chosen) < 2:
         raise ConfigError(f"classes must be at least two, each once, got {list(classes)}")
@@ -236,7 +239,11 @@ def select_classes(bundle: DataBundle, classes: Sequence[int | str]) -> DataBund
     new_label[chosen] = torch.arange(len(chosen))
     parts = {}
     for split, data in bundle.splits.items():
-        labels = new_label[read_targets(data)]
+        labels = read_targets(data)
+        if several:
+            parts[split] = data.subset(torch.arange(len(data)), targets=labels[:, chosen])
+            continue
+        labels = new_label[labels]
         rows = (labels >= 0).nonzero().flatten()
         parts[split] = data.subset(rows, targets=labels[rows])
     names = tuple(bundle.class_names[c] for c in chosen)

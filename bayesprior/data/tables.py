@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bayesprior.data.arrays import CLASSES, from_arrays, reason
+from bayesprior.data.arrays import from_arrays, reason
 from bayesprior.data.bundle import DataBundle
+from bayesprior.data.targets import LABELS
 from bayesprior.data.transforms import Normalization
 from bayesprior.errors import DataError, MissingDependencyError, nearest_name
 
@@ -33,12 +34,14 @@ def from_csv(
     path
         Separated by commas, semicolons or tabs.
     target
-        Column to predict, or several of numbers. All others are inputs.
+        Column to predict, or several: of numbers, or of 0 and 1, each a label that a line has or
+        has not. All others are inputs.
     drop
         Columns that are neither.
     kind
-        ``"regression"`` or ``"classification"``; by default numbers with a fraction are to be
-        predicted as numbers, whole ones and texts are classes.
+        ``"regression"``, ``"classification"`` or ``"multilabel"``; by default numbers with a
+        fraction are to be predicted as numbers, whole ones and texts are classes, and several
+        columns of whole ones labels.
     normalize
         As in `from_arrays`.
     test_fraction, seed
@@ -73,18 +76,21 @@ def from_csv(
     for column in (*targets, *dropped):
         _check_column(path, column, list(table.columns))
     columns = [c for c in table.columns if c not in {*targets, *dropped}]
-    class_names, y = None, table[targets]
+    class_names: Any = None
+    y = table[targets]
     if len(targets) == 1 and kind != "regression" and y.dtypes.iloc[0].kind not in "biuf":
         _check_present(path, table, targets[0])
         class_names, y = np.unique(y.iloc[:, 0].astype(str), return_inverse=True)
     else:
         y = _numbers(path, table, targets)
+        if len(targets) > 1 and (kind == LABELS or (kind is None and y.dtype.kind == "i")):
+            class_names = targets
         y = y[:, 0] if len(targets) == 1 else y
     try:
         return from_arrays(
             path.stem,
             (_numbers(path, table, columns), y),
-            kind=CLASSES if class_names is not None else kind,
+            kind=kind,
             class_names=class_names,
             columns=columns,
             normalize=normalize,

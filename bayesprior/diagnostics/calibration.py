@@ -61,6 +61,9 @@ class CalibrationBins:
     ----------
     sums
         Points, confidence and right answers in M bins (k / M, (k + 1) / M]; 0 is in the first.
+    together
+        How many of them depend on each other, as the labels of an example may, so that chance
+        plays with that many fewer: as if they always came together, which is the safe side.
 
     Examples
     --------
@@ -70,6 +73,7 @@ class CalibrationBins:
     """
 
     sums: Float[np.ndarray, "3 M"]
+    together: int = 1
 
     @classmethod
     def of(
@@ -107,6 +111,12 @@ class CalibrationBins:
         """Mean confidence minus accuracy: positive when the model claims too much."""
         return float((self.sums[1] - self.sums[2]).sum() / max(self.count.sum(), 1))
 
+    @property
+    def extremeness(self) -> float:
+        """Mean gap away from 1/2: positive where probabilities should be nearer to it."""
+        side = np.sign(self.sums[1] - self.count / 2)
+        return float((side * (self.sums[1] - self.sums[2])).sum() / max(self.count.sum(), 1))
+
     def curve(self) -> ReliabilityCurve:
         """Return the reliability curve with 95 % consistency bands (Broecker and Smith, 2007).
 
@@ -120,8 +130,8 @@ class CalibrationBins:
         """
         count, confidence, right = self.sums[:, self.count > 0]
         confidence = confidence / count
-        sure = confidence.clip(0, 1)
-        low, high = (binom.ppf(q, count, sure) / count for q in (0.025, 0.975))
+        sure, alone = confidence.clip(0, 1), np.ceil(count / self.together)
+        low, high = (binom.ppf(q, alone, sure) / alone for q in (0.025, 0.975))
         return ReliabilityCurve(confidence, right / count, count, low, high)
 
     @functools.cached_property
@@ -132,7 +142,9 @@ class CalibrationBins:
         """
         count = self.count.astype(int)
         mean = (self.sums[1] / count.clip(1)).clip(0, 1)
-        right = np.random.default_rng(0).binomial(count, mean, (1000, len(mean)))
+        alone = np.ceil(count / self.together).astype(int)
+        right = np.random.default_rng(0).binomial(alone, mean, (1000, len(mean)))
+        right = right * (count / alone.clip(1))
         ece = np.abs(right - self.sums[1]).sum(axis=1) / max(count.sum(), 1)
         return float(np.quantile(ece, 0.95))
 
@@ -143,7 +155,8 @@ class CalibrationBins:
         The ECE of true gaps g is seen as sum w |g + e| >= ECE + sum w sign(g) e, whatever the
         signs, and the last sum varies no more than the accuracy: its exact bounds are taken.
         """
-        total, right = (round(float(v.sum())) for v in (self.count, self.sums[2]))
+        sums = (self.count, self.sums[2])
+        total, right = (round(float(v.sum()) / self.together) for v in sums)
         if not total:
             return 1.0
         low, high = binomtest(right, total).proportion_ci(LEVEL, method="exact")

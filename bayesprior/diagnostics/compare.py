@@ -11,7 +11,8 @@ from scipy.stats import sem
 from scipy.stats import t as student
 
 from bayesprior.diagnostics.intervals import LEVEL, Interval, error_over_points
-from bayesprior.diagnostics.predictions import AnyOutcome, NumberOutcome, metric_rows
+from bayesprior.diagnostics.outcomes import NumberOutcome, metric_rows
+from bayesprior.diagnostics.predictions import AnyOutcome
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.prediction.metrics import MetricRow
 

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,91 +11,29 @@ from jaxtyping import Float, Int
 
 from bayesprior.diagnostics.calibration import CalibrationBins
 from bayesprior.diagnostics.intervals import Interval, metric_interval
+from bayesprior.diagnostics.outcomes import (
+    ImageOutcome,
+    LabelOutcome,
+    NumberOutcome,
+    Scored,
+    metric_rows,
+)
 from bayesprior.errors import DataError
-from bayesprior.prediction.images import IMAGE_METRICS, ImageSums
-from bayesprior.prediction.metrics import METRICS, MetricRow
+from bayesprior.prediction.metrics import MetricRow
 from bayesprior.prediction.points import Points
-from bayesprior.prediction.predict import Prediction
+from bayesprior.prediction.results import Prediction
 
 __all__ = [
     "AnyOutcome",
-    "ImageOutcome",
-    "NumberOutcome",
     "Outcome",
-    "metric_rows",
     "outcome_of",
     "score_intervals",
     "scores",
 ]
 
 
-class _Scored:
-    """What metrics are computed of: ``points`` as they take it, and ``rows``, the metrics."""
-
-    points: Any
-    unit: ClassVar[str] = "points"
-
-    @property
-    def rows(self) -> dict[str, MetricRow]:
-        """The metrics of such a set."""
-        raise NotImplementedError
-
-    def values(self, row: MetricRow) -> Float[np.ndarray, "N *k"]:
-        """Return a metric's values at the points."""
-        return np.asarray(row.points(self.points), dtype=float)
-
-    def metric(self, name: str) -> float:
-        """Return one of the metrics of such a set."""
-        row = self.rows[name]
-        return row.summarize(row.points(self.points).double())
-
-
 @dataclass(frozen=True)
-class NumberOutcome(_Scored):
-    """Predictive means and variances of one set beside the numbers that came.
-
-    Attributes
-    ----------
-    name
-        Of the set.
-    mean, variance, targets
-        Shape (N, P).
-    log_score
-        Log of the averaged likelihood of each target, shape (N,).
-    """
-
-    name: str
-    mean: Float[np.ndarray, "N P"]
-    variance: Float[np.ndarray, "N P"]
-    targets: Float[np.ndarray, "N P"]
-    log_score: Float[np.ndarray, " N"]
-
-    is_dense: ClassVar[bool] = False
-
-    @property
-    def rows(self) -> dict[str, MetricRow]:
-        """The metrics of such a set."""
-        return metric_rows("numbers")
-
-    @property
-    def labels(self) -> np.ndarray:
-        """By what the same points are known: their targets."""
-        return self.targets
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Points and outputs."""
-        return self.mean.shape
-
-    @functools.cached_property
-    def points(self) -> Points:
-        """The same as metrics take it."""
-        names = ("targets", "log_score", "mean", "variance")
-        return Points(**{n: torch.from_numpy(np.array(getattr(self, n), float)) for n in names})
-
-
-@dataclass(frozen=True)
-class Outcome(_Scored):
+class Outcome(Scored):
     """Averaged predictions of one set beside what happened; pixels count as points.
 
     Attributes
@@ -198,50 +136,12 @@ class Outcome(_Scored):
         return CalibrationBins.of(self.confidence, self.is_right)
 
 
-@dataclass(frozen=True)
-class ImageOutcome(_Scored):
-    """What a model said about the pixels of N labeled images, which count as points.
-
-    Attributes
-    ----------
-    name
-        Of the set.
-    images
-        Sums over each image's pixels.
-    """
-
-    name: str
-    images: ImageSums
-    is_dense: ClassVar[bool] = False
-    unit: ClassVar[str] = "images"
-
-    @property
-    def points(self) -> ImageSums:
-        """The same as metrics take it."""
-        return self.images
-
-    @property
-    def rows(self) -> dict[str, MetricRow]:
-        """The metrics of such a set."""
-        return IMAGE_METRICS
-
-    @property
-    def labels(self) -> np.ndarray:
-        """By what the same images are known: their pixels of each class, (N, C)."""
-        return np.asarray(self.images.confusion.sum(2))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Points and classes."""
-        return tuple(self.images.confusion.shape[:2])
-
-
-AnyOutcome = Outcome | ImageOutcome | NumberOutcome
+AnyOutcome = Outcome | ImageOutcome | NumberOutcome | LabelOutcome
 """What methods are compared by."""
 
 
 def outcome_of(name: str, prediction: Prediction) -> AnyOutcome:
-    """Take a prediction of classes, of numbers, or of pixels whose maps were not kept.
+    """Take a prediction of classes, several labels, numbers, or pixels whose maps were not kept.
 
     Raises
     ------
@@ -250,13 +150,17 @@ def outcome_of(name: str, prediction: Prediction) -> AnyOutcome:
     """
     if prediction.mean_probs is None and prediction.images is not None:
         return ImageOutcome(name, prediction.images)
+    score = prediction.average_log_likelihood
+    if prediction.label_probs is not None:
+        return LabelOutcome.of(name, prediction.label_probs, prediction.targets, score)
     if prediction.mean is None:
         return Outcome.from_prediction(name, prediction)
-    score = prediction.average_log_likelihood
     if prediction.variance is None or prediction.targets is None or score is None:
         raise DataError(f"the predictions of {name!r} hold no targets; predict labeled points")
     parts = (prediction.mean, prediction.variance, prediction.targets, score)
-    return NumberOutcome(name, *map(np.asarray, parts))
+    found = {"ranks": prediction.ranks, "crps": prediction.crps}
+    known = {n: np.asarray(v) for n, v in found.items() if v is not None}
+    return NumberOutcome(name, *map(np.asarray, parts), **known)
 
 
 def _check(probs: Float[np.ndarray, "N C"], targets: Int[np.ndarray, " N"]) -> None:
@@ -314,11 +218,6 @@ def _outcome(name: str, *given: Any) -> Outcome:
     else:  # of the draws, so that it does not underflow
         score = np.asarray(log_score, dtype=float)
     return Outcome(name, probs, targets, score, is_dense=is_dense, **points)
-
-
-def metric_rows(task: str) -> dict[str, MetricRow]:
-    """Return the rows of `bayesprior.prediction.metrics.METRICS` of a task."""
-    return {name: row for name, row in METRICS.items() if task in row.tasks}
 
 
 def scores(outcome: Outcome) -> dict[str, float]:

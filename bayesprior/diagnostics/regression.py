@@ -1,7 +1,7 @@
 """Continuous targets: whether the predictive intervals hold what they say.
 
-The averaged law is a mixture over draws of which mean and variance are kept; its intervals are
-those of the normal law with the same moments.
+The averaged law is a mixture over draws: where the targets fall in it was found when they were
+predicted. Files that lack that give the ranks in the normal laws of the same moments.
 """
 
 import functools
@@ -38,11 +38,17 @@ def pit_values(predictions: xr.Dataset) -> Float[np.ndarray, " N"]:
     T. Gneiting et al., Probabilistic forecasts, calibration and sharpness, J. R. Stat. Soc. B 69
     (2007), doi:10.1111/j.1467-9868.2007.00587.x
     """
+    if "rank" in predictions:
+        return _finite(predictions["rank"].values)
     missing = [name for name in ("mean", "variance", "target") if name not in predictions]
     if missing:
         raise DataError(f"the predictions hold no {', '.join(missing)}; predict labeled points")
     mean, variance, target = (predictions[n].values for n in ("mean", "variance", "target"))
-    values = norm.cdf((target.reshape(mean.shape) - mean) / np.sqrt(variance)).ravel()
+    return _finite(norm.cdf((target.reshape(mean.shape) - mean) / np.sqrt(variance)))
+
+
+def _finite(values: Float[np.ndarray, "N P"]) -> Float[np.ndarray, " M"]:
+    values = values.ravel()
     if np.isnan(values).any():
         raise DataError(f"{int(np.isnan(values).sum())} predictions or targets are NaN")
     return values
@@ -59,6 +65,8 @@ def regression_points(predictions: xr.Dataset) -> Points:
     if "target" not in predictions:
         raise DataError("the predictions hold no target; predict labeled points")
     parts = {n: predictions[n].values for n in ("log_score", "mean", "variance")}
+    kept = {"ranks": "rank", "crps": "crps"}
+    parts |= {n: predictions[name].values for n, name in kept.items() if name in predictions}
     parts["targets"] = predictions.target.values.reshape(parts["mean"].shape)
     return Points(**{n: torch.from_numpy(np.array(v, float)) for n, v in parts.items()})
 

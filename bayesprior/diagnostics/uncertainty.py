@@ -178,7 +178,7 @@ def ood_scores(
         Epistemic part in nats, if there were several draws.
     energy
         -logsumexp of the logits averaged over draws, as
-        `bayesprior.prediction.predict.Prediction` keeps.
+        `bayesprior.prediction.results.Prediction` keeps.
 
     Returns
     -------

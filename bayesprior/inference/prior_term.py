@@ -98,7 +98,8 @@ class PriorTerm:
         self.num_data = num_data
         self.parameters = _parameters(plain_module(module), prior)
         for name, layer in plain_module(module).named_modules():
-            if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:
+            pads = isinstance(layer, nn.Embedding) and layer.padding_idx is not None
+            if pads and layer.weight.requires_grad:
                 warnings.warn(
                     f"{name!r} has a padding row: no data move it, but the prior and a sampler's "
                     "noise do; the network must mask what it stands for",

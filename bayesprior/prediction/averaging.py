@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.protocols import Draw
+from bayesprior.prediction.mixtures import NormalMixture
 from bayesprior.tasks.likelihoods import ClassProbabilities, Likelihood, Moments, inherits
 from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Batch, check_finite
@@ -53,6 +54,7 @@ class DrawAverage:
         self.weight = 0.0  # of all draws so far
         self.total: Any = None  # of a softmax the weighted sum, else the averaged law
         self.sums: dict[str, Tensor] = {}  # of each draw's entropy, and of its energy
+        self.laws: list[tuple[Moments, float]] = []  # of numbers, each draw's with its weight
 
     def update(
         self,
@@ -143,6 +145,8 @@ class DrawAverage:
             parts["expected_entropy"], parts["energy"] = add_softmax(self.total, output, weight)
         else:
             law = self.likelihood.predictive(output)
+            if isinstance(law, Moments):
+                self.laws.append((law, weight))
             parts["expected_entropy"] = self.likelihood.entropy(law)
             if self.has_logits:
                 parts["energy"] = -output.logsumexp(1)
@@ -164,6 +168,14 @@ class DrawAverage:
         law = self.likelihood.predictive(law) if self.of_logits else law
         return law, {name: total / self.weight for name, total in self.sums.items()}
 
+    def mixture(self) -> NormalMixture | None:
+        """Return the averaged law of numbers, each draw's a normal one of its moments."""
+        if not self.laws:
+            return None
+        laws, weights = zip(*self.laws, strict=True)
+        means, variances = (torch.stack([getattr(law, n) for law in laws]) for n in Moments._fields)
+        return NormalMixture(means, variances.sqrt(), torch.tensor(weights, dtype=torch.float64))
+
     def log_score(self) -> Tensor | None:
         """Log likelihoods (B,) under averaged logits; of other averages the draws' tell it."""
         if not self.of_logits or self.targets is None:
@@ -173,13 +185,14 @@ class DrawAverage:
 
     def release(self) -> None:
         """Forget what the results have taken over."""
-        self.total, self.sums, self.targets = None, {}, None
+        self.total, self.sums, self.laws, self.targets = None, {}, [], None
 
     def move(self, device: torch.device | str) -> None:
         """Hold the averages on another device."""
         self.sums = {name: total.to(device) for name, total in self.sums.items()}
         if isinstance(self.total, Moments):
             self.total = Moments(*(t.to(device) for t in self.total))
+            self.laws = [(Moments(*(t.to(device) for t in law)), w) for law, w in self.laws]
         else:
             self.total = self.total.to(device)
 

@@ -7,7 +7,7 @@ report score, compare and explain by them: a row added at run time appears in al
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,13 @@ from torch import Tensor
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from bayesprior.errors import ConfigError
 from bayesprior.prediction.points import (
-    NUM_BINS,
+    CalibrationError,
     Points,
     bin_sums,
     calibration_error,
     mean_overlap,
+    mean_precision,
     rank_error,
     risk_curve,
 )
@@ -32,11 +32,10 @@ from bayesprior.tasks.pixels import PixelCategorical
 
 __all__ = [
     "METRICS",
-    "CalibrationError",
     "MeanMetric",
     "MetricRow",
     "default_metrics",
-    "number_scores",
+    "whole_scores",
 ]
 
 
@@ -62,7 +61,7 @@ class MetricRow:
         Its metric of torchmetrics, made from the number of classes and the label that does not
         count; None for the mean over all batches (and for no streaming where it is no mean).
     tasks
-        Of ``classes``, ``pixels`` and ``numbers``.
+        Of ``classes``, ``pixels``, ``numbers`` and ``labels``, several an example.
     """
 
     label: str
@@ -81,7 +80,7 @@ class MetricRow:
 
     def metric(self, num_classes: int, ignore_index: int | None = None) -> Metric | None:
         """Return the metric that streams; None if none does or there is no direction."""
-        needs_all = self.summary is not None or self.tasks == ("numbers",)
+        needs_all = self.summary is not None or self.tasks in (("numbers",), ("labels",))
         if self.larger_is_better is None or (needs_all and self.streamed is None):
             return None
         if self.streamed is not None:
@@ -130,65 +129,6 @@ class MeanMetric(Metric):
         return self.total / self.count
 
 
-class CalibrationError(Metric):
-    """Expected calibration error of the predicted class, from ``num_bins`` bins of equal width.
-
-    sum_m (n_m / n) |accuracy_m - confidence_m| over bins ((m - 1) / M, m / M] of the largest
-    probability. The state is three sums a bin, whatever the number of points: torchmetrics' own
-    keeps every confidence, which no set of images fits.
-
-    Parameters
-    ----------
-    num_bins
-        M.
-    ignore_index
-        Label of points that do not count.
-
-    Raises
-    ------
-    ConfigError
-        If there is not at least one bin.
-
-    References
-    ----------
-    Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599, equation 3.
-
-    Examples
-    --------
-    >>> metric = CalibrationError()
-    >>> metric.update(torch.tensor([[0.8, 0.2], [0.8, 0.2]]), torch.tensor([0, 1]))
-    >>> f"{metric.compute():.2f}"
-    '0.30'
-    """
-
-    full_state_update = False
-    higher_is_better = False
-    binned: Tensor
-
-    def __init__(self, num_bins: int = NUM_BINS, ignore_index: int | None = None) -> None:
-        super().__init__()
-        if num_bins < 1:
-            raise ConfigError(f"num_bins must be at least 1, got {num_bins}")
-        self.num_bins, self.ignore_index = num_bins, ignore_index
-        zeros = torch.zeros(3, num_bins, dtype=torch.float64)
-        self.add_state("binned", zeros, dist_reduce_fx="sum")
-
-    def update(
-        self, probs: Float[Tensor, "B C *grid"], targets: Integer[Tensor, "B *grid"]
-    ) -> None:
-        """Take in one batch."""
-        points = Points.labeled(probs, targets, self.ignore_index)
-        self.binned += bin_sums(points.confidence, points.is_right, self.num_bins)
-
-    def sums(self) -> Float[Tensor, "3 M"]:
-        """Return each bin's number of points, sum of confidences and number of right answers."""
-        return self.binned
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Return the error, between 0 and 1; NaN without points."""
-        return calibration_error(self.binned)
-
-
 class _JaccardIndex(MulticlassJaccardIndex):
     """torchmetrics' own, told the most probable classes, which it takes far longer to find."""
 
@@ -198,6 +138,16 @@ class _JaccardIndex(MulticlassJaccardIndex):
 
 def _confidence_and_right(points: Points) -> Tensor:
     return torch.stack([points.confidence, points.is_right], 1)
+
+
+def _label_and_truth(points: Points) -> Tensor:
+    return torch.stack([points.known_probs, points.targets], 2).flatten(1)
+
+
+def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the probabilities and the truth of several labels apart again."""
+    probs, truth = values.unflatten(1, (-1, 2)).unbind(2)
+    return probs, truth
 
 
 def _sharpness(points: Points) -> Tensor:
@@ -269,6 +219,51 @@ METRICS: dict[str, MetricRow] = {
         "uncertainty about the weights (nats): what the draws disagree about",
         lambda p: p.epistemic,
     ),
+    "label_accuracy": MetricRow(
+        "label accuracy",
+        "share of right labels, a label being said from probability 1/2 on: 1 - Hamming loss",
+        lambda p: ((p.known_probs > 0.5) == (p.targets > 0)).double().mean(1),
+        True,
+        0.005,
+        tasks=("labels",),
+    ),
+    "label_nll": MetricRow(
+        "NLL per label",
+        "loss of an example's labels together, in nats, divided by their number",
+        lambda p: -p.log_score / p.targets.shape[1],
+        False,
+        0.005,
+        tasks=("labels",),
+    ),
+    "mean_precision": MetricRow(
+        "mean AP",
+        "average precision: how far those that have a label are ranked before the others; averaged "
+        "over the labels that occur",
+        _label_and_truth,
+        True,
+        0.005,
+        summary=lambda values: mean_precision(*_halves(values)),
+        tasks=("labels",),
+    ),
+    "label_brier": MetricRow(
+        "Brier score per label",
+        "squared error of a label's probability, between 0 and 1; 0 is perfect",
+        lambda p: (p.known_probs - p.targets).square().mean(1),
+        False,
+        0.005,
+        tasks=("labels",),
+    ),
+    "label_ece": MetricRow(
+        "ECE over labels",
+        "average gap between a label's probability and its frequency; 0 is honest",
+        _label_and_truth,
+        False,
+        0.005,
+        summary=lambda values: calibration_error(
+            bin_sums(*(half.flatten() for half in _halves(values)))
+        ),
+        tasks=("labels",),
+    ),
     "rmse": MetricRow(
         "RMSE",
         "typical error, in the targets' unit",
@@ -281,14 +276,14 @@ METRICS: dict[str, MetricRow] = {
     "crps": MetricRow(
         "CRPS",
         "error of the whole predictive law, in the targets' unit; smaller is better",
-        lambda p: p.crps,
+        lambda p: p.known_crps,
         False,
         tasks=("numbers",),
     ),
     "pit": MetricRow(
         "PIT distance",
         "largest gap between the targets' ranks in their predictive laws and uniform ones",
-        lambda p: torch.special.ndtr(p.errors[0]),
+        lambda p: p.known_ranks,
         False,
         summary=rank_error,
         tasks=("numbers",),
@@ -318,7 +313,8 @@ have no margin.
 def default_metrics(likelihood: Any, num_classes: int) -> MetricCollection:
     """Return the metrics that `predict` computes when told nothing: `METRICS` of the task.
 
-    For a likelihood from outside there are none (but `predict` always gives the ``nll``) until
+    Of several labels an example none streams: `whole_scores` has them all. For a likelihood from
+    outside there are none (but `predict` always gives the ``nll``) until
     its author registers some. No compute groups: these merge metrics whose states happen to be
     equal after the first batch.
 
@@ -342,20 +338,26 @@ def default_metrics(likelihood: Any, num_classes: int) -> MetricCollection:
     return MetricCollection({})
 
 
-def number_scores(
-    targets: Float[Tensor, "N P"], mean: Float[Tensor, "N P"], variance: Float[Tensor, "N P"]
-) -> dict[str, float]:
-    """Return the metrics of numbers that need every point's variance, which `predict` keeps.
+def whole_scores(found: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the metrics that need every point at once, which `predict` keeps.
+
+    Parameters
+    ----------
+    found
+        Fields of `Points`: ``targets``, and ``mean`` and ``variance`` of numbers or ``probs`` and
+        ``log_score`` of several labels.
 
     Examples
     --------
     >>> zeros = torch.zeros(2, 1)
-    >>> number_scores(torch.tensor([[0.1], [1.0]]), zeros, zeros + 1)["coverage_50"]
+    >>> numbers = {"targets": torch.tensor([[0.1], [1.0]]), "mean": zeros, "variance": zeros + 1}
+    >>> whole_scores(numbers)["coverage_50"]
     0.5
     """
-    unscored = torch.full((len(targets),), torch.nan)  # the draws' own tell the log score
-    points = Points(targets, unscored, mean=mean, variance=variance)
-    rows = {n: row for n, row in METRICS.items() if row.tasks == ("numbers",)}
+    task = "numbers" if "mean" in found else "labels"
+    unscored = torch.full((len(found["targets"]),), torch.nan)  # the draws' own tell the log score
+    points = Points(**{"log_score": unscored, **found})
+    rows = {n: row for n, row in METRICS.items() if row.tasks == (task,)}
     return {n: r.summarize(r.points(points)) for n, r in rows.items() if r.streamed is None}
 
 

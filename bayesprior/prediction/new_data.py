@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bayesprior.errors import ConfigError
 from bayesprior.inference.protocols import Posterior
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import ClassProbabilities, Likelihood
+from bayesprior.tasks.likelihoods import Bernoulli, ClassProbabilities, Likelihood
 from bayesprior.tasks.protocols import Batch, Forward, inputs_forward
 
 __all__ = ["NewData"]
@@ -53,7 +53,7 @@ class NewData:
         batch_size: int = 256,
         seed: int = 0,
     ) -> Tensor:
-        """Return probabilities (N, C), or (N, C, H, W) for pixels.
+        """Return probabilities (N, C), of classes or of several labels; (N, C, H, W) for pixels.
 
         Parameters
         ----------
@@ -72,7 +72,7 @@ class NewData:
         ConfigError
             If the likelihood has no classes.
         """
-        if not isinstance(self.likelihood, ClassProbabilities):
+        if not isinstance(self.likelihood, ClassProbabilities | Bernoulli):
             raise ConfigError(
                 f"{type(self.likelihood).__name__} has no class probabilities; bp.predict gives "
                 "the mean and variance of new points with forward=inputs_forward"
@@ -87,8 +87,9 @@ class NewData:
             keep_maps=True,
             seed=seed,
         )
-        assert found.mean_probs is not None, "classes have probabilities, and maps are kept"
-        return found.mean_probs
+        probs = found.mean_probs if found.label_probs is None else found.label_probs
+        assert probs is not None, "classes have probabilities, and maps are kept"
+        return probs
 
     def _batches(self, inputs: Any, batch_size: int) -> Iterable[Batch]:
         if not isinstance(inputs, Tensor | np.ndarray):

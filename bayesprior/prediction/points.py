@@ -3,20 +3,26 @@
 import functools
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_jaccard_index
+from torchmetrics import Metric
+from torchmetrics.functional.classification import (
+    multiclass_jaccard_index,
+    multilabel_average_precision,
+)
 
 from bayesprior.errors import ConfigError
+from bayesprior.prediction.mixtures import NormalMixture
 
 __all__ = [
+    "CalibrationError",
     "Points",
     "bin_sums",
     "calibration_error",
     "mean_overlap",
+    "mean_precision",
     "nll",
     "rank_error",
     "risk_curve",
@@ -51,17 +57,20 @@ class Points:
     Attributes
     ----------
     targets
-        Labels (N,), or numbers (N, P).
+        Labels (N,), several an example (N, C), each 0 or 1, or numbers (N, P).
     log_score
         Log of the averaged likelihood of each target, (N,).
     probs
-        Averaged probabilities (N, C); None for numbers.
+        Averaged probabilities (N, C), of classes or of several labels; None for numbers.
     mean
         Predictive mean (N, P); None for classes.
     aleatoric, epistemic
         Parts of the entropy, (N,), where they are known.
     variance
         Of the predictive law of numbers, (N, P).
+    ranks, crps
+        Of numbers, where the targets fall in their predictive laws, (N, P), and the continuous
+        ranked probability scores, (N,); None takes those of normal laws with mean and variance.
 
     Examples
     --------
@@ -77,6 +86,8 @@ class Points:
     aleatoric: Float[Tensor, " N"] | None = None
     epistemic: Float[Tensor, " N"] | None = None
     variance: Float[Tensor, "N P"] | None = None
+    ranks: Float[Tensor, "N P"] | None = None
+    crps: Float[Tensor, " N"] | None = None
 
     @classmethod
     def labeled(
@@ -92,12 +103,17 @@ class Points:
             rows, labels = rows[:, counts], labels[counts]
         return cls(labels, rows.gather(0, labels[None])[0].log(), rows.T)
 
+    @property
+    def known_probs(self) -> Float[Tensor, "N C"]:
+        """The averaged probabilities, where there are some."""
+        if self.probs is None:
+            raise ConfigError("numbers have no class probabilities")
+        return self.probs
+
     @functools.cached_property
     def top(self) -> tuple[Tensor, Tensor]:
         """Largest probability of each point, and its class."""
-        if self.probs is None:
-            raise ConfigError("numbers have no class probabilities")
-        return tuple(self.probs.max(1))  # type: ignore[return-value]
+        return tuple(self.known_probs.max(1))  # type: ignore[return-value]
 
     @property
     def confidence(self) -> Float[Tensor, " N"]:
@@ -110,31 +126,31 @@ class Points:
         return (self.top[1] == self.targets).to(self.top[0].dtype)
 
     @functools.cached_property
-    def errors(self) -> tuple[Tensor, Tensor]:
-        """Targets minus means in predictive standard deviations, and these: (N, P) each."""
+    def _normal(self) -> NormalMixture:
+        """The normal laws of these moments."""
         if self.mean is None or self.variance is None:
             raise ConfigError("classes have no mean and variance")
         std = self.variance.double().sqrt()
-        return (self.targets - self.mean.double()) / std, std
+        return NormalMixture(self.mean.double()[None], std[None], torch.ones(1))
+
+    @functools.cached_property
+    def known_ranks(self) -> Float[Tensor, "N P"]:
+        """Where the targets fall in their predictive laws."""
+        return self._normal.cdf(self.targets) if self.ranks is None else self.ranks
 
     def inside(self, level: float) -> Float[Tensor, " N"]:
         """Return the share of each point's numbers in the central interval of a level."""
-        half = NormalDist().inv_cdf(0.5 + level / 2)
-        return (self.errors[0].abs() <= half).double().mean(1)
+        return ((self.known_ranks - 0.5).abs() <= level / 2).double().mean(1)
 
-    @functools.cached_property
-    def crps(self) -> Float[Tensor, " N"]:
-        """Continuous ranked probability score of a normal law, the mean over its numbers."""
-        z, std = self.errors
-        density = (-(z**2) / 2).exp() / math.sqrt(2 * math.pi)
-        return (std * (z * torch.erf(z / math.sqrt(2)) + 2 * density - math.pi**-0.5)).mean(1)
+    @property
+    def known_crps(self) -> Float[Tensor, " N"]:
+        """Continuous ranked probability scores, the mean over a point's numbers."""
+        return self._normal.crps(self.targets) if self.crps is None else self.crps
 
     @functools.cached_property
     def entropy(self) -> Float[Tensor, " N"]:
         """Entropy of the averaged probabilities, in nats."""
-        if self.probs is None:
-            raise ConfigError("numbers have no class probabilities")
-        return torch.special.entr(self.probs).sum(1)
+        return torch.special.entr(self.known_probs).sum(1)
 
 
 def bin_sums(
@@ -195,8 +211,87 @@ def risk_curve(uncertainty: Float[Tensor, " N"], loss: Float[Tensor, " N"]) -> F
     return spread.cumsum(0) / torch.arange(1, len(loss) + 1, device=loss.device)
 
 
+def mean_precision(probs: Float[Tensor, "N C"], truth: Float[Tensor, "N C"]) -> Float[Tensor, ""]:
+    """Return the average precision of each label that occurs, averaged; NaN without any.
+
+    Examples
+    --------
+    >>> probs = torch.tensor([[0.9, 0.1], [0.2, 0.3], [0.6, 0.2]])
+    >>> truth = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    >>> mean_precision(probs, truth).item()
+    1.0
+    """
+    occurs = truth.any(0)
+    if not bool(occurs.any()):
+        return torch.tensor(torch.nan)
+    both = probs[:, occurs], truth[:, occurs].long()
+    found: Tensor = multilabel_average_precision(
+        *both, both[0].shape[1], average="macro", validate_args=False
+    )
+    return found
+
+
 def mean_overlap(labels: Float[Tensor, " N"], targets: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     """Return the mean intersection over union of the classes that occur in either."""
     num_classes = int(max(labels.max(), targets.max())) + 1
     both = labels.long(), targets.long()
     return multiclass_jaccard_index(*both, num_classes, average="macro", validate_args=False)
+
+
+class CalibrationError(Metric):
+    """Expected calibration error of the predicted class, from ``num_bins`` bins of equal width.
+
+    sum_m (n_m / n) |accuracy_m - confidence_m| over bins ((m - 1) / M, m / M] of the largest
+    probability. The state is three sums a bin, whatever the number of points: torchmetrics' own
+    keeps every confidence, which no set of images fits.
+
+    Parameters
+    ----------
+    num_bins
+        M.
+    ignore_index
+        Label of points that do not count.
+
+    Raises
+    ------
+    ConfigError
+        If there is not at least one bin.
+
+    References
+    ----------
+    Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599, equation 3.
+
+    Examples
+    --------
+    >>> metric = CalibrationError()
+    >>> metric.update(torch.tensor([[0.8, 0.2], [0.8, 0.2]]), torch.tensor([0, 1]))
+    >>> f"{metric.compute():.2f}"
+    '0.30'
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    binned: Tensor
+
+    def __init__(self, num_bins: int = NUM_BINS, ignore_index: int | None = None) -> None:
+        super().__init__()
+        if num_bins < 1:
+            raise ConfigError(f"num_bins must be at least 1, got {num_bins}")
+        self.num_bins, self.ignore_index = num_bins, ignore_index
+        zeros = torch.zeros(3, num_bins, dtype=torch.float64)
+        self.add_state("binned", zeros, dist_reduce_fx="sum")
+
+    def update(
+        self, probs: Float[Tensor, "B C *grid"], targets: Integer[Tensor, "B *grid"]
+    ) -> None:
+        """Take in one batch."""
+        points = Points.labeled(probs, targets, self.ignore_index)
+        self.binned += bin_sums(points.confidence, points.is_right, self.num_bins)
+
+    def sums(self) -> Float[Tensor, "3 M"]:
+        """Return each bin's number of points, sum of confidences and number of right answers."""
+        return self.binned
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Return the error, between 0 and 1; NaN without points."""
+        return calibration_error(self.binned)

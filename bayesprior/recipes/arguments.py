@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bayesprior.data import DataBundle, as_bundle, check_fit
+from bayesprior.data.adapters import forward_for
 from bayesprior.errors import ConfigError, DataError, LayoutMismatchError, check, kind_of
 from bayesprior.inference.engine import TrainResult
 from bayesprior.inference.prior_term import PriorTerm
@@ -25,7 +26,7 @@ from bayesprior.recipes.options import (
     SourceOptions,
     SwagOptions,
 )
-from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Likelihood
+from bayesprior.tasks.likelihoods import Bernoulli, Categorical, HeteroscedasticNormal, Likelihood
 from bayesprior.tasks.objectives import supervised
 from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import Forward, pair_forward
@@ -87,6 +88,8 @@ def default_likelihood(data: DataBundle) -> Likelihood:
     """Return the likelihood that a task's targets ask for."""
     if data.num_numbers:
         return HeteroscedasticNormal.of_targets(data.train.targets)
+    if data.has_several_labels:
+        return Bernoulli()
     return PixelCategorical() if data.has_masks else Categorical()
 
 
@@ -95,11 +98,12 @@ class TrainCall(RunOptions):
 
     likelihood: Likelihood | None = None
     """How outputs speak about targets. By default what the data ask for: `Categorical` of labels,
-    `PixelCategorical` of masks, and of numbers (N, P) `HeteroscedasticNormal` in the units of the
-    training targets: the network then gives 2P outputs, as one does to which
-    `bayesprior.models.learn_noise` was applied."""
+    `Bernoulli` of several an example, `PixelCategorical` of masks, and of numbers (N, P)
+    `HeteroscedasticNormal` in the units of the training targets: the network then gives 2P
+    outputs, as one does to which `bayesprior.models.learn_noise` was applied."""
     forward: Forward = pair_forward
-    """Calls the network on a batch: ``(module, batch) -> (outputs, targets)``."""
+    """Calls the network on a batch: ``(module, batch) -> (outputs, targets)``. Batches that are
+    dictionaries go by `bayesprior.tasks.protocols.keyword_forward` where nothing else is given."""
     fabric: Fabric | None = None
     """Devices, precision and processes; it takes the place of ``device``."""
     made_from: MadeFrom | None = None
@@ -115,13 +119,19 @@ class TrainCall(RunOptions):
         if not isinstance(self.made_from, MadeFrom | None):
             raise ConfigError(f"made_from must be a MadeFrom, got {kind_of(self.made_from)}")
 
-    def choose_likelihood(self, data: DataBundle) -> None:
-        """Take the likelihood that the data ask for, where none was given."""
+    def choose(self, data: DataBundle) -> None:
+        """Take likelihood and forward that the data ask for, where none were given."""
         object.__setattr__(self, "likelihood", self.likelihood or default_likelihood(data))
+        object.__setattr__(self, "forward", forward_for(data, self.forward))
 
     def loss(self) -> LossFn:
         """Return the mean loss per example."""
-        return supervised(self.likelihood or Categorical(), forward=self.forward)
+        law, smoothing = self.likelihood or Categorical(), self._smoothing()
+        return supervised(law, forward=self.forward, label_smoothing=smoothing)
+
+    def _smoothing(self) -> float:
+        """Return how much labels are smoothed, by those that descend."""
+        return getattr(self, "label_smoothing", None) or 0.0
 
     def extras(self) -> dict[str, Any]:
         """Return what decides the result beside the options, as JSON primitives."""
@@ -141,7 +151,7 @@ class TrainCall(RunOptions):
         found = {f"training_{name}": fmean(r[name] for r in rows) for name in names}
         data = getattr(self, "data")  # noqa: B009 - of every call that trains
         own = type(self.likelihood) not in (Categorical, type(None))
-        own = own or getattr(self, "loss_fn", None) is not None
+        own = own or self._smoothing() > 0 or getattr(self, "loss_fn", None) is not None
         known = data.num_classes and data.train.targets is not None  # without reading pictures
         if own or not known or any(result.step < 100 for result in results):
             return found
@@ -161,7 +171,7 @@ class TrainCall(RunOptions):
     def check_task(self, module: nn.Module, data: DataBundle) -> None:
         """Raise `ConfigError` unless the network takes the data and answers with what they need."""
         numbers = data.num_numbers if type(self.likelihood) is HeteroscedasticNormal else 0
-        classes = isinstance(self.likelihood, Categorical | PixelCategorical | None)
+        classes = isinstance(self.likelihood, Categorical | Bernoulli | PixelCategorical | None)
 
         def forward(network: nn.Module, batch: Any) -> Any:
             outputs, targets = self.forward(network, batch)
@@ -192,7 +202,7 @@ class FitCall(TrainCall, kw_only=False):
         check_network(self.module)
         check(self.prior, "gaussian", "prior")
         object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
-        self.choose_likelihood(self.data)
+        self.choose(self.data)
         PriorTerm(self.module, self.prior, self.data.num_data)  # refuses a prior of other weights
         buffers = dict(self.module.named_buffers())
         for name, value in self.prior.buffers.items():
@@ -244,6 +254,8 @@ class SourceCall(TrainCall, SourceOptions, kw_only=False):
         check_network(self.module)
         object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
         if self.objective != "supervised":
+            if self._smoothing():
+                raise ConfigError("label_smoothing belongs to objective = 'supervised'")
             if self.loss_fn or self.likelihood or self.forward is not pair_forward:
                 raise ConfigError(
                     f"objective = {self.objective!r} calls the network itself; leave out loss_fn, "
@@ -261,13 +273,14 @@ class SourceCall(TrainCall, SourceOptions, kw_only=False):
                     f"{self.data.name!r} has no labels; store y with its x, give every class a "
                     "folder, or learn without labels: objective='simclr'"
                 )
-            self.choose_likelihood(self.data)
+            self.choose(self.data)
             self.check_task(self.module, self.data)
             return
         check(self.loss_fn, "function", "loss_fn")
-        if self.likelihood is not None or self.forward is not pair_forward:
+        if self.likelihood or self.forward is not pair_forward or self._smoothing():
             raise ConfigError(
-                "a loss_fn calls the network itself; give it, or likelihood and forward"
+                "a loss_fn calls the network itself; give it, or likelihood, forward and "
+                "label_smoothing"
             )
 
     def loss(self) -> LossFn:

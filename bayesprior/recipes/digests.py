@@ -27,6 +27,7 @@ __all__ = [
     "data_digests",
     "described",
     "file_digest",
+    "frozen_digest",
     "network_digest",
     "prior_digest",
     "state_digest",
@@ -64,6 +65,15 @@ def state_digest(state: Mapping[str, Any], without: Collection[str] = ()) -> str
 def network_digest(module: nn.Module) -> str:
     """Return a network's type and a digest of how it is built (not of its weights)."""
     return f"{type(module).__name__} {_digest(_ADDRESS.sub('', repr(module)))[:16]}"
+
+
+def frozen_digest(module: nn.Module) -> dict[str, str]:
+    """Return a digest of the weights that are not trained, by the key of its place; none of none.
+
+    No law and no checkpoint holds them, so a fit's folder has to know that they are the same.
+    """
+    frozen = {n: p for n, p in module.named_parameters() if not p.requires_grad}
+    return {"frozen": state_digest(frozen)} if frozen else {}
 
 
 def file_digest(path: str | Path) -> str:

@@ -5,7 +5,6 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,15 +12,18 @@ from torch import Tensor
 
 from bayesprior.diagnostics.uncertainty import entropy
 from bayesprior.errors import ConfigError, DataError
+from bayesprior.prediction.mixtures import LEVELS
 from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.new_inputs import NewInputs
 from bayesprior.recipes.options import NewDataOptions
 from bayesprior.recipes.predicting import averaged
 from bayesprior.recipes.saved import FitRun, load_run
 from bayesprior.storage import atomic_path
+from bayesprior.tasks.likelihoods import Bernoulli
 from bayesprior.tasks.protocols import inputs_forward
 
 __all__ = [
+    "NewLabels",
     "NewNumbers",
     "NewPredictions",
     "Threshold",
@@ -105,6 +107,9 @@ class NewNumbers(_Rows):
         Where each came from: a table, or an archive, and the row in it.
     mean, std
         (N, P), of the predictive law, noise included.
+    quantiles
+        (N, P, 4), of the same law, the mixture of the draws', at the levels
+        `bayesprior.prediction.mixtures.LEVELS`.
     unreadable
         File -> reason, of what could not be read.
     """
@@ -112,6 +117,7 @@ class NewNumbers(_Rows):
     files: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+    quantiles: np.ndarray
     unreadable: dict[str, str] = field(default_factory=dict)
 
     _digits: ClassVar[str] = ".9g"
@@ -125,13 +131,10 @@ class NewNumbers(_Rows):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one row an input; intervals are central ones, of 50 % and 90 %."""
-        half_50, half_90 = (NormalDist().inv_cdf(0.5 + level / 2) for level in (0.5, 0.9))
-        for file, means, stds in zip(self.files, self.mean, self.std, strict=True):
-            values: list[Any] = [file]
-            for mean, std in zip(map(float, means), map(float, stds), strict=True):
-                values += [mean, std]
-                values += [mean + s * std for s in (-half_50, half_50, -half_90, half_90)]
-            yield dict(zip(self.columns, values, strict=True))
+        ends = [LEVELS.index(level) for level in (0.25, 0.75, 0.05, 0.95)]
+        laws = np.concatenate([np.stack([self.mean, self.std], 2), self.quantiles[..., ends]], 2)
+        for file, row in zip(self.files, laws, strict=True):
+            yield dict(zip(self.columns, [file, *map(float, row.ravel())], strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +177,43 @@ class NewPredictions(_Rows):
             yield dict(zip(self.columns, [*values, abstains], strict=True))
 
 
+@dataclass(frozen=True, eq=False)
+class NewLabels(_Rows):
+    """What a run says of N new inputs that may have several of C labels.
+
+    Attributes
+    ----------
+    files
+        Where each came from: a picture's file, or an archive or table and the row in it.
+    class_names
+        Of the labels.
+    probs
+        (N, C), the average over draws of each label's probability.
+    unreadable
+        File -> reason, of what could not be read.
+    """
+
+    files: tuple[str, ...]
+    class_names: tuple[str, ...]
+    probs: np.ndarray
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of a row's entries: file, labels, one probability a label, entropy."""
+        own = ("file", "labels", "entropy")
+        each = [f"p({name})" if name in own else name for name in self.class_names]
+        return ["file", "labels", *each, "entropy"]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one row an input; ``labels`` are those above 1/2, ``entropy`` the sum of all."""
+        entropies = entropy(np.stack([self.probs, 1 - self.probs], -1)).sum(1)
+        for file, probs, nats in zip(self.files, self.probs, entropies, strict=True):
+            said = "; ".join(n for n, p in zip(self.class_names, probs, strict=True) if p > 0.5)
+            values = [file, said, *map(float, probs), float(nats)]
+            yield dict(zip(self.columns, values, strict=True))
+
+
 def check_out(path: str | Path) -> Path:
     """Return the path of a table; refuse a file that is not ours to replace.
 
@@ -189,7 +229,7 @@ def check_out(path: str | Path) -> Path:
         raise ConfigError(f"out is a folder: {path}")
     if path.exists():
         with path.open(encoding="utf-8", errors="replace") as file:
-            if not file.readline().startswith(("file,class,", "file,mean")):
+            if not file.readline().startswith(("file,class,", "file,labels,", "file,mean")):
                 raise ConfigError(
                     f"out is {path}, which holds something else; choose another; nothing was "
                     "overwritten"
@@ -207,12 +247,12 @@ class NewDataCall(NewDataOptions, kw_only=False):
 
 
 @recipe(NewDataCall)
-def predict_new(call: NewDataCall) -> NewPredictions | NewNumbers:
+def predict_new(call: NewDataCall) -> NewPredictions | NewLabels | NewNumbers:
     """Predict pictures, arrays and tables with a finished run, through its own transform.
 
     Returns
     -------
-    NewPredictions or NewNumbers
+    NewPredictions, NewLabels or NewNumbers
         What cannot be read is named in ``unreadable``, the others are predicted.
 
     Raises
@@ -226,10 +266,16 @@ def predict_new(call: NewDataCall) -> NewPredictions | NewNumbers:
     names = fit.data.class_names
     if not names and not fit.data.num_numbers:
         raise ConfigError(f"{fit.data.name!r} has no classes, of which new data could be")
+    if isinstance(fit.data.peek(1), Mapping):
+        raise ConfigError(
+            f"examples of {fit.data.name!r} are dictionaries, which files do not hold; in Python: "
+            "bp.load_run(folder).predict_proba(batches)"
+        )
     new = [call.new] if isinstance(call.new, str | Path) else call.new
     source = NewInputs([Path(path).expanduser() for path in new], fit.data, call.batch_size)
     threshold = None
-    if names and fit.data.validation is not None:
+    several = isinstance(fit.likelihood, Bernoulli)
+    if names and not several and fit.data.validation is not None:
         known = averaged(fit, fit.data.loader("validation", call.batch_size), call)
         threshold = fitted_threshold(_array(known.mean_probs), _array(known.targets), call.risk)
     try:
@@ -239,8 +285,11 @@ def predict_new(call: NewDataCall) -> NewPredictions | NewNumbers:
             raise
         raise DataError(f"nothing could be read: {listed(source.unreadable)}") from None
     if found.mean is not None and found.variance is not None:
-        moments = found.mean.numpy(), found.variance.sqrt().numpy()
-        return NewNumbers(tuple(source.files), *moments, source.unreadable)
+        mean, std, ends = map(np.asarray, (found.mean, found.variance.sqrt(), found.quantiles))
+        return NewNumbers(tuple(source.files), mean, std, ends, source.unreadable)
+    if several:
+        probs = np.asarray(found.label_probs)
+        return NewLabels(tuple(source.files), names, probs, source.unreadable)
     probs = _array(found.mean_probs)
     return NewPredictions(tuple(source.files), names, probs, threshold, source.unreadable)
 

@@ -88,8 +88,9 @@ class DataOptions(Options):
     """A short name (digits, glyphs, cifar10, cifar100, mnist, fashion_mnist, flowers102,
     oxford_pets, image_folder, mask_folder), a folder of pictures (a folder for each class, or
     images and masks), a .npz file with x_train, y_train, x_test, y_test (or x, y; y are masks if
-    they have pixels), a .csv file with --data_options.target COLUMN, or an import path
-    pkg.module:function that returns a DataBundle."""
+    they have pixels, several labels an example if they are rows of 0 and 1), a .csv file with
+    --data_options.target COLUMN, or an import path pkg.module:function that returns a
+    DataBundle."""
     data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of the data set, as --data_options.NAME VALUE, such as root or size."""
     classes: str | None = option(None, shown="all")
@@ -121,7 +122,16 @@ class ModelOptions(Options):
     network, for each input), or a known standard deviation in the targets' unit."""
 
 
-class SourceOptions(ObjectiveOptions, LoggedOptions):
+class SmoothingOptions(Options):
+    """Labels."""
+
+    label_smoothing: float | None = option(None, least=0, most=1, shown="0")
+    """Share e of every label's weight in the loss that goes to all classes alike: a loss of
+    -(1 - e) log p_y - (e / C) sum_c log p_c. Predictions and metrics are of the labels as they are;
+    a likelihood in the strict sense is e = 0 alone."""
+
+
+class SourceOptions(SmoothingOptions, ObjectiveOptions, LoggedOptions):
     """Source fit: descent, then SWAG."""
 
     rank: int = option(20, least=0)
@@ -170,7 +180,7 @@ class FitOptions(LoggedOptions):
             raise ConfigError("head_lr goes with lr; give both, or none: then both are found")
 
 
-class DescentOptions(FitOptions):
+class DescentOptions(SmoothingOptions, FitOptions):
     """Descent."""
 
     momentum: float = option(0.9, least=0, most=1)

@@ -12,7 +12,8 @@ from bayesprior.diagnostics.predictions import outcome_of
 from bayesprior.errors import ConfigError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.protocols import Batch, Posterior
-from bayesprior.prediction.predict import Prediction, predict
+from bayesprior.prediction.predict import predict
+from bayesprior.prediction.results import Prediction
 from bayesprior.recipes.options import AverageOptions
 from bayesprior.recipes.runs import FITS, add_results, finished_fit, read_config, read_results
 from bayesprior.recipes.saved import FitRun, load_run

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bayesprior.data import DataBundle, as_bundle, check_fit
+from bayesprior.data.adapters import forward_for
 from bayesprior.errors import ConfigError, LayoutMismatchError, check
 from bayesprior.recipes.arguments import check_network, head_names
 from bayesprior.recipes.calls import recipe
@@ -58,7 +59,7 @@ class PriorCall(PriorOptions, kw_only=False):
     """The target task, where it is at hand: the target must take it and answer with its classes,
     and its training inputs tell the size of the head's."""
     forward: Forward = pair_forward
-    """Calls the network on a batch of the data."""
+    """Calls the network on a batch of the data; by keywords where these are dictionaries."""
     made_from: MadeFrom | None = None
     """The names and files that source and target were made from, for the folder."""
 
@@ -68,6 +69,7 @@ class PriorCall(PriorOptions, kw_only=False):
         check_network(self.target, "target")
         if self.data is not None:
             object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
+            object.__setattr__(self, "forward", forward_for(self.data, self.forward))
             check_fit(self.target, self.data, self.forward)
 
 

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import nn
 
-from bayesprior.data.adapters import check_fit
+from bayesprior.data.adapters import check_fit, forward_for
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.corruptions import CORRUPTIONS, Corruption
 from bayesprior.diagnostics.compare import MethodResult, pick_baseline
@@ -22,7 +22,8 @@ from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws
 from bayesprior.inference.progress import read_trace
 from bayesprior.inference.protocols import Posterior
-from bayesprior.prediction.predict import Prediction, predict
+from bayesprior.prediction.predict import predict
+from bayesprior.prediction.results import Prediction
 from bayesprior.recipes.arguments import default_likelihood
 from bayesprior.recipes.digests import described
 from bayesprior.recipes.training import pick_device
@@ -135,7 +136,7 @@ def report(
         If a draw gives NaN, or the labels of the task's own splits do not fit the network.
     """
     likelihood = likelihood or default_likelihood(data)
-    folder = Path(out).expanduser()
+    folder, forward = Path(out).expanduser(), forward_for(data, forward)
     module = module.to(pick_device(device))
     check_fit(module, data, forward)
     of_logits = getattr(posterior, "average", "") == "logits"

@@ -50,6 +50,7 @@ _DIGESTS = {
     "data.test": "its test data were others",
     "weights": "its weights file has changed since",
     "checkpoints": "its checkpoints were others",
+    "frozen": "its network's frozen weights were others",
     "start": "its network started from other weights",
     "norms": "its new norm layers started otherwise",
 }

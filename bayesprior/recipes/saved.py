@@ -13,16 +13,22 @@ from bayesprior.errors import ConfigError, PriorFileError, check
 from bayesprior.inference.bound import facts_html
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.recipes.arguments import check_network
-from bayesprior.recipes.digests import data_digests, described, prior_digest
+from bayesprior.recipes.digests import data_digests, described, frozen_digest, prior_digest
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import MadeFrom
 from bayesprior.recipes.places import restored
 from bayesprior.recipes.runs import RunConfig, finished_fit, read_results
 from bayesprior.recipes.training import bound, read_posterior
 from bayesprior.storage import PRIOR
-from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Likelihood, Normal
+from bayesprior.tasks.likelihoods import (
+    Bernoulli,
+    Categorical,
+    HeteroscedasticNormal,
+    Likelihood,
+    Normal,
+)
 from bayesprior.tasks.pixels import PixelCategorical
-from bayesprior.tasks.protocols import Forward, inputs_forward, pair_forward
+from bayesprior.tasks.protocols import Forward, inputs_forward, keyword_forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
@@ -31,7 +37,8 @@ __all__ = ["FitRun", "load_posterior", "load_run"]
 FitPosterior = PointPosterior | GaussianWeights | StoredDraws
 
 _LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
-    kind.__name__: kind for kind in (Categorical, HeteroscedasticNormal, Normal, PixelCategorical)
+    kind.__name__: kind
+    for kind in (Bernoulli, Categorical, HeteroscedasticNormal, Normal, PixelCategorical)
 }
 _FORWARDS: dict[str, Forward] = {f.__qualname__: f for f in (pair_forward, inputs_forward)}
 
@@ -154,6 +161,12 @@ def load_run(
         raise ConfigError(
             f"the network is not the one of {folder} (network against fit: {diff.describe()})"
         )
+    if config.digests.get("frozen") not in (None, frozen_digest(network).get("frozen")):
+        raise ConfigError(
+            f"the network's frozen weights are not those that {folder} was fitted with, and its "
+            "files hold the trained ones alone: load the same, or let the function that makes the "
+            "network decide them (torch.manual_seed)"
+        )
     draw = next(iter(posterior.draws()))
     posterior.layout.load_(network, draw.weights.to(next(network.parameters())))
     buffers = dict(network.named_buffers())
@@ -222,7 +235,10 @@ def _likelihood(config: RunConfig, folder: Path, given: Likelihood | None) -> Li
 
 
 def _forward(config: RunConfig, folder: Path, given: Forward | None) -> Forward:
-    found = str(config.options.get("forward"))
+    known = config.options.get("forward")
+    if given is None and isinstance(known, Mapping) and known.get("class") == "KeywordForward":
+        return keyword_forward(str(known["labels"]), str(known["outputs"]))
+    found = str(known)
     if given is None and found not in _FORWARDS:
         raise ConfigError(f"{folder} was fitted with the forward {found!r}; give forward=")
     forward = _FORWARDS[found] if given is None else given

@@ -134,10 +134,10 @@ def study(call: StudyOptions) -> StudyResult:
     amounts: Sequence[int | None] = call.num_data or (None,)
     model = model_options(call)
     task = [load_data(data_options(call, n, call.seed), model) for n in amounts][0]
-    if task.num_numbers:
+    if what := _uncompared(task):
         raise ConfigError(
-            f"{task.name} has numbers to predict, and a study compares classifications; fit each "
-            "method, then bayesprior compare"
+            f"{task.name} has {what}, and a study compares methods on one class an example or "
+            "pixel; fit each method, then bayesprior compare"
         )
     if task.validation is None:
         raise ConfigError(f"{task.name} has no validation split to choose by; give num_validation")
@@ -166,6 +166,13 @@ def study(call: StudyOptions) -> StudyResult:
         add_results(folder, _STAGE, _numbers(call, comparisons, tried))
         result.report.write(folder)
     return result
+
+
+def _uncompared(task: DataBundle) -> str:
+    """Say what a study does not know to compare, or nothing."""
+    if task.num_numbers:
+        return "numbers to predict"
+    return "several labels an example" if task.has_several_labels else ""
 
 
 def _make_priors(

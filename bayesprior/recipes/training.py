@@ -23,6 +23,7 @@ from bayesprior.recipes.arguments import FitCall, MapCall, SampleCall, SourceCal
 from bayesprior.recipes.digests import (
     data_digests,
     file_digest,
+    frozen_digest,
     network_digest,
     prior_digest,
     state_digest,
@@ -142,7 +143,7 @@ class Run:
         stack.enter_context(locked(folder))
         made_from, given = self.call.made_from, self._given
         digests = {f"data.{name}": found for name, found in data_digests(self.data).items()}
-        digests["network"] = network_digest(self.module)
+        digests |= {"network": network_digest(self.module), **frozen_digest(self.module)}
         if given is not None:
             digests["prior"] = prior_digest(given)
         if made_from is not None and made_from.weights and Path(made_from.weights).is_file():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprior.data import DataBundle, as_bundle
+from bayesprior.data.adapters import forward_for
 from bayesprior.errors import ConfigError, DataError, check
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws, save_draw
@@ -98,6 +99,7 @@ class TransferCall(TransferOptions, kw_only=False):
         object.__setattr__(self, "made_from", made)
         check(self.forward, "function", "forward")
         _check_task(self.data)
+        object.__setattr__(self, "forward", forward_for(self.data, self.forward))
 
 
 def _listed(given: Any) -> tuple[Any, ...]:
@@ -112,9 +114,14 @@ def _check_task(data: DataBundle) -> None:
     """Raise `DataError` unless every example has one of two classes or more, all of them seen."""
     labels = data.train.targets
     if not data.class_names or data.has_masks or (labels is not None and labels.ndim != 1):
+        what = "no classes"
+        if data.class_names:
+            what = "masks" if data.has_masks else "several labels an example"
+        elif data.num_numbers:
+            what = "numbers to predict"
         raise DataError(
-            f"{data.name!r} is no classification of whole examples; regression and segmentation "
-            "go through make_prior and fit_map"
+            f"{data.name!r} has {what}, and transfer is for one class an example; take make-prior "
+            "and fit map"
         )
     if data.num_classes < 2:
         raise DataError(f"{data.name!r} has one class; there is nothing to tell apart")

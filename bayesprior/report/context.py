@@ -20,7 +20,8 @@ from bayesprior.diagnostics.convergence import (
     temperature_checks,
 )
 from bayesprior.diagnostics.intervals import metric_interval
-from bayesprior.diagnostics.predictions import Outcome, metric_rows, score_intervals, scores
+from bayesprior.diagnostics.outcomes import LabelOutcome, metric_rows
+from bayesprior.diagnostics.predictions import Outcome, score_intervals, scores
 from bayesprior.diagnostics.prior import (
     ChiSquareCheck,
     Direction,
@@ -90,11 +91,12 @@ class Context:
 
     @property
     def kind(self) -> str:
-        """What the predictions are of: ``classes``, ``pixels`` (no maps), ``numbers``, ``none``."""
+        """Of ``classes``, several ``labels``, ``pixels`` (no maps), ``numbers``, or ``none``."""
         if "predictions" not in self.tree.children:
             return "none"
         found = self.tree["predictions"]
-        kinds = {"probs": "classes", "mean": "numbers", "calibration": "pixels"}
+        kinds = {"probs": "classes", "label_probs": "labels", "mean": "numbers"}
+        kinds["calibration"] = "pixels"
         return next((kind for name, kind in kinds.items() if name in found), "none")
 
     @property
@@ -105,9 +107,16 @@ class Context:
     @functools.cached_property
     def test(self) -> Outcome | None:
         """Predictions of the test set, of classes."""
-        if self.kind in ("numbers", "pixels"):
+        if self.kind in ("numbers", "pixels", "labels"):
             return None
         return self.attempt("predictions", Outcome.from_group, self.tree, "predictions")
+
+    @functools.cached_property
+    def labels(self) -> LabelOutcome | None:
+        """Predictions of the test set, of several labels an example."""
+        if self.kind != "labels":
+            return None
+        return self.attempt("predictions", LabelOutcome.from_group, self.tree)
 
     @functools.cached_property
     def validation(self) -> Outcome | None:
@@ -146,6 +155,10 @@ class Context:
                 n: metric_interval(row, np.asarray(row.points(points), dtype=float))
                 for n, row in rows.items()
             }
+        if (several := self.labels) is not None:
+            each = {n: metric_interval(row, several.values(row)) for n, row in several.rows.items()}
+            each["label_ece"] = each["label_ece"]._replace(high=self.bins.bound)
+            return each
         if self.kind == "pixels":
             return dict(json.loads(self.tree["predictions"].attrs["metrics"]))
         if self.test is None:
@@ -157,7 +170,9 @@ class Context:
 
     @functools.cached_property
     def bins(self) -> CalibrationBins:
-        """Top-label bins of the test set; empty without one."""
+        """Top-label bins of the test set, or of several labels; empty without one."""
+        if self.labels is not None:
+            return self.labels.bins()
         if self.kind == "pixels":
             return CalibrationBins(self.tree["predictions"].calibration.values)
         return CalibrationBins(np.zeros((3, 15))) if self.test is None else self.test.bins()
@@ -286,7 +301,7 @@ class Context:
             return 0
         sizes = self.tree["predictions"].sizes
         pixels = sizes.get("row", 1) * sizes.get("column", 1)
-        outputs = sizes.get("class_name", sizes.get("output", 0))
+        outputs = next((sizes[n] for n in ("class_name", "label", "output") if n in sizes), 0)
         return int(self.tree["log_likelihood"].sizes["train_point"] * outputs * pixels)
 
 

@@ -51,19 +51,21 @@ def reliability_diagram(bins: CalibrationBins) -> Figure:
     Parameters
     ----------
     bins
-        Top-label calibration bins.
+        Of the top label, or of several an example.
     """
-    figure = Shown(figsize=(4.8, 4.4))
+    figure, several = Shown(figsize=(4.8, 4.4)), bins.together > 1
     top, bottom = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     curve = bins.curve()
     width = np.diff(bins.edges)[bins.count > 0]
     top.plot([0, 1], [0, 1], **_PERFECT)
     top.bar(curve.confidence, curve.high - curve.low, 0.9 * width, curve.low, **_BAND)
     top.plot(curve.confidence, curve.accuracy, "o-", color=BLUE, markersize=4, label="model")
-    top.set(ylabel="accuracy", ylim=(-0.02, 1.02), xlim=(0, 1))
+    top.set(
+        ylabel="frequency of the label" if several else "accuracy", ylim=(-0.02, 1.02), xlim=(0, 1)
+    )
     top.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.0)
     bottom.bar(bins.edges[:-1], bins.count, np.diff(bins.edges), align="edge", color=BLUE)
-    bottom.set(xlabel="confidence", ylabel="points")
+    bottom.set(xlabel="probability of the label" if several else "confidence", ylabel="points")
     for axis in (top.xaxis, bottom.xaxis, top.yaxis):
         _percent(axis)
     return figure
@@ -79,8 +81,7 @@ def prior_coordinate_plot(directions: Sequence[Direction]) -> Figure:
         From `bayesprior.diagnostics.prior.directions`; the twenty widest are shown.
     """
     shown = directions[:20]
-    figure, axes = _axes()
-    place = np.array([d.index for d in shown])
+    (figure, axes), place = _axes(), np.array([d.index for d in shown])
     mean, half = np.array([(d.mean, 2 * d.std) for d in shown]).T
     for width, alpha in ((2, 0.15), (1, 0.25)):
         axes.axhspan(-width, width, color=GRAY, alpha=alpha, linewidth=0)

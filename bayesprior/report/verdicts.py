@@ -53,16 +53,10 @@ class Verdict:
 
     Attributes
     ----------
-    question
-        What is asked, for example ``"Did the sampler work?"``.
-    level
-        ``ok``, ``unknown``, ``warn`` or ``fail``.
-    headline
-        The answer in a few words.
-    reason
-        What was measured, in one or two sentences.
-    advice
-        What to do next.
+    question, level
+        What is asked; ``ok``, ``unknown``, ``warn`` or ``fail``.
+    headline, reason, advice
+        The answer in a few words; what was measured, in a sentence or two; what to do next.
 
     Examples
     --------
@@ -129,7 +123,7 @@ def comparison_verdict(
     found = [d for d in differences if d.method == method and d.metric in _DECISIVE]
     parts = []
     for d in found:
-        digits = "+.1%" if d.metric == "accuracy" else "+.3f"
+        digits = "+.1%" if d.metric.endswith("accuracy") else "+.3f"
         estimate, low, high = (format(v, digits) for v in d.interval)
         parts.append(f"{_DECISIVE[d.metric]} {estimate} [{low}, {high}]")
     over = f"95 % over {found[0].over}" if found else ""
@@ -156,6 +150,7 @@ def comparison_verdict(
 
 
 _DECISIVE = {"accuracy": "accuracy", "nll": "loss per point (NLL)", "crps": "CRPS"}
+_DECISIVE |= {"label_accuracy": "share of right labels", "label_nll": "loss per label (NLL)"}
 LONGER = "Raise burn_in, num_draws or thin"
 
 
@@ -262,7 +257,7 @@ def width_verdict(total: ChiSquareCheck, num_constraints: int, *, temperature: f
 
 
 def calibration_verdict(bins: CalibrationBins, *, independent: bool = True) -> Verdict:
-    """Say whether the probabilities of classes can be trusted, from top-label bins.
+    """Say whether probabilities can be trusted, from bins of the top label, or of several labels.
 
     Pixels are no independent points, so that nothing is said of chance.
     """
@@ -273,14 +268,19 @@ def calibration_verdict(bins: CalibrationBins, *, independent: bool = True) -> V
     chance, bound = (bins.chance, bins.bound) if independent else (0.0, 0.0)
     sure, right = bins.sums[1:].sum(axis=1) / total
     numbers = f"Accuracy is {right:.1%} at a mean confidence of {sure:.1%}; on average they differ "
+    advice = "Scale the temperature of the probabilities on validation data (see Results)."
+    way = f"the model is {'over' if bins.overconfidence > 0 else 'under'}confident"
+    if several := bins.together > 1:
+        numbers = f"{right:.1%} of labels came, at a mean probability of {sure:.1%}; bins differ "
+        advice = "Recalibrate each label on validation data, for example by Platt's scaling."
+        way = f"its probabilities are too {'extreme' if bins.extremeness > 0 else 'near to 1/2'}"
     numbers += f"by {bins.ece:.1%} (ECE" + (
         f", 95 % interval up to {bound:.1%}); a perfectly calibrated model would show up to "
-        f"{chance:.1%} on {total} points by chance."
+        f"{chance:.1%} on {total // bins.together} points by chance"
+        f"{', were their labels always alike.' if several else '.'}"
         if independent
         else f") over {total} pixels, which depend on their neighbors."
     )
-    way = f"the model is {'over' if bins.overconfidence > 0 else 'under'}confident"
-    advice = "Scale the temperature of the probabilities on validation data (see Results)."
     return _graded("ece", bins.ece, chance, bound, way, numbers, advice)
 
 

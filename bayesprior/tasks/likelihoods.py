@@ -7,6 +7,7 @@ Outputs are what the network returns for B examples, ``*B`` for any axes of vect
 likelihood                  outputs                     targets
 ==========================  ==========================  ======================
 `Categorical`               logits (B, C)               labels (B,)
+`Bernoulli`                 log odds (B, C)             labels (B, C), 0 or 1
 `tasks.pixels`              logits (B, C, H, W)         labels (B, H, W)
 `Normal`                    mean (B, P)                 (B, P)
 `HeteroscedasticNormal`     mean, log variance (B, 2P)  (B, P)
@@ -32,6 +33,7 @@ from bayesprior.tasks.numbers import check_shapes as check_shapes
 from bayesprior.tasks.numbers import inherits as inherits
 
 __all__ = [
+    "Bernoulli",
     "Categorical",
     "ClassProbabilities",
     "Likelihood",
@@ -41,7 +43,7 @@ __all__ = [
 
 
 Predictive = Tensor | Moments
-"""Class probabilities with the classes on axis 1, or `Moments`."""
+"""Class probabilities with the classes on axis 1, those of labels (B, C), or `Moments`."""
 
 
 @runtime_checkable
@@ -147,6 +149,74 @@ class Categorical(ClassProbabilities):
     ) -> dict[str, Tensor]:
         """Give the batch's ``accuracy``."""
         return {"accuracy": (outputs.argmax(1) == targets).float().mean()}
+
+
+class _Labels(dist.Bernoulli):
+    """Takes labels of any type, as the likelihood does."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        found: Tensor = super().log_prob(value.to(self.logits))
+        return found
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Any number of C labels an example, each 0 or 1; the outputs are log odds (B, C).
+
+    log p(y | f) = sum_c [y_c log s(f_c) + (1 - y_c) log s(-f_c)], s(f) = 1 / (1 + exp(-f))
+
+    Given the weights the labels are independent; under the average over draws they need not be.
+    Its entropies are sums over labels of each label's own: of an average an upper bound.
+
+    Examples
+    --------
+    >>> likelihood = Bernoulli()
+    >>> log_odds = torch.tensor([[0.0, 0.0, 0.0]])
+    >>> likelihood.log_prob(log_odds, torch.tensor([[1, 0, 1]])).exp()
+    tensor([0.1250])
+    >>> likelihood.validate(log_odds, torch.tensor([[1, 0, 2]]))
+    Traceback (most recent call last):
+    bayesprior.errors.DataError: each of several labels an example must be 0 or 1, got 2
+    """
+
+    def validate(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise `DataError` unless log odds and targets are (B, C) and the targets 0 or 1."""
+        fits = outputs.dim() == 2 and targets.shape == outputs.shape
+        check_shapes("log odds and labels (B, C), each 0 or 1", outputs, targets, fits)
+        if targets.is_complex():
+            raise DataError(f"labels must be 0 or 1, got {targets.dtype}")
+        if bool((odd := (targets != 0) & (targets != 1)).any()):
+            found = targets[odd][0].item()
+            raise DataError(f"each of several labels an example must be 0 or 1, got {found:g}")
+
+    def log_prob(self, outputs: Float[Tensor, "*B C"], targets: Tensor) -> Float[Tensor, "*B"]:
+        """Log probability of each example's labels together; `DataError` for other shapes."""
+        fits = targets.shape == outputs.shape
+        check_shapes("log odds and labels (B, C), each 0 or 1", outputs, targets, fits)
+        wanted = targets.to(outputs)
+        return -F.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").sum(-1)
+
+    def predictive(self, outputs: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
+        """Probability of each label."""
+        return outputs.sigmoid()
+
+    def average(
+        self, predictions: Iterable[Tensor], counts: Sequence[float] | None = None
+    ) -> Float[Tensor, "*B C"]:
+        """Mean of the probabilities, the model average of each label."""
+        return mean_of(list(predictions), counts)
+
+    def entropy(self, prediction: Float[Tensor, "*B C"]) -> Float[Tensor, "*B"]:
+        """Sum over labels of -p log p - (1 - p) log(1 - p) in nats."""
+        return (torch.special.entr(prediction) + torch.special.entr(1 - prediction)).sum(-1)
+
+    def distribution(self, outputs: Float[Tensor, "*B C"]) -> dist.Distribution:
+        """``Bernoulli(logits)``, batch shape (*B,), event shape (C,)."""
+        return _Labels(logits=outputs).to_event(1)
+
+    def monitor(self, outputs: Float[Tensor, "B C"], targets: Tensor) -> dict[str, Tensor]:
+        """Give the batch's ``accuracy``, the share of right labels."""
+        return {"accuracy": ((outputs > 0) == (targets > 0)).float().mean()}
 
 
 def check_labels(targets: Tensor, num_classes: int, ignore_index: int | None = None) -> None:

@@ -16,7 +16,10 @@ from bayesprior.tasks.protocols import to_device
 
 __all__ = ["HeteroscedasticNormal", "Moments", "Normal", "check_shapes", "inherits", "mean_of"]
 
-TAKE = "likelihood=: labels take Categorical(), masks PixelCategorical(), numbers take Normal(std)"
+TAKE = (
+    "likelihood=: labels take Categorical(), several an example Bernoulli(), masks "
+    "PixelCategorical(), numbers take Normal(std)"
+)
 
 
 class Moments(NamedTuple):

@@ -1,6 +1,7 @@
 """What a batch is: the only code that takes one apart, moves it or asks its size."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from bayesprior.errors import DataError
 __all__ = [
     "Batch",
     "Forward",
+    "KeywordForward",
     "batch_size",
     "check_finite",
     "dictionary_forward",
@@ -65,17 +67,25 @@ def keyword_forward(labels: str = "labels", outputs: str = "logits") -> Forward:
     >>> outputs.shape, targets
     (torch.Size([2, 3]), 1)
     """
+    return KeywordForward(labels, outputs)
 
-    def forward(module: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+
+@dataclass(frozen=True)
+class KeywordForward:
+    """What `keyword_forward` returns: a value, so that a run's folder can name it."""
+
+    labels: str
+    outputs: str
+
+    def __call__(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+        """Call the module on what a dictionary holds beside the targets."""
         if not isinstance(batch, Mapping):
-            hint = f"; pass forward=dictionary_forward({outputs!r})" if _is_pair(batch) else ""
+            hint = f"; pass forward=dictionary_forward({self.outputs!r})" if _is_pair(batch) else ""
             raise DataError(f"keyword_forward needs a dictionary, got {_described(batch)}{hint}")
-        found = module(**{name: value for name, value in batch.items() if name != labels})
+        found = module(**{name: value for name, value in batch.items() if name != self.labels})
         if not isinstance(found, Tensor):
-            found = field_of(found, outputs)
-        return _tensor(found), batch.get(labels)
-
-    return forward
+            found = field_of(found, self.outputs)
+        return _tensor(found), batch.get(self.labels)
 
 
 def dictionary_forward(outputs: str = "out") -> Forward:

@@ -8,7 +8,8 @@ import xarray as xr
 from jaxtyping import Shaped
 
 from bayesprior.diagnostics.compare import MethodResult
-from bayesprior.diagnostics.predictions import AnyOutcome, ImageOutcome, NumberOutcome, Outcome
+from bayesprior.diagnostics.outcomes import ImageOutcome, LabelOutcome, NumberOutcome
+from bayesprior.diagnostics.predictions import AnyOutcome, Outcome
 from bayesprior.errors import DataError
 from bayesprior.prediction.images import ImageSums
 from bayesprior.tree.maps import DIMS, sums_of
@@ -16,11 +17,12 @@ from bayesprior.tree.maps import DIMS, sums_of
 __all__ = ["image_group", "images_of", "method_group", "methods_of"]
 
 _CLASSES = ("probs", "targets", "log_score", "aleatoric", "epistemic")
-_NUMBERS = ("mean", "variance", "targets", "log_score")
+_NUMBERS = ("mean", "variance", "targets", "log_score", "ranks", "crps")
+_LABELS = ("probs", "targets", "log_score")
 
 
 def method_group(result: MethodResult) -> xr.Dataset:
-    """Return a method's results as a group, of dims (seed, point, class_name or output).
+    """Return a method's results as a group, of dims (seed, point, class_name, label or output).
 
     Raises
     ------
@@ -28,16 +30,20 @@ def method_group(result: MethodResult) -> xr.Dataset:
         If the outcomes of its seeds are not of the same labeled points.
     """
     variables: dict[str, Any] = {}
-    numbers = isinstance(result.outcomes[0], NumberOutcome)
-    fields: tuple[str, ...] = _NUMBERS if numbers else _CLASSES
-    if isinstance(result.outcomes[0], ImageOutcome):
+    first, last = result.outcomes[0], "class_name"
+    fields: tuple[str, ...] = _CLASSES
+    if isinstance(first, NumberOutcome):
+        last, fields = "output", tuple(n for n in _NUMBERS if getattr(first, n) is not None)
+    elif isinstance(first, LabelOutcome):
+        last, fields = "label", _LABELS
+    elif isinstance(first, ImageOutcome):
         fields = ImageSums._fields
     for name in fields:
         parts: list[Any] = [getattr(getattr(o, "images", o), name, None) for o in result.outcomes]
         if any(part is None or np.shape(part) != np.shape(parts[0]) for part in parts):
             raise DataError(f"the results of {result.name!r} are not of the same labeled points")
         values = np.stack(parts)
-        dims = DIMS.get(name, ("output" if numbers else "class_name",))
+        dims = DIMS.get(name, (last,))
         variables[name] = (("seed", "point", *dims)[: values.ndim], values)
     attrs: dict[str, Any] = {"method": result.name, "is_dense": int(result.outcomes[0].is_dense)}
     if result.seconds is not None:
@@ -56,7 +62,10 @@ def methods_of(tree: xr.DataTree) -> list[MethodResult]:
             if (sums := sums_of(data.isel(seed=i))) is not None:
                 outcomes.append(ImageOutcome(name, sums))
             elif "mean" in data:
-                outcomes.append(NumberOutcome(name, *(data[n].values[i] for n in _NUMBERS)))
+                own = {n: data[n].values[i] for n in _NUMBERS if n in data}
+                outcomes.append(NumberOutcome(name, **own))
+            elif "label" in data.dims:
+                outcomes.append(LabelOutcome(name, *(data[n].values[i] for n in _LABELS)))
             else:
                 own = {n: data[n].values[i] for n in _CLASSES}
                 outcomes.append(Outcome(name=name, is_dense=is_dense, **own))

@@ -14,7 +14,8 @@ from jaxtyping import Shaped
 from bayesprior.diagnostics.compare import MethodResult
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.inference.protocols import Draw
-from bayesprior.prediction.predict import Prediction
+from bayesprior.prediction.mixtures import LEVELS
+from bayesprior.prediction.results import Prediction
 from bayesprior.tree.beside import image_group, method_group
 from bayesprior.tree.chains import ChainGrid
 from bayesprior.tree.draws import WeightStatistics, weight_statistics
@@ -26,6 +27,15 @@ from bayesprior.weights.gaussian import GaussianWeights
 __all__ = ["to_datatree", "to_prediction"]
 
 Variables = dict[str, tuple[tuple[str, ...], Any]]
+
+# Fields of a prediction of numbers -> variable and dims after the points.
+_OF_NUMBERS = {
+    "mean": ("mean", "output"),
+    "variance": ("variance", "output"),
+    "quantiles": ("quantile", "output", "level"),
+    "ranks": ("rank", "output"),
+    "crps": ("crps",),
+}
 
 
 def to_datatree(
@@ -250,6 +260,9 @@ def _named_sets(
 def _sampled(prediction: Prediction, rng: np.random.Generator) -> np.ndarray:
     """Outcomes for each draw and point, from the averaged law."""
     num_draws = len(prediction.chain)
+    if prediction.label_probs is not None:
+        probs = np.asarray(prediction.label_probs)
+        return (rng.random((num_draws, *probs.shape)) < probs).astype(np.int32)
     if prediction.mean_probs is None:
         mean, variance = np.asarray(prediction.mean), np.asarray(prediction.variance)
         drawn = mean + np.sqrt(variance) * rng.standard_normal((num_draws, *mean.shape))
@@ -268,9 +281,14 @@ def _targets(prediction: Prediction) -> np.ndarray:
     return targets[:, 0] if prediction.mean is not None and targets.shape[1:] == (1,) else targets
 
 
-def _point_dims(values: Any, point: str) -> tuple[str, ...]:
+def _point_dims(values: Any, point: str, output: str = "output") -> tuple[str, ...]:
     """``(point,)``, ``(point, output)`` or ``(point, row, column)``."""
-    return (point, *{1: (), 2: ("output",), 3: ("row", "column")}[np.ndim(values)])
+    return (point, *{1: (), 2: (output,), 3: ("row", "column")}[np.ndim(values)])
+
+
+def _output(prediction: Prediction) -> str:
+    """Return what the entries of a target of several are called."""
+    return "output" if prediction.label_probs is None else "label"
 
 
 def _conditioned(
@@ -282,7 +300,7 @@ def _conditioned(
     if train.targets is None:
         return groups
     targets = _targets(train)
-    dims = _point_dims(targets, "train_point")
+    dims = _point_dims(targets, "train_point", _output(train))
     groups["observed_data"] = _dataset({"y": (dims, targets)}, None, **points)
     if mode == "full":
         labels = {"y": _drawn(grid, _sampled(train, rng), *dims)}
@@ -320,9 +338,14 @@ def _predictions(
         grid_dims = ("row", "column")[: probs.ndim - 2]
         variables["probs"] = (("point", "class_name", *grid_dims), probs)
         coords["class_name"] = names
-    for name in ("mean", "variance"):
-        if getattr(prediction, name) is not None:
-            variables[name] = (("point", "output"), np.asarray(getattr(prediction, name)))
+    if prediction.label_probs is not None:
+        probs = np.asarray(prediction.label_probs)
+        variables["label_probs"] = (("point", "label"), probs)
+        coords["label"] = list(class_names or map(str, range(probs.shape[1])))
+    for name, (variable, *dims) in _OF_NUMBERS.items():
+        if (values := getattr(prediction, name)) is not None:
+            variables[variable] = (("point", *dims), np.asarray(values))
+            coords |= {"level": list(LEVELS)} if "level" in dims else {}
     if prediction.weight is not None:
         variables["mixture_weight"] = _drawn(grid, np.asarray(prediction.weight))
     if kind != "ood":
@@ -330,10 +353,12 @@ def _predictions(
         variables["log_score"] = ("point",), np.asarray(prediction.average_log_likelihood)
         if prediction.targets is not None:
             targets = _targets(prediction)
-            variables["target"] = (_point_dims(targets, "point"), targets)
-    if mode == "full" and (prediction.mean_probs is not None or prediction.mean is not None):
+            variables["target"] = (_point_dims(targets, "point", _output(prediction)), targets)
+    laws = (prediction.mean_probs, prediction.label_probs, prediction.mean)
+    if mode == "full" and any(law is not None for law in laws):
         labels = _sampled(prediction, rng)
-        variables["y"] = _drawn(grid, labels, *_point_dims(labels[0], "point"))
+        own = _point_dims(labels[0], "point", _output(prediction))
+        variables["y"] = _drawn(grid, labels, *own)
     metrics = json.dumps(dict(prediction.metrics)) if kind != "ood" else "{}"
     return _dataset(variables, grid, **coords).assign_attrs(kind=kind, metrics=metrics)
 
@@ -346,8 +371,9 @@ def to_prediction(tree: xr.DataTree, group: str = "predictions") -> Prediction:
     data = tree[group].dataset
     shape = data.sizes["chain"], data.sizes["draw"]
     names = {"probs": "mean_probs", "target": "targets", "mixture_weight": "weight"}
+    names |= {"label_probs": "label_probs", **{v: n for n, (v, *_) in _OF_NUMBERS.items()}}
     kept = ("predictive_entropy", "expected_entropy", "mutual_information", "energy")
-    names |= {n: n for n in (*kept, "calibration", "mean", "variance", "log_likelihood")}
+    names |= {n: n for n in (*kept, "calibration", "log_likelihood")}
     found = {field: np.array(data[n].values) for n, field in names.items() if n in data}
     for name in ("weight", "log_likelihood"):
         if name in found:

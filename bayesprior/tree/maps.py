@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Shaped
 
 from bayesprior.prediction.images import ImageSums
-from bayesprior.prediction.predict import Prediction
+from bayesprior.prediction.results import Prediction
 
 __all__ = ["DIMS", "map_group", "sum_variables", "sums_of"]
 

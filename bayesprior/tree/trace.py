@@ -68,7 +68,7 @@ def draw_statistics(
     run_dir
         Folder of ``chain-00``, ``chain-01``, ... with the draws, whose headers know their step.
     chain, draw
-        Which draws, as `bayesprior.prediction.predict.Prediction` names them.
+        Which draws, as `bayesprior.prediction.results.Prediction` names them.
     traces
         Each chain's rows of ``trace.csv``. Of a step that was not recorded the last row before it
         is taken.

@@ -9,7 +9,12 @@ from bayesprior.data.arrays import digits
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.tasks.protocols import dictionary_forward, inputs_forward, keyword_forward
+from bayesprior.tasks.protocols import (
+    dictionary_forward,
+    inputs_forward,
+    keyword_forward,
+    pair_forward,
+)
 
 SET = TensorDataset(torch.rand(6, 3), torch.arange(6) % 2)
 
@@ -165,3 +170,12 @@ def test_other_forwards():
 
     rows = [{"image": torch.rand(3), "labels": i % 2} for i in range(4)]
     check_fit(Keywords(3, 2), DataBundle("rows", rows, class_names=("a", "b")), keyword_forward())
+
+
+def test_dictionaries_ask_for_keywords_where_nothing_else_is_given():
+    rows = [{"inputs": torch.randn(3), "target": i % 2} for i in range(4)]
+    pairs = [(row["inputs"], row["target"]) for row in rows]
+    assert forward_for(as_bundle(rows)) == keyword_forward("target")
+    assert forward_for(as_bundle(pairs)) is pair_forward
+    own = keyword_forward("y", "out")
+    assert forward_for(as_bundle(rows), own) is own

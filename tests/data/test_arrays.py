@@ -257,7 +257,7 @@ def test_whole_numbers_as_floats_are_asked_about(rng):
         from_arrays("t", (x, y))
     assert from_arrays("t", (x, y), kind="regression").num_classes == 0
     with pytest.raises(
-        ConfigError, match="kind must be one of 'classification', 'segmentation', 'regression'"
+        ConfigError, match="kind must be one of 'classification', 'multilabel', 'segm"
     ):
         from_arrays("t", (x, y), kind="regresion")
     with pytest.raises(DataError, match="y_train has 6 NaN or infinite"):

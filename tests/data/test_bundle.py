@@ -262,3 +262,9 @@ def test_pictures_that_cannot_be_stacked_are_explained():
     ((inputs, labels),) = data.loader("train", 3)
     assert inputs.shape == (3, 3, 8, 8)
     assert labels.tolist() == [0, 0, 0]
+
+
+def test_rows_of_several_lengths_ask_for_padding():
+    rows = [{"ids": torch.ones(length), "labels": 0} for length in (2, 3)]
+    with pytest.raises(DataError, match="of dict cannot be stacked .*collate_fn= that pads"):
+        DataBundle("texts", rows).peek(2)

@@ -11,7 +11,7 @@ from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.prediction.points import Points
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
+from bayesprior.tasks.likelihoods import Bernoulli, Categorical, HeteroscedasticNormal, Normal
 from bayesprior.tasks.pixels import PixelCategorical
 
 B = 7
@@ -24,6 +24,7 @@ def labels(*shape):
 # likelihood, module, inputs, targets
 CASES = {
     "Categorical": (Categorical(), lambda: nn.Linear(3, 4), (3,), labels()),
+    "Bernoulli": (Bernoulli(), lambda: nn.Linear(3, 4), (3,), labels(4) % 2),
     "PixelCategorical": (
         PixelCategorical(ignore_index=3),
         lambda: nn.Conv2d(1, 4, 3, padding=1),
@@ -162,7 +163,7 @@ def test_what_a_predicted_batch_waits_for(device):
         "tasks/likelihoods.py:check_labels": 1,
         "prediction/averaging.py:update": 2,  # NaN anywhere; the log likelihoods
         "prediction/predict.py:_mark": 1,
-        "prediction/predict.py:add": 6,  # what is kept, by name
+        "prediction/results.py:add": 6,  # what is kept, by name
         "prediction/points.py:<listcomp>": 3,  # the bins of the calibration error
     }
     # a draw of a law on the host is copied to the device, and that is all
@@ -184,6 +185,9 @@ def test_metrics(both, name):
         if row.tasks == ("numbers",):
             given = mean.to(device), numbers.to(device)
             points = Points(given[1], labeled.log_score, mean=given[0], variance=given[0].exp())
+        if row.tasks == ("labels",):
+            several = (probs > 0.3).long().to(device)
+            points = Points(several, labeled.log_score, labeled.probs)
         values = row.points(points)
         streamed = row.metric(4)
         if streamed is None:

@@ -1,3 +1,21 @@
-from made_runs import case, make_prediction, rng, run, run_factory, run_factory_module
+from made_runs import (
+    case,
+    labels,
+    make_prediction,
+    numbers,
+    rng,
+    run,
+    run_factory,
+    run_factory_module,
+)
 
-__all__ = ["case", "make_prediction", "rng", "run", "run_factory", "run_factory_module"]
+__all__ = [
+    "case",
+    "labels",
+    "make_prediction",
+    "numbers",
+    "rng",
+    "run",
+    "run_factory",
+    "run_factory_module",
+]

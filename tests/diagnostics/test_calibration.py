@@ -5,7 +5,7 @@ from scipy.stats import binomtest
 from torchmetrics.classification import MulticlassCalibrationError
 
 from bayesprior.diagnostics.calibration import CalibrationBins, brier, class_wise_ece
-from bayesprior.prediction.metrics import CalibrationError
+from bayesprior.prediction.points import CalibrationError
 
 
 def top(probs, targets):

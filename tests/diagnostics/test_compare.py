@@ -14,7 +14,8 @@ from bayesprior.diagnostics.compare import (
     pick_baseline,
 )
 from bayesprior.diagnostics.intervals import Interval
-from bayesprior.diagnostics.predictions import NumberOutcome, Outcome
+from bayesprior.diagnostics.outcomes import NumberOutcome
+from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.prediction.metrics import METRICS, MetricRow
 

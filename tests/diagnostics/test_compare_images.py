@@ -10,7 +10,8 @@ from bayesprior.diagnostics.compare import (
     comparison_table,
     paired_differences,
 )
-from bayesprior.diagnostics.predictions import ImageOutcome, Outcome, outcome_of
+from bayesprior.diagnostics.outcomes import ImageOutcome
+from bayesprior.diagnostics.predictions import Outcome, outcome_of
 from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.images import IMAGE_METRICS, ImageSums

@@ -14,7 +14,7 @@ from bayesprior.diagnostics.prior import (
 )
 from bayesprior.errors import DataError
 from bayesprior.inference.protocols import Draw
-from bayesprior.prediction.predict import Prediction
+from bayesprior.prediction.results import Prediction
 from bayesprior.report.verdicts import width_verdict
 from bayesprior.tree.build import to_datatree
 from bayesprior.weights.gaussian import GaussianWeights

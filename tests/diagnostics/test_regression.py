@@ -37,9 +37,19 @@ def test_ranks_of_an_honest_model_are_uniform_and_covered():
         assert abs(z) < 5
 
 
+def test_ranks_are_those_that_were_kept():
+    data = to_datatree(test=predicted(1.0, num_points=5))["predictions"].dataset
+    of_moments = pit_values(data.drop_vars("rank"))
+    np.testing.assert_allclose(pit_values(data), of_moments)  # of one draw, which is normal
+    np.testing.assert_array_equal(pit_values(data.assign(rank=data["rank"] / 2)), of_moments / 2)
+    with pytest.raises(DataError, match="10 predictions or targets are NaN"):
+        pit_values(data.assign(rank=data["rank"] * np.nan))
+
+
 @pytest.mark.parametrize("name", ["mean", "variance", "target"])
 def test_missing_parts_and_nan_are_named(name):
     data = to_datatree(test=predicted(1.0, num_points=5))["predictions"].dataset
+    data = data.drop_vars("rank")  # as in files that were written before ranks were kept
     with pytest.raises(DataError, match=f"hold no {name}"):
         pit_values(data.drop_vars(name))
     broken = xr.where(data[name] == data[name].values.ravel()[0], np.nan, data[name])

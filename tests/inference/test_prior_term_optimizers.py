@@ -127,6 +127,14 @@ def test_a_padding_row_that_the_prior_moves_is_warned_of():
     assert (module.weight[0] > 0).all()
 
 
+def test_a_padding_row_that_is_frozen_stays():
+    module = torch.nn.Sequential(torch.nn.Embedding(3, 2, padding_idx=0), torch.nn.Linear(2, 1))
+    module[0].requires_grad_(False)
+    layout = ParameterLayout.from_module(module)
+    law = GaussianWeights.point(layout, torch.ones(layout.dim), 0.1)
+    attach_prior(torch.optim.SGD(module[1].parameters(), lr=0.1), module, law, num_data=10)
+
+
 def test_an_optimizer_over_copies_is_refused():
     problem = Problem()
     optimizer = torch.optim.SGD(copy.deepcopy(problem.module).parameters(), lr=1e-3)

@@ -138,7 +138,9 @@ def test_mistakes_are_one_line(work, capsys):
     assert "no column 'age'" in line
     source = work / "source" / "source.safetensors"
     study = ["study", *flats, *TARGET, "--source", source, "--methods", "{a: {inference: map}}"]
-    assert "a study compares classifications" in refused(capsys, *study, "--out", work / "study")
+    assert "has numbers to predict, and a study compares methods on one class" in refused(
+        capsys, *study, "--out", work / "study"
+    )
 
 
 @pytest.mark.parametrize("noise", ["predicted", "20000"])

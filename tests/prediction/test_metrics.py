@@ -10,13 +10,12 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from bayesprior.errors import ConfigError
 from bayesprior.prediction.metrics import (
     METRICS,
-    CalibrationError,
     MeanMetric,
     MetricRow,
     default_metrics,
-    number_scores,
+    whole_scores,
 )
-from bayesprior.prediction.points import nll
+from bayesprior.prediction.points import CalibrationError, nll
 from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
 from bayesprior.tasks.pixels import PixelCategorical
 
@@ -169,7 +168,7 @@ def test_rmse_equals_numpy():
 def test_scores_of_numbers_equal_scipy():
     mean, targets = torch.randn(40, 1).double(), 2 * torch.randn(40, 1).double()
     variance = torch.rand(40, 1).double() + 0.5
-    found = number_scores(targets, mean, variance)
+    found = whole_scores({"targets": targets, "mean": mean, "variance": variance})
     law = scipy.stats.norm(mean, variance.sqrt())
     ranks = law.cdf(targets)
     assert found["pit"] == pytest.approx(scipy.stats.kstest(ranks.ravel(), "uniform").statistic)
@@ -185,8 +184,8 @@ def test_scores_of_numbers_equal_scipy():
 
 
 def test_scores_of_several_numbers_count_one_by_one():
-    law = torch.zeros(2, 2), torch.ones(2, 2)
-    found = number_scores(torch.tensor([[0.1, 3.0], [0.1, 0.1]]), *law)
+    law = {"mean": torch.zeros(2, 2), "variance": torch.ones(2, 2)}
+    found = whole_scores({"targets": torch.tensor([[0.1, 3.0], [0.1, 0.1]]), **law})
     assert (found["coverage_50"], found["coverage_90"]) == (0.75, 0.75)
 
 

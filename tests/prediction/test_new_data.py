@@ -9,7 +9,7 @@ from bayesprior.inference.collectors import DrawsInMemory
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.new_data import NewData
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Categorical, Normal
+from bayesprior.tasks.likelihoods import Bernoulli, Categorical, Normal
 from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import inputs_forward, keyword_forward
 
@@ -39,6 +39,12 @@ def test_batches_of_keywords_and_maps():
     pixels = nn.Conv2d(2, 3, 1)
     maps = PointPosterior.from_module(pixels).bind(NewData(pixels, PixelCategorical()))
     assert maps.predict_proba(torch.randn(2, 2, 4, 4)).shape == (2, 3, 4, 4)
+
+
+def test_several_labels_have_a_probability_each():
+    network, x = nn.Linear(3, 2), torch.randn(4, 3)
+    fit = PointPosterior.from_module(network).bind(NewData(network, Bernoulli()))
+    torch.testing.assert_close(fit.predict_proba(x), network(x).sigmoid().double())
 
 
 def test_regression_has_no_classes():

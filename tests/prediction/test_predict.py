@@ -4,6 +4,7 @@ import weakref
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from poisson import Poisson
 from prediction_cases import Draws, batches, classifier
@@ -14,7 +15,8 @@ from torchmetrics.regression import MeanAbsoluteError
 from bayesprior.errors import DataError
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws, save_draw
 from bayesprior.inference.protocols import Draw
-from bayesprior.prediction.metrics import number_scores
+from bayesprior.prediction.metrics import whole_scores
+from bayesprior.prediction.mixtures import NormalMixture
 from bayesprior.prediction.predict import predict
 from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
 from bayesprior.tasks.pixels import PixelCategorical
@@ -145,9 +147,17 @@ def test_regression_equals_the_whole_computation(likelihood, max_draw_bytes):
     np.testing.assert_allclose(found.mutual_information, total - expected, rtol=1e-9)
     rmse = np.sqrt(((mean.mean(0) - y.numpy()) ** 2).mean())
     nll = -(np.logaddexp.reduce(density, axis=0) - math.log(5)).mean()
-    of_moments = number_scores(y, found.mean, found.variance)
-    assert sorted(of_moments) == ["coverage_50", "coverage_90", "crps", "pit"]
-    assert found.metrics == pytest.approx({"nll": nll, "rmse": rmse, **of_moments}, rel=1e-6)
+    parts = [torch.from_numpy(part) for part in (mean, np.sqrt(variance))]
+    law = NormalMixture(*parts, torch.ones(5))
+    ranks = torch.from_numpy(scipy.stats.norm.cdf(y.numpy(), mean, np.sqrt(variance)).mean(0))
+    np.testing.assert_allclose(found.ranks, ranks, rtol=1e-9)
+    np.testing.assert_allclose(found.quantiles[..., 1], law.quantile(0.25), rtol=1e-9)
+    whole = whole_scores(
+        {"targets": y, "mean": found.mean, "variance": found.variance}
+        | {"ranks": ranks, "crps": law.crps(y.double())}
+    )
+    assert sorted(whole) == ["coverage_50", "coverage_90", "crps", "pit"]
+    assert found.metrics == pytest.approx({"nll": nll, "rmse": rmse, **whole}, rel=1e-6)
     assert found.mean_probs is None
     assert found.energy is None  # no logits
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import yaml
 from recipes_cases import MAP, QUIET, Net, blobs
 from torch import nn
 from torch.utils.data import DataLoader
@@ -7,10 +8,11 @@ from torch.utils.data import DataLoader
 from bayesprior.data import from_arrays
 from bayesprior.errors import ConfigError, LayoutMismatchError
 from bayesprior.models import learn_noise
+from bayesprior.prediction.predict import predict
 from bayesprior.recipes import fit_map
 from bayesprior.recipes.arguments import FitCall, SourceCall, check_network, head_names
 from bayesprior.recipes.named import point_source
-from bayesprior.tasks.likelihoods import HeteroscedasticNormal
+from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal
 
 NAMES = ["body.0.weight", "body.0.bias", "left.weight", "left.bias", "right.weight"]
 
@@ -94,3 +96,31 @@ def test_numbers_bring_their_likelihood_and_need_a_noise():
     torch.testing.assert_close(call.likelihood.target_mean, data.train.targets.mean(0))
     given = FitCall(module, point_source(module, 1.0), data, likelihood=HeteroscedasticNormal())
     assert given.likelihood.target_std == 1.0
+
+
+def test_smoothed_labels_are_fitted_and_true_ones_scored(tmp_path):
+    module, data = Net(2), blobs(2, num_data=40)
+    prior = point_source(module, 1.0)
+    options = {"num_steps": 60, "lr": 0.1, "label_smoothing": 0.4, **QUIET}
+    fit = fit_map(module, prior, data, out=tmp_path / "map", **options)
+    config = yaml.safe_load((tmp_path / "map" / "config.yaml").read_text())
+    assert config["options"]["label_smoothing"] == 0.4
+    assert config["options"]["likelihood"] == {"class": "Categorical"}
+    loader = data.loader("train", 64)
+    found = predict(module, fit, loader, Categorical())
+    probs = found.mean_probs[range(20), data.train.targets]
+    # at the optimum of the smoothed loss, labels have probability 1 - 0.4 / 2
+    assert found.metrics["accuracy"] == 1.0
+    assert found.metrics["nll"] == pytest.approx(-float(probs.log().mean()))
+    assert 0.7 < probs.mean() < 0.9
+
+
+def test_what_cannot_be_smoothed_is_refused():
+    data, net = blobs(2, num_data=40), Net(2)
+    given = {"head": "head", "label_smoothing": 0.1}
+    with pytest.raises(ConfigError, match="likelihood, forward and label_smoothing"):
+        SourceCall(net, data, loss_fn=lambda module, batch: (0, {}), **given)
+    with pytest.raises(ConfigError, match="label_smoothing belongs to objective = 'supervised'"):
+        SourceCall(net, data, objective="simclr", **given)
+    with pytest.raises(ConfigError, match="label_smoothing must be at most 1, got 1.5"):
+        SourceCall(net, data, head="head", label_smoothing=1.5)

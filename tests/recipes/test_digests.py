@@ -13,6 +13,7 @@ from bayesprior.data import DataBundle, image_folder
 from bayesprior.recipes.digests import (
     data_digests,
     described,
+    frozen_digest,
     network_digest,
     prior_digest,
     state_digest,
@@ -139,3 +140,16 @@ def test_descriptions_are_json_and_have_no_addresses():
     assert described(nn.Linear(1, 2)) == described(nn.Linear(1, 2))
     assert described(supervised(Categorical())) == "supervised.<locals>.loss_fn"
     assert described(object()) == "object"
+
+
+def test_frozen_weights_have_a_digest_of_their_own():
+    module = Net(2)
+    assert frozen_digest(module) == {}
+    module.backbone.requires_grad_(False)
+    before = frozen_digest(module)
+    with torch.no_grad():
+        module.head.weight.add_(1)
+    assert frozen_digest(module) == before
+    with torch.no_grad():
+        module.backbone[1].weight.add_(1)
+    assert frozen_digest(module) != before

@@ -8,7 +8,12 @@ import torch
 from PIL import Image
 
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.recipes.new_data import fitted_threshold, predict_new
+from bayesprior.recipes.new_data import (
+    NewLabels,
+    NewNumbers,
+    fitted_threshold,
+    predict_new,
+)
 from bayesprior.recipes.saved import load_run
 
 QUIET = {"device": "cpu", "progress": False}
@@ -157,3 +162,22 @@ def test_the_threshold_keeps_as_many_answers_as_the_risk_allows():
         assert not kept.any() or wrong[kept].mean() <= risk + 1e-9
         for level in confidence[confidence < found.confidence]:
             assert wrong[confidence >= level].mean() > risk
+
+
+def test_labels_that_are_called_as_columns_are_told_apart():
+    probs = np.array([[0.9, 0.2], [0.5, 0.7]])
+    found = NewLabels(("a", "b"), ("labels", "red"), probs)
+    nats = -(probs * np.log(probs) + (1 - probs) * np.log(1 - probs)).sum(1)
+    assert found.columns == ["file", "labels", "p(labels)", "red", "entropy"]
+    assert [row["labels"] for row in found.rows()] == ["labels", "red"]
+    np.testing.assert_allclose([row["entropy"] for row in found.rows()], nats)
+
+
+def test_intervals_of_numbers_are_the_quantiles(tmp_path):
+    ends = np.array([[[0.0, 1.0, 2.0, 5.0], [10.0, 11.0, 12.0, 15.0]]])
+    found = NewNumbers(("a",), np.array([[1.5, 11.5]]), np.ones((1, 2)), ends)
+    [row] = found.rows()
+    assert (row["low_50_0"], row["high_50_0"]) == (1.0, 2.0)
+    assert (row["low_90_1"], row["high_90_1"], row["mean_1"]) == (10.0, 15.0, 11.5)
+    found.write(tmp_path / "numbers.csv")
+    NewLabels(("a",), ("x",), np.ones((1, 1))).write(tmp_path / "numbers.csv")  # ours, too

@@ -170,7 +170,11 @@ def test_refusals_are_one_line(source, data):
         assert "\n" not in str(caught.value)
 
     x, y = np.random.default_rng(0).random((12, 4, 4)), np.arange(12)
-    refused(DataError, "no classification", from_arrays("r", (x, y / 12), (x + 1e-3, y / 12)))
+    refused(
+        DataError,
+        "has numbers to predict, and transfer is for one class",
+        from_arrays("r", (x, y / 12), (x + 1e-3, y / 12)),
+    )
     one = from_arrays("one", (x, 0 * y), class_names=("only",))
     refused(DataError, "'one' has one class", one)
     with pytest.warns(UserWarning, match="no training example"):

@@ -1,23 +1,30 @@
 import pytest
 import torch
-from made_runs import case, make_prediction, rng, run, run_factory, run_factory_module
+from made_runs import (
+    case,
+    labels,
+    make_prediction,
+    numbers,
+    rng,
+    run,
+    run_factory,
+    run_factory_module,
+)
 
 from bayesprior.inference.posteriors import PointPosterior
 from bayesprior.prediction.predict import predict
-from bayesprior.tasks.likelihoods import Normal
 from bayesprior.tasks.pixels import PixelCategorical
 
-__all__ = ["case", "make_prediction", "rng", "run", "run_factory", "run_factory_module"]
-
-
-@pytest.fixture
-def numbers():
-    """Predictions of 200 numbers by the law that made them."""
-    line = torch.nn.Linear(3, 1)
-    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
-    noise = torch.randn(200, 1, generator=torch.Generator().manual_seed(1))
-    batch = (x, (line(x) + noise).detach())
-    return predict(line, PointPosterior.from_module(line), [batch], Normal(std=1.0))
+__all__ = [
+    "case",
+    "labels",
+    "make_prediction",
+    "numbers",
+    "rng",
+    "run",
+    "run_factory",
+    "run_factory_module",
+]
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@ import json
 
 import numpy as np
 import pytest
-from report_items import pictures, tables
+from report_items import column, pictures, tables
 
 from bayesprior.diagnostics.compare import MethodResult
+from bayesprior.diagnostics.outcomes import metric_rows
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.report.build import SECTIONS, build_report
 from bayesprior.report.context import Context
+from bayesprior.report.verdicts import TRUST
 from bayesprior.tree.build import to_datatree
 from bayesprior.tree.files import load_tree, save_tree
 
@@ -225,6 +227,30 @@ def test_one_chain_and_a_tree_without_log_likelihood(run):
     assert missing(report)["log_likelihood"].endswith("no LOO, no psense")
     assert "tree lacks log_likelihood" in missing(report)["sensitivity to the prior"]
     assert report.verdicts[3].headline == "Too few draws"
+
+
+def test_several_labels_are_reported_under_headings_of_their_own(labels):
+    names = ("red", "round", "shiny")
+    tree = to_datatree(train=labels, test=labels, shifted={"noisy": labels}, class_names=names)
+    report = build_report(tree)
+    sections = {section.title: tables(section.items) for section in report.sections}
+    first, each, sets = sections["Results"].values()
+    assert column(first, "score") == [row.label for row in metric_rows("labels").values()]
+    assert all(value.low <= value.estimate <= value.high for value in column(first, "value"))
+    assert column(each, "name") == list(names)
+    counts = labels.targets.sum(0).tolist()
+    assert (column(each, "train"), column(each, "test")) == (counts, counts)
+    assert column(sets, "set") == ["test set", "noisy"]
+    assert column(sets, "label_ece") == [labels.metrics["label_ece"]] * 2
+    assert not {"Classes", "Uncertainty", "Changed data"} & set(sections)
+    shown = column(first, "score")
+    assert column(report.opening[1], "score") == [*shown[:2], shown[-1]]
+    assert "with 3 labels each" in report.opening[0].text
+    [trust] = [v for v in report.verdicts if v.question == TRUST]
+    assert "on 200 points by chance, were their labels always alike" in trust.reason
+    assert "confidence" not in trust.reason
+    assert trust.advice.endswith(".")
+    assert "an example may have several labels" in report.to_markdown()
 
 
 def test_numbers_are_reported_with_their_intervals(numbers):

@@ -7,12 +7,22 @@ import torch
 from poisson import Poisson
 
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Moments, Normal
+from bayesprior.tasks.likelihoods import (
+    Bernoulli,
+    Categorical,
+    HeteroscedasticNormal,
+    Moments,
+    Normal,
+)
 from bayesprior.testing import check_likelihood
 
 
 def categorical():
     return Categorical(), torch.randn(5, 4).double(), torch.tensor([0, 1, 3, 3, 2])
+
+
+def several_labels():
+    return Bernoulli(), torch.randn(5, 3).double(), torch.randint(0, 2, (5, 3))
 
 
 def normal():
@@ -32,9 +42,33 @@ def outside():
     return Poisson(), torch.randn(5, 2).double(), torch.poisson(torch.ones(5, 2)).double()
 
 
-@pytest.mark.parametrize("case", [categorical, normal, learned_noise, heteroscedastic, outside])
+CASES = [categorical, several_labels, normal, learned_noise, heteroscedastic, outside]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_contract(case):
     check_likelihood(*case())
+
+
+def test_several_labels_equal_scipy():
+    likelihood, outputs, targets = several_labels()
+    probs = likelihood.predictive(outputs)
+    law = scipy.stats.bernoulli(probs.numpy())
+    expected = torch.from_numpy(law.logpmf(targets.numpy()).sum(1))
+    torch.testing.assert_close(likelihood.log_prob(outputs, targets), expected)
+    torch.testing.assert_close(likelihood.log_prob(outputs, targets.bool()), expected)
+    torch.testing.assert_close(likelihood.entropy(probs), torch.from_numpy(law.entropy().sum(1)))
+
+
+def test_extreme_log_odds_stay_finite():
+    outputs = torch.tensor([[1e4, -1e4]])
+    assert Bernoulli().log_prob(outputs, torch.tensor([[0, 1]])).item() == -2e4
+    assert Bernoulli().entropy(Bernoulli().predictive(outputs)).item() == 0.0
+
+
+def test_the_accuracy_of_several_labels_is_the_share_of_right_ones():
+    outputs, targets = torch.tensor([[1.0, -1.0], [1.0, 1.0]]), torch.tensor([[1, 0], [0, 1]])
+    assert Bernoulli().monitor(outputs, targets)["accuracy"].item() == 0.75
 
 
 def test_categorical_log_prob_is_the_log_of_the_softmax():
@@ -109,6 +143,12 @@ def test_a_noise_that_is_not_positive_is_refused(std):
         (Categorical(), (2, 1), torch.zeros(2, 1), r"numbers take Normal\(std\)"),
         (Categorical(), (1, 2, 3, 3), torch.zeros(1, 3, 3).long(), r"masks PixelCategorical\(\)"),
         (Categorical(), (2,), torch.tensor([0, 1]), r"outputs \(2,\)"),
+        (Bernoulli(), (2, 3), torch.tensor([0, 1]), r"labels \(B, C\).*targets \(2,\)"),
+        (Bernoulli(), (2, 3), torch.zeros(2, 2).long(), r"targets \(2, 2\)"),
+        (Bernoulli(), (1, 2), torch.tensor([[0, 2]]), "must be 0 or 1, got 2"),
+        (Bernoulli(), (1, 2), torch.tensor([[0, -1]]), "must be 0 or 1, got -1"),
+        (Bernoulli(), (1, 2), torch.tensor([[0.0, 0.5]]), "must be 0 or 1, got 0.5"),
+        (Bernoulli(), (1, 2), torch.tensor([[0.0, math.nan]]), "must be 0 or 1, got nan"),
         (Normal(1.0), (2, 1), torch.zeros(2), r"\[:, None\], got .* targets \(2,\)"),
         (Normal(1.0), (2, 1), torch.tensor([[0.0], [math.nan]]), "NaN"),
         (Normal(1.0), (2, 1), torch.tensor([[0], [1]]), "floating point"),

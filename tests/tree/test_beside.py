@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bayesprior.diagnostics.compare import MethodResult
-from bayesprior.diagnostics.predictions import NumberOutcome, Outcome
+from bayesprior.diagnostics.outcomes import NumberOutcome
+from bayesprior.diagnostics.predictions import Outcome, outcome_of
 from bayesprior.errors import DataError
 from bayesprior.tree.beside import images_of, methods_of
 from bayesprior.tree.build import to_datatree
@@ -47,3 +48,19 @@ def test_methods_that_predict_numbers_come_back(tmp_path, rng):
     (found,) = methods_of(load_tree(tmp_path / "a.nc"))
     for name in ("rmse", "crps", "nll", "coverage_50"):
         assert found.metric(name)[0] == outcome.metric(name)
+
+
+def test_methods_that_predict_several_labels_come_back(tmp_path, labels):
+    outcome = outcome_of("test", labels)
+    save_tree(to_datatree(methods=[MethodResult("map", [outcome])]), tmp_path / "a.nc")
+    (found,) = methods_of(load_tree(tmp_path / "a.nc"))
+    for name in outcome.rows:
+        assert found.metric(name)[0] == outcome.metric(name)
+
+
+def test_ranks_and_crps_of_numbers_come_back(tmp_path, numbers):
+    outcome = outcome_of("test", numbers)
+    save_tree(to_datatree(methods=[MethodResult("map", [outcome])]), tmp_path / "a.nc")
+    (found,) = methods_of(load_tree(tmp_path / "a.nc"))
+    np.testing.assert_array_equal(found.outcomes[0].ranks, numbers.ranks)
+    np.testing.assert_array_equal(found.outcomes[0].crps, numbers.crps)

@@ -214,3 +214,30 @@ def test_predictions_come_back_from_their_group(run, tmp_path):
             np.testing.assert_array_equal(after, before, err_msg=field.name)
         else:
             assert after == before, field.name
+
+
+def test_several_labels_and_numbers_come_back_from_a_file(labels, numbers, tmp_path):
+    names = ("red", "round", "shiny")
+    for given, fields in (
+        (labels, ("label_probs", "targets", "log_likelihood", "predictive_entropy")),
+        (numbers, ("mean", "variance", "quantiles", "ranks", "crps", "targets")),
+    ):
+        own = names if given is labels else None
+        tree = to_datatree(train=given, test=given, class_names=own)
+        save_tree(tree, tmp_path / "a.nc")
+        found = to_prediction(load_tree(tmp_path / "a.nc"))
+        for name in fields:
+            np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
+        assert found.metrics == dict(given.metrics)
+    assert tree["predictions"].quantile.dims == ("point", "output", "level")
+
+
+def test_labels_are_sampled_one_by_one(labels):
+    tree = to_datatree(train=labels, test=labels)
+    drawn = tree["posterior_predictive"].y
+    assert drawn.dims == ("chain", "draw", "train_point", "label")
+    assert tree["predictions"].target.dims == ("point", "label")
+    probs = np.asarray(labels.label_probs)
+    z = (drawn.values.sum((0, 1)) - 6 * probs) / np.sqrt(6 * probs * (1 - probs)).clip(1e-9)
+    assert abs(z.mean()) * np.sqrt(z.size) < 4.5
+    assert set(np.unique(drawn)) == {0, 1}

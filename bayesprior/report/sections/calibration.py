@@ -15,6 +15,11 @@ RELIABILITY = (
     "Points on the dashed line mean that of the answers given with 80 % confidence, 80 % are "
     "right. Below it the model is too sure. Inside the gray band the gap can be chance."
 )
+LABELS = (
+    "Points on the dashed line mean that of the labels given a probability of 80 %, 80 % came. "
+    "Inside the gray band the gap can be chance; it is that of labels that always come together, "
+    "as an example's labels may, and too wide for others."
+)
 COVERAGE = (
     "On the dashed line, of the 80 % intervals 80 % hold their target. Below it the intervals "
     "are too narrow. Inside the gray band the gap can be chance."
@@ -28,9 +33,14 @@ def items(context: Context) -> list[Item]:
         return _coverage(context)
     if not context.bins.count.sum():
         return []
-    out: list[Item] = [
-        Picture("Reliability diagram", RELIABILITY, reliability_diagram(context.bins))
-    ]
+    caption = RELIABILITY if context.labels is None else LABELS
+    out: list[Item] = [Picture("Reliability diagram", caption, reliability_diagram(context.bins))]
+    if context.labels is not None:
+        context.notes["metrics of classes"] = (
+            "an example may have several labels: those of single labels are reported, but no "
+            "confusion, rejection, foreign data or temperature scaling"
+        )
+        return out
     test = context.test
     if test is None:
         context.notes["measures of single pixels"] = (

@@ -39,7 +39,8 @@ def compared(
     columns.append(Column("seconds", "seconds", ".1f"))
     note = "Means ± standard errors over seeds; all other numbers are those of one run."
     out: list[Item] = [Table("All methods", columns, comparison_table(methods), note)]
-    figures = {"nll", "accuracy", "crps"}.intersection(d.metric for d in differences)
+    shown_first = {"nll", "accuracy", "crps", "label_nll", "label_accuracy"}
+    figures = shown_first.intersection(d.metric for d in differences)
     for metric in sorted(figures, reverse=True):
         caption = (
             f"Difference to {baseline} in pairs of equal seeds. An interval that touches the gray "

@@ -12,7 +12,7 @@ from bayesprior.report.document import Column, Item, Picture, Section, Table, Te
 
 __all__ = ["numbers", "opened", "sentence"]
 
-FIRST = ("accuracy", "nll", "ece"), ("nll", "rmse")
+FIRST = {"numbers": ("nll", "rmse"), "labels": ("label_accuracy", "label_nll", "label_ece")}
 
 
 def opened(
@@ -59,13 +59,14 @@ def sentence(context: Context) -> str:
         sizes = groups["predictions"].sizes
         parts.append(f"and {whose} predictions scored on {sizes['point']:,} test points")
         parts += [f"of {sizes['class_name']} classes"] if "class_name" in sizes else []
+        parts += [f"with {sizes['label']} labels each"] if "label" in sizes else []
     return f"{' '.join(parts)}."
 
 
 def numbers(context: Context) -> list[Table]:
     """Return the three numbers that matter, with their intervals."""
     found = context.estimates
-    names = FIRST[context.kind == "numbers"]
+    names = FIRST.get(context.kind, ("accuracy", "nll", "ece"))
     rows = [
         {"score": row.label, "value": found[name], "format": row.format, "meaning": row.meaning}
         for name, row in ((name, METRICS[name]) for name in names if name in found)

@@ -8,7 +8,8 @@ import numpy as np
 
 from bayesprior.diagnostics.calibration import apply_temperature, fit_temperature
 from bayesprior.diagnostics.intervals import metric_interval
-from bayesprior.diagnostics.predictions import Outcome, metric_rows, scores
+from bayesprior.diagnostics.outcomes import LabelOutcome, metric_rows, ranking_scores
+from bayesprior.diagnostics.predictions import Outcome, scores
 from bayesprior.prediction.images import IMAGE_METRICS, overlap_values
 from bayesprior.prediction.metrics import MetricRow
 from bayesprior.report.context import Context
@@ -26,7 +27,9 @@ def items(context: Context) -> list[Item]:
     if context.kind == "numbers":
         return _numbers(context)
     if context.kind == "pixels":
-        return [*_pixels(context), *_streamed(context)]
+        return [*_pixels(context), *_every_set(context, "pixels")]
+    if context.labels is not None:
+        return [*_labels(context, context.labels), *_every_set(context, "labels")]
     test = context.test
     if test is None:
         return []
@@ -78,6 +81,36 @@ def _numbers(context: Context) -> list[Item]:
     return [_table(data.sizes["point"], rows, NOTE)]
 
 
+def _labels(context: Context, test: LabelOutcome) -> list[Item]:
+    """Show the metrics of several labels an example, and those of every label."""
+    rows = [_line(row, context.estimates[name]) for name, row in test.rows.items()]
+    known = context.tree["observed_data"].y if "observed_data" in context.tree.children else None
+    each = []
+    for k, name in enumerate(context.tree["predictions"].label.values):
+        probs, truth = test.probs[:, k], test.targets[:, k]
+        said, hits = probs > 0.5, truth == 1
+        line: dict[str, Any] = {"name": str(name), "test": int(hits.sum())}
+        line["train"] = None if known is None else int(known.values[:, k].sum())
+        line |= {"frequency": float(hits.mean()), "mean": float(probs.mean())}
+        line["ap"], line["auroc"] = ranking_scores(probs, truth)
+        line["precision"] = float(hits[said].mean()) if said.any() else None
+        line["recall"] = float(said[hits].mean()) if hits.any() else None
+        each.append(line)
+    columns = [Column("name", "label"), Column("train", "training examples with it", ",")]
+    columns += [Column("test", "test points with it", ",")]
+    columns += [
+        Column("frequency", "their share", ".1%"),
+        Column("mean", "mean probability", ".1%"),
+    ]
+    columns += [Column("ap", "average precision", ".3f"), Column("auroc", "AUROC", ".3f")]
+    columns += [Column("precision", "right when said", ".3f")]
+    columns += [Column("recall", "found of those with it", ".3f")]
+    note = (
+        "A label is said from probability 1/2 on. Chance: a precision of its share, an AUROC of .5."
+    )
+    return [_table(len(test.probs), rows, NOTE), Table("Each label", columns, each, note)]
+
+
 def _pixels(context: Context) -> list[Item]:
     """Show the metrics of pixels, with intervals over images, and the overlap of every class."""
     data = context.tree["predictions"].dataset
@@ -114,10 +147,14 @@ def _pixels(context: Context) -> list[Item]:
     return [dataclasses.replace(table, title=title), Table("Every class", columns, each, note)]
 
 
-def _streamed(context: Context) -> list[Item]:
-    """Show sets of which only the streamed sums are kept, side by side."""
+def _every_set(context: Context, task: str) -> list[Item]:
+    """Show sets of which only the metrics are kept, side by side; one that is alone stands above.
+
+    That of pixels whose sums by image are not kept stands here.
+    """
     groups = {g: node for g, node in context.tree.children.items() if g.startswith("predictions")}
-    if len(groups) == 1 and sums_of(context.tree["predictions"].dataset) is not None:
+    is_shown = task == "labels" or sums_of(context.tree["predictions"].dataset) is not None
+    if len(groups) == 1 and is_shown:
         return []
     rows = [
         {"set": g.removeprefix("predictions_").replace("predictions", "test set")}
@@ -125,10 +162,10 @@ def _streamed(context: Context) -> list[Item]:
         for g, node in groups.items()
         if node.attrs.get("kind") != "ood"
     ]
-    shown = metric_rows("pixels").items()
+    shown = metric_rows(task).items()
     columns = [Column("set", "set"), *(Column(name, row.label, row.format) for name, row in shown)]
-    note = "Over all pixels, which depend on their neighbors: no intervals."
-    return [Table("Metrics of each set", columns, rows, note)]
+    pixels = "Over all pixels, which depend on their neighbors: no intervals."
+    return [Table("Metrics of each set", columns, rows, pixels if task == "pixels" else "")]
 
 
 def _logs(outcome: Outcome) -> np.ndarray:

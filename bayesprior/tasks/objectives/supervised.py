@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from bayesprior.errors import DataError, checked
+from bayesprior.errors import ConfigError, DataError, checked
 from bayesprior.inference.protocols import LossFn
-from bayesprior.tasks.likelihoods import Likelihood
+from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.protocols import Batch, Forward, field_of, pair_forward
 
 __all__ = ["supervised"]
@@ -22,6 +23,7 @@ def supervised(
     *,
     forward: Forward = pair_forward,
     auxiliary: Mapping[str, float] | None = None,
+    label_smoothing: float = 0.0,
 ) -> LossFn:
     """Return the mean negative log likelihood of batches with targets.
 
@@ -41,11 +43,21 @@ def supervised(
         Weights of further outputs by name, such as ``{"aux": 0.5}`` for torchvision's
         segmentation networks: each adds its own negative log likelihood of the same targets.
         The module is called once.
+    label_smoothing
+        e in [0, 1), of `bayesprior.tasks.likelihoods.Categorical` alone: the loss of an example is
+        -(1 - e) log p_y - (e / C) sum_c log p_c, torch's ``cross_entropy(label_smoothing=e)``. So
+        is a label's log probability in what is fitted, a pseudo-likelihood for e > 0; predictions
+        and metrics know nothing of it.
 
     Returns
     -------
     LossFn
         Its extra scalars are the likelihood's `Likelihood.monitor`, such as ``accuracy``.
+
+    Raises
+    ------
+    ConfigError
+        If labels are to be smoothed that are no classes, or by a share outside [0, 1).
 
     Examples
     --------
@@ -56,6 +68,11 @@ def supervised(
     >>> print(f"{loss:.4f}", {name: f"{value:.3f}" for name, value in extras.items()})
     0.6931 {'accuracy': '0.667'}
     """
+    if not 0 <= label_smoothing < 1:
+        raise ConfigError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    if label_smoothing and not isinstance(likelihood, Categorical):
+        name = type(likelihood).__name__
+        raise ConfigError(f"label_smoothing is for one class an example, not for {name}")
     checked_once = False
 
     def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -63,6 +80,8 @@ def supervised(
         if not checked_once or targets.device.type == "cpu":
             likelihood.validate(outputs, targets)
             checked_once = True
+        if label_smoothing:
+            return F.cross_entropy(outputs, targets.long(), label_smoothing=label_smoothing)
         return -likelihood.log_prob(outputs, targets).mean()
 
     def loss_fn(module: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

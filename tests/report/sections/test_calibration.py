@@ -55,7 +55,7 @@ def test_numbers_are_judged_by_their_intervals(numbers):
 
 def test_numbers_without_variance_are_named(numbers):
     tree = to_datatree(test=numbers)
-    tree["predictions"] = tree["predictions"].dataset.drop_vars("variance")
+    tree["predictions"] = tree["predictions"].dataset.drop_vars(["variance", "rank"])
     context = Context(tree)
     assert items(context) == []
     assert "hold no variance" in context.notes["coverage of the intervals"]

@@ -4,7 +4,8 @@ import xarray as xr
 from report_items import column
 
 from bayesprior.diagnostics.calibration import apply_temperature, fit_temperature
-from bayesprior.diagnostics.predictions import metric_rows, score_intervals
+from bayesprior.diagnostics.outcomes import metric_rows
+from bayesprior.diagnostics.predictions import score_intervals
 from bayesprior.prediction.metrics import METRICS
 from bayesprior.report.context import Context
 from bayesprior.report.sections.results import items

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesprior.errors import DataError
-from bayesprior.tasks.likelihoods import Categorical, HeteroscedasticNormal, Normal
+from bayesprior.errors import ConfigError, DataError
+from bayesprior.tasks.likelihoods import Bernoulli, Categorical, HeteroscedasticNormal, Normal
 from bayesprior.tasks.objectives import supervised
 from bayesprior.tasks.pixels import PixelCategorical
 from bayesprior.tasks.protocols import dictionary_forward, inputs_forward
@@ -112,3 +112,26 @@ def test_a_forward_of_ones_own():
 def test_a_batch_without_targets_is_named():
     with pytest.raises(DataError, match="the batch has no targets"):
         supervised(Categorical(), forward=inputs_forward)(nn.Linear(3, 2), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_smoothed_labels_are_a_mixture_with_all_classes(share):
+    """Of what is fitted; the accuracy that is watched is that of the labels themselves."""
+    module = nn.Linear(3, 4)
+    inputs, targets = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 0, 1])
+    batch = (inputs, targets)
+    loss, extras = supervised(Categorical(), label_smoothing=share)(module, batch)
+    logs = module(inputs).log_softmax(1)
+    expected = (1 - share) * logs[range(6), targets] + share / 4 * logs.sum(1)
+    torch.testing.assert_close(loss, -expected.mean())
+    assert extras["accuracy"] == supervised(Categorical())(module, batch)[1]["accuracy"]
+    with pytest.raises(DataError, match="got 4"):
+        supervised(Categorical(), label_smoothing=share)(module, (inputs, targets + 1))
+
+
+def test_what_cannot_be_smoothed_is_one_line():
+    for likelihood in (Normal(1.0), Bernoulli(), PixelCategorical()):
+        with pytest.raises(ConfigError, match="one class an example, not for"):
+            supervised(likelihood, label_smoothing=0.1)
+    with pytest.raises(ConfigError, match=r"in \[0, 1\), got 1"):
+        supervised(Categorical(), label_smoothing=1.0)
