@@ -21,7 +21,8 @@ from beartype import BeartypeConf, beartype
 __all__ = ["check", "decorate", "import_libraries"]
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
-_jaxtyped = jaxtyping.jaxtyped
+# pytest, which looks for examples everywhere, imports this file a second time.
+_jaxtyped = getattr(jaxtyping.jaxtyped, "original", jaxtyping.jaxtyped)
 
 
 def _shapes(annotation: Any) -> list[str]:
@@ -69,6 +70,7 @@ def decorate(function: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     return wrapper
 
 
+decorate.original = _jaxtyped
 jaxtyping.jaxtyped = decorate
 
 
