@@ -7,33 +7,42 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell $(BIN)/python -c '' 2>/dev/null && echo $(BIN)/python || echo python3)
 EXTRAS := test
-STAMP = $(VENV)/.installed-$(EXTRAS)
+STAMPS = $(EXTRAS:%=$(VENV)/.installed-%)
+COMMA := ,
+EMPTY :=
+LISTED = $(subst $(EMPTY) $(EMPTY),$(COMMA),$(strip $(EXTRAS)))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))
 
-# Two processes of one thread each beat one process of two threads: most tests are small.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes of one thread each beat one process of two threads: most tests are small. One
+# that has nothing left takes tests from the other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST := $(TESTS) -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv test lint types unit check demo docs tutorials bench clean
+.PHONY: help venv test lint types devices unit check long demo docs tutorials bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
 
 venv:  ## build or refresh .venv (PYTHON=python3.12 picks the interpreter, 3.11 or newer)
-	@set -e; \
+	@set -e; old=; \
 	fail() { echo "error: PYTHON=$(PYTHON) $$1; name another: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }; \
 	want=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || \
 	  if [ "$$want" ]; then fail "is Python $$want, older than 3.11"; else fail "does not run"; fi; \
 	have=$$($(BIN)/python -c '$(VERSION)' 2>/dev/null) || true; \
 	if [ "$$have" != "$$want" ]; then rm -rf $(VENV); fi; \
-	if [ -e $(STAMP) ] && [ $(STAMP) -nt pyproject.toml ] && [ $(STAMP) -nt setup.cfg ]; then exit 0; fi; \
-	echo "installing bayesprior[$(EXTRAS)] for Python $$want into $(VENV) (first time: some minutes, 6 GB)"; \
+	for stamp in $(STAMPS); do \
+	  if ! [ $$stamp -nt pyproject.toml ] || ! [ $$stamp -nt setup.cfg ]; then old=$$stamp; fi; done; \
+	if [ -z "$$old" ]; then exit 0; fi; \
+	echo "installing bayesprior[$(LISTED)] for Python $$want into $(VENV) (first time: some minutes, 6 GB)"; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV); \
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]'; \
-	touch $(STAMP)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[$(LISTED)]'; \
+	touch $(STAMPS)
 
-test: lint types unit  ## everything CI runs: lint, types, tests
+test: lint  ## everything CI runs: lint, types, tests
+	@$(MAKE) types & job=$$!; $(MAKE) devices; status=$$?; wait $$job && exit $$status
+	$(PYTEST)
 
 lint: venv  ## ruff: rules and format; the package's size
 	$(BIN)/python -m ruff check .
@@ -43,13 +52,19 @@ lint: venv  ## ruff: rules and format; the package's size
 types: venv  ## mypy on the package
 	$(BIN)/python -m mypy
 
-unit: venv  ## the tests and the docstrings' examples (not those marked slow)
-	$(PYTEST) tests/devices  # registers a device for good, so in processes of its own
+devices: venv  ## the tests on a device in pure Python, which registers itself for good
+	$(TESTS) tests/devices
+
+unit: devices  ## the tests and the docstrings' examples (not those marked slow)
 	$(PYTEST)
 
-check: test  ## test, then the slow tests (what the pages say is run, too) and the site
-	$(PYTEST) -m slow
-	$(MAKE) docs
+check: EXTRAS := test docs
+check: lint  ## test, the site, the notebooks and what the pages say is run
+	@$(MAKE) docs & job=$$!; $(MAKE) types devices; status=$$?; wait $$job && exit $$status
+	$(PYTEST) -m 'not long'
+
+long: venv  ## studies of hours: real data, every network, thousands of hostile inputs
+	$(PYTEST) -m long
 
 demo: venv  ## the embedded example, offline; report in demo/
 	$(BIN)/bayesprior demo --out demo

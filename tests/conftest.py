@@ -20,10 +20,14 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+import runtime_types
 import torch
 
 ROOT = Path(__file__).parent.parent
 DEVICES = ROOT / "tests" / "devices"
+
+if "PYTEST_XDIST_WORKER" in os.environ or "-n" not in sys.argv:  # not where tests are handed out
+    runtime_types.import_libraries()
 
 
 def pytest_configure(config: pytest.Config) -> None:

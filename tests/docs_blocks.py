@@ -21,7 +21,7 @@ _QUICK = {
     "fit sghmc": "--num_draws 4 --burn_in 5 --thin 1",
     "make-prior": "",
     "study": "--seeds 2 --jobs 1",
-    "transfer": "",
+    "transfer": "--num_data 20",
     "predict": "",
     "report": "",
     "compare": "",

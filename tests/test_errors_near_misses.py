@@ -4,12 +4,9 @@ In a process without the checker of annotations that other tests run under: user
 """
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from forked import run_code
 
 SCRIPT = """
 import json, re, sys, tempfile, warnings
@@ -190,12 +187,8 @@ print(json.dumps([found, refused, here, sorted(path.name for path in home.iterdi
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     home, work = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOME": str(home)}
-    command = [sys.executable, "-c", SCRIPT, str(home)]
-    done = subprocess.run(
-        command, env=environment, cwd=work, capture_output=True, text=True, check=True
-    )
+    done = run_code(SCRIPT, str(home), cwd=work, env={"HOME": str(home)})
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -1,12 +1,11 @@
 """Atomic writes and checked reads."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_code
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,7 +170,7 @@ with atomic_path(sys.argv[1]) as temporary:
 def test_a_kill_half_way_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    done = subprocess.run([sys.executable, "-c", KILL, str(path)], check=False)
+    done = run_code(KILL, str(path))
     assert done.returncode == -9
     assert path.read_text() == "old"
 
@@ -216,7 +215,7 @@ def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
         "    path.write_text('half'); os.kill(os.getpid(), 9)"
     )
     for name in (names[0], "chain-00/draw-0000.safetensors"):
-        done = subprocess.run([sys.executable, "-c", script, str(tmp_path / name)])
+        done = run_code(script, str(tmp_path / name))
         assert done.returncode == -9
     assert len(list(tmp_path.rglob(".*"))) == 2
     for name in names:

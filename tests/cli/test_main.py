@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from forked import start_code
 
 from bayesprior.cli.commands import COMMANDS, Command
 from bayesprior.cli.main import main
@@ -136,9 +137,12 @@ def test_a_pipe_may_close():
 
 
 def test_a_mistake_in_a_real_process(tmp_path):
-    done = run("inspect", "no.safetensors", cwd=tmp_path)
+    done = run("inspect", "no.safetensors", "--crad", cwd=tmp_path)  # before torch is imported
     assert done.returncode == 2
-    assert done.stderr == "bayesprior: error: no such file: no.safetensors\n"
+    assert done.stderr == (
+        "bayesprior: error: bayesprior inspect has no option --crad; did you mean 'card'? "
+        "(see bayesprior inspect --help)\n"
+    )
 
 
 def test_a_signal_leaves_a_checkpoint_and_the_same_command_resumes(tmp_path):
@@ -166,12 +170,14 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_resumes(tmp_path):
     assert error.count("\n") == 1
     assert (tmp_path / "run" / "checkpoint.pt").exists()
     rows = trace.read_text().count("\n")
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while trace.read_text().count("\n") <= rows and process.poll() is None:
+    code = "import sys; from bayesprior.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    process = start_code(code, *argv, cwd=tmp_path, files=tmp_path)
+    while trace.read_text().count("\n") <= rows and process.is_alive():
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
-    assert "stopped after step" in process.communicate(timeout=300)[1]
-    assert process.returncode == 143
+    process.join(timeout=300)
+    assert "stopped after step" in (tmp_path / "err").read_text()
+    assert process.exitcode == 143
     assert json.loads(json.dumps(trace.read_text().splitlines()[1].split(",")[0])) == "10"
 
 

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import shutil
 
@@ -25,23 +27,59 @@ def write_set(path, num=20, classes=3, size=8):
     return path
 
 
-def test_a_report_of_one_run_set_beside_another(copied, capsys):
-    shift, ood = write_set(copied / "shift.npz"), write_set(copied / "ood.npz", classes=7)
-    argv = ["report", str(copied / "sgld"), str(copied / "map"), *QUIET]
-    argv += ["--shift", f"gray={shift}", "--ood", f"foreign={ood}", "--out", str(copied / "page")]
-    assert main(argv) == 0
-    assert capsys.readouterr().out.split() == [str(copied / "page" / "report.html")]
-    names = {path.name for path in (copied / "page").iterdir()}
+@pytest.fixture(scope="module")
+def page(work, tmp_path_factory):
+    """A report of three runs, with sets that fit and sets that do not; what was said."""
+    folder = tmp_path_factory.mktemp("page")
+    runs = [shutil.copytree(work / name, folder / name) for name in ("sgld", "map", "swag")]
+    sets = {"gray": {}, "seven": {"classes": 7}, "foreign": {"classes": 7}, "large": {"size": 16}}
+    argv = ["report", *map(str, runs), *QUIET, "--out", str(folder / "page")]
+    for (name, kind), flag in zip(
+        sets.items(), ("--shift", "--shift", "--ood", "--ood"), strict=True
+    ):
+        argv += [flag, f"{name}={write_set(folder / f'{name}.npz', **kind)}"]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main(argv) == 0
+    return folder / "page", out.getvalue(), err.getvalue()
+
+
+def test_a_report_of_one_run_set_beside_others(page):
+    folder, out, _ = page
+    assert out.split() == [str(folder / "report.html")]
+    names = {path.name for path in folder.iterdir()}
     assert {"report.html", "report.md", "report.json", "report.nc"} <= names
-    page = (copied / "page" / "report.html").read_text()
-    assert "SGLD on target" in page
-    assert "http" not in page.replace("http://www.w3.org", "").split("<body")[0]
-    tree = load_tree(copied / "page" / "report.nc")
+    html = (folder / "report.html").read_text()
+    assert "SGLD on target" in html
+    assert "http" not in html.replace("http://www.w3.org", "").split("<body")[0]
+    tree = load_tree(folder / "report.nc")
     assert {"posterior", "prior", "log_likelihood", "predictions"} <= set(tree.children)
     assert any("gray" in group for group in tree.children)
     assert any("foreign" in group for group in tree.children)
-    told = json.dumps(json.loads((copied / "page" / "report.json").read_text()))
+    told = json.dumps(json.loads((folder / "report.json").read_text()))
     assert "map" in told
+
+
+def test_sets_that_do_not_fit_are_left_out_and_named(page):
+    folder, _, err = page
+    lines = err.splitlines()
+    assert "set seven is left out: it has 7 classes, the task 3; give foreign images as" in lines[0]
+    assert "set large is left out: its images are (1, 16, 16)" in lines[1]
+    text = (folder / "report.md").read_text()
+    assert "set seven" in text
+    assert "its images are (1, 16, 16)" in text
+    assert not {"predictions_seven", "predictions_large"} & set(
+        load_tree(folder / "report.nc").children
+    )
+
+
+def test_a_page_is_written_anew_from_its_tree(page, copied, capsys, refused):
+    assert "report.nc" in refused("report", copied / "map", "--rebuild")
+    html = copied / "report.html"
+    shutil.copy(page[0] / "report.nc", copied)  # the tree is enough
+    assert main(["report", str(copied), "--rebuild"]) == 0
+    assert capsys.readouterr().out.split() == [str(html)]
+    assert html.read_text() == (page[0] / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -56,32 +94,6 @@ def test_a_report_of_one_run_set_beside_another(copied, capsys):
 def test_what_a_report_cannot_be_made_of(copied, options, message, refused):
     assert message in refused("report", copied / "sgld", *options, *QUIET)
     assert not (copied / "sgld" / "report.html").exists()
-
-
-def test_sets_that_do_not_fit_are_left_out_and_named(copied, capsys):
-    seven = write_set(copied / "seven.npz", classes=7)
-    large = write_set(copied / "large.npz", size=16)
-    argv = ["report", str(copied / "map"), "--shift", f"seven={seven}", "--ood", f"large={large}"]
-    assert main([*argv, *QUIET]) == 0
-    lines = capsys.readouterr().err.splitlines()
-    assert "set seven is left out: it has 7 classes, the task 3; give foreign images as" in lines[0]
-    assert "set large is left out: its images are (1, 16, 16)" in lines[1]
-    page = (copied / "map" / "report.md").read_text()
-    assert "set seven" in page
-    assert "its images are (1, 16, 16)" in page
-
-
-def test_a_page_is_written_anew_from_its_tree(copied, capsys, refused):
-    assert "report.nc" in refused("report", copied / "map", "--rebuild")
-    assert main(["report", str(copied / "map"), *QUIET]) == 0
-    page, results = copied / "map" / "report.html", copied / "map" / "results.json"
-    before = page.read_text()
-    page.unlink()
-    results.unlink()  # the tree is enough
-    capsys.readouterr()
-    assert main(["report", str(copied / "map"), "--rebuild"]) == 0
-    assert capsys.readouterr().out.split() == [str(page)]
-    assert page.read_text() == before
 
 
 def test_a_prior_that_is_gone_is_named(copied, refused):
@@ -130,18 +142,20 @@ def test_what_cannot_be_compared(work, copied, refused):
     assert (copied / "c.json").read_text() == "mine"
 
 
-def test_report_and_compare_hold_against_the_same_run(copied, capsys, refused):
-    runs = [str(copied / name) for name in ("map", "swag", "sgld")]
-    for more, baseline in (([], "swag"), (["--baseline", runs[2]], "sgld")):
-        assert main(["compare", *runs, *more, *QUIET]) == 0
-        assert f"map minus {baseline}" in " ".join(capsys.readouterr().out.split())
-        assert main(["report", *runs, *more, *QUIET, "--out", str(copied / baseline / "r")]) == 0
-        tree = load_tree(copied / baseline / "r" / "report.nc")
-        assert (tree.attrs["method"], tree.attrs["baseline"]) == ("map", baseline)
+def test_report_and_compare_hold_against_the_same_run(page, copied, capsys, refused):
+    runs = [str(copied / name) for name in ("sgld", "map", "swag")]
+    chosen = ["--baseline", runs[2], *QUIET]
+    assert main(["report", *runs, *chosen, "--out", str(copied / "r")]) == 0
+    for more, baseline, folder in ((QUIET, "map", page[0]), (chosen, "swag", copied / "r")):
+        capsys.readouterr()
+        assert main(["compare", *runs, *more]) == 0
+        assert f"sgld minus {baseline}" in " ".join(capsys.readouterr().out.split())
+        tree = load_tree(folder / "report.nc")
+        assert (tree.attrs["method"], tree.attrs["baseline"]) == ("sgld", baseline)
         assert not tree.attrs["only_prior"]
     assert main(["compare", runs[0], "--baseline", runs[1], *QUIET]) == 0
     line = refused("compare", *runs, "--baseline", runs[0], *QUIET)
-    assert "no baseline named 'map': 'map' is compared" in line
+    assert "no baseline named 'sgld': 'sgld' is compared" in line
 
 
 def test_runs_that_differ_in_the_prior_only_are_told_as_such(copied, capsys):

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import multiprocessing
 import os
 import resource
 import signal
@@ -11,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from forked import CONTEXT
 
 from bayesprior.cli.main import main
 
@@ -112,9 +113,7 @@ def run_alone(
     ``file_size`` is the largest file that it may write, as if the disk were full then, and
     ``memory`` what it may take beyond the libraries.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"bayesprior.cli.{name}" for name in ("fitting", "reporting")])
-    process = context.Process(target=_answer, args=(argv, folder, file_size, memory))
+    process = CONTEXT.Process(target=_answer, args=(argv, folder, file_size, memory))
     process.start()
     process.join(timeout=5 * SECONDS)
     if process.is_alive():

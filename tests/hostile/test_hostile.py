@@ -1,6 +1,6 @@
 """Seeded hostile inputs of every kind: right work, or one line; never a traceback.
 
-``pytest -m slow tests/hostile`` runs the long form: a thousand of each kind in this process, and
+``pytest -m long tests/hostile`` runs the long form: a thousand of each kind in this process, and
 thirty of each in processes of their own. ``BAYESPRIOR_SEED`` gives other inputs.
 """
 
@@ -69,7 +69,7 @@ def test_a_hundred_of_each_kind(kind, field, tmp_path, monkeypatch):
 
 
 @LONG
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_of_each_kind(kind, field, tmp_path, monkeypatch):
     found = faults_of(kind, 1000, field, tmp_path, monkeypatch)
@@ -77,7 +77,7 @@ def test_a_thousand_of_each_kind(kind, field, tmp_path, monkeypatch):
 
 
 @LONG
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_thirty_processes_of_each_kind(kind, field, tmp_path):
     found = []

@@ -1,7 +1,6 @@
 """Two gloo processes with batch B must do what one process with 2 B does."""
 
 import functools
-import multiprocessing
 import os
 import resource
 import signal
@@ -9,6 +8,7 @@ import socket
 
 import pytest
 import torch
+from forked import CONTEXT
 from inference_linear import NUM_DATA, Problem, half_square
 
 from bayesprior.data.batch_sampler import EpochBatchSampler
@@ -159,8 +159,7 @@ def replicas(tmp_path_factory) -> list[dict]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=worker, args=(r, 2, port, folder)) for r in range(2)]
+    processes = [CONTEXT.Process(target=worker, args=(r, 2, port, folder)) for r in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -31,7 +31,7 @@ def flowers(data_dir):
     return net, prior, data, accuracy
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("recipe", "lengths"),
     [

@@ -184,7 +184,7 @@ def test_binary_masks_of_one_channel(folder):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_default_options_learn_street_scenes(data_dir):
     with np.load(data_dir / "camvid.npz") as arrays:
         rows = np.random.default_rng(0).permutation(len(arrays["x_train"]))[:24]

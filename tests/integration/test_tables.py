@@ -204,7 +204,7 @@ def covered(data_dir, tmp_path_factory):
     return find
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "noise", "level"), TABLES)
 def test_intervals_of_the_tables_cover(covered, name, noise, level):
     found = covered(name, noise)

@@ -31,7 +31,7 @@ def the_task(scripts, name, data_dir):
     return task
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_method_is_fitted_within_the_budget(scripts, data_dir, tmp_path):
     task = the_task(scripts, "fashion", data_dir)
     found = scripts.compare(task, data_dir, tmp_path, quick=True)
@@ -44,7 +44,7 @@ def test_every_method_is_fitted_within_the_budget(scripts, data_dir, tmp_path):
     assert all(f"| {row['method']} |" in section for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_imagenet_checkpoint_is_the_mean_of_its_source(scripts, data_dir, tmp_path):
     task = the_task(scripts, "flowers", data_dir)
     source = GaussianWeights.load(scripts.make_source(task, data_dir, tmp_path, quick=True))

@@ -50,7 +50,7 @@ def test_head_of_every_family(name):
     check_network(name, HEADS[name])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", models.list_models(module=models))
 def test_every_network(name):
     if name.startswith("regnet") and "00mf" not in name:

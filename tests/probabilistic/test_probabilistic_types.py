@@ -1,7 +1,6 @@
 """Arguments of a wrong type, outside the tests' own type checks: one line that says what to do."""
 
-import subprocess
-import sys
+from forked import run_code
 
 SCRIPT = """
 import torch, pyro.distributions as dist
@@ -47,8 +46,6 @@ EXPECTED = [
 
 
 def test_one_line_each():
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
-    )
+    done = run_code(SCRIPT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == EXPECTED

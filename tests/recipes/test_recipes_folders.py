@@ -1,14 +1,11 @@
 """A run folder belongs to its recipe: the same call goes on or returns, another is refused."""
 
 import dataclasses
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from forked import run_code
 from recipes_cases import (
     MAP,
     QUIET,
@@ -114,12 +111,10 @@ def test_round_trip_fit_kill_resume_refuse_load_predict(task, tmp_path):
     options = {**QUIET, **SAMPLE, "seed": 3, "checkpoint_every": 3}
     whole = weights_of(sample(fresh(state), prior, data, out=tmp_path / "whole", **options))
     out = tmp_path / "run"
-    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     for step in (8, 7):  # in the first chain, then, resumed from step 6 of it, in the second
         arguments = [str(tmp_path / "prior.safetensors"), str(out), str(step)]
-        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment)
-        assert done.returncode == -signal.SIGKILL
+        done = run_code(KILLED, *arguments)
+        assert done.returncode == -signal.SIGKILL, done.stderr
     assert chain_dir(out, 1).exists()
 
     # A half-written row and the temporary files of killed writers stop nothing.

@@ -4,12 +4,9 @@ In a process without the checker of annotations that other tests run under: user
 """
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from forked import run_code
 
 SCRIPT = """
 import json, sys, warnings
@@ -126,11 +123,8 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def outcomes():
-    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
-    )
+    done = run_code(SCRIPT)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -2,12 +2,11 @@ import csv
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from forked import start_code
 from lightning_fabric import Fabric
 
 from bayesprior.errors import ConfigError, MissingDependencyError
@@ -21,25 +20,26 @@ HOLD = (
 )
 
 
-def hold(folder):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "held\n"
+def hold(folder, said):
+    process = start_code(HOLD, str(folder), files=said)
+    while process.is_alive() and not (said / "out").exists():
+        time.sleep(0.01)
+    while process.is_alive() and (said / "out").read_text() != "held\n":
+        time.sleep(0.01)
+    assert process.is_alive(), (said / "err").read_text()
     return process
 
 
 def test_another_process_is_named_and_a_killed_one_lets_go(tmp_path):
     folder = tmp_path / "run"
-    process = hold(folder)
+    process = hold(folder, tmp_path)
     try:
         with pytest.raises(ConfigError, match=f"in use by process {process.pid}"), locked(folder):
             pass
         assert (folder / LOCK).exists()
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.join()
     (folder / ".config.yaml.abc_1234").write_text("half")
     with locked(folder):
         assert (folder / LOCK).read_text() == str(os.getpid())

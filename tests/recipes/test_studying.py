@@ -9,7 +9,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from study_cases import METHODS, options
+from study_cases import FIXED, METHODS, options
 
 from bayesprior.errors import ConfigError
 from bayesprior.inference.progress import read_trace
@@ -129,20 +129,19 @@ def test_what_diverges_is_a_result(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_worker_costs_its_own_cell(tmp_path, monkeypatch):
-    arguments = options(tmp_path, jobs=2)
+    arguments = options(tmp_path, methods={"MAP": FIXED}, jobs=2)  # a worker takes 6 s to start
     monkeypatch.setenv("STUDY_KILL", "1")
     # loky's workers inherit the environment when they start
     joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
     with pytest.warns(UserWarning, match="a worker was killed|kills its worker"):
         comparison = study(**arguments).comparisons[0]
-    lost = [remark for remark in comparison.remarks if "lost" in remark]
-    assert len(lost) == 2
-    assert all("seed 1: lost" in remark for remark in lost)
-    assert [row["seeds"] for row in comparison.rows] == [1, 1]
+    [lost] = [remark for remark in comparison.remarks if "lost" in remark]
+    assert "seed 1: lost" in lost
+    assert [row["seeds"] for row in comparison.rows] == [1]
     monkeypatch.delenv("STUDY_KILL")
     times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("study/fits/*/*/*/seed-0/*")}
     found = study(**arguments | {"jobs": None}).comparisons[0]
-    assert [row["seeds"] for row in found.rows] == [2, 2]
+    assert [row["seeds"] for row in found.rows] == [2]
     assert not [remark for remark in found.remarks if "lost" in remark]
     assert {p: p.stat().st_mtime_ns for p in times} == times
 

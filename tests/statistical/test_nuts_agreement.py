@@ -225,7 +225,7 @@ def test_samplers_agree_with_nuts(problem, seed):
     check(moments(found), reference)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_nuts_repeats_itself(problem):

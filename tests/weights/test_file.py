@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from dense import LAYOUT, SHAPES, make_case
+from forked import run_code
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -249,9 +248,8 @@ except StorageError as error:
 def test_a_full_disk_leaves_the_old_file(path, law):
     """A limit on the size of a file stands for the disk: the kernel refuses the write half-way."""
     before = path.read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True
-    )
+    done = run_code(FULL_DISK, str(path))
+    assert done.returncode == 0, done.stderr
     assert f"could not write {path}" in done.stdout
     assert "the file that was there is unchanged" in done.stdout
     assert done.stdout.count("\n") == 1

@@ -144,6 +144,6 @@ def test_memory_stays_near_the_size_of_the_tensors():
     assert extra_vectors(2_000_000, 20) < 8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_at_the_size_of_a_resnet_50():
     assert extra_vectors(25_000_000, 20) < 8

@@ -1,15 +1,12 @@
 """Laws under transforms, tracers and modes; what they ask for first is kept for later."""
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from dense import LAYOUT, make_block_case, make_case
+from forked import run_code
 from torch.distributions import kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -78,13 +75,8 @@ for law in (make_case("head").law, make_block_case("row head").law):
 
 def test_compile_into_one_graph():
     """In another process: here annotations are checked at run time, which torch cannot trace."""
-    here = Path(__file__).parent.parent
-    paths = [str(here), str(here.parent), *sys.path]
-    subprocess.run(
-        [sys.executable, "-c", COMPILED],
-        check=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    )
+    done = run_code(COMPILED)
+    assert done.returncode == 0, done.stderr
 
 
 def test_expand_takes_only_what_broadcasts():
