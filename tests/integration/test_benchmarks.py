@@ -13,7 +13,7 @@ SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
 
 def _cost(name):
     """`make check` runs those that fit several networks."""
-    marks = [pytest.mark.slow] if name in ("mixing", "transfer") else []
+    marks = [pytest.mark.slow] if name in ("mixing", "segmentation", "self_supervised", "transfer") else []
     return pytest.param(name, id=name, marks=marks)
 
 
