@@ -48,7 +48,7 @@ CIFAR = Task(
     {"num_steps": 2400, "lr": 0.1, "num_snapshots": 20, "rank": 19, "checkpoint_every": 100},
     {"data": "cifar10.npz", "data_options": {"size": 16}, "num_validation": 400},
     {"num_data": [200], "budget": 200, "batch_size": 50, "seeds": 6, "selection_seeds": 1},
-    {"lr": [0.003, 0.01, 0.03, 0.1], "rms_std": [0.03, 0.1, 1.0]},
+    {"lr": [0.003, 0.01, 0.03, 0.1], "rms_std": [0.03, 0.1, 1.0, 10.0]},
 )
 # Only shows that the script works, without any file.
 QUICK = Task(
