@@ -1,19 +1,23 @@
 """Shared by the scripts: interleaved timing, peak memory, Markdown tables, the machine in words."""
 
 import argparse
+import contextlib
 import datetime
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import bayesprior
+from bayesprior.diagnostics.compare import Difference
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -75,6 +79,30 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["--"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def means(row: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
+    """Return a study's means over seeds with their standard errors."""
+    return [f"{row[m]:.3f} ± {row[f'{m}_se']:.3f}" for m in metrics]
+
+
+def difference(found: Difference | None) -> str:
+    """Return a difference with its interval and what it says; nothing of a baseline."""
+    if found is None:
+        return ""
+    return "{:+.3f} [{:+.3f}, {:+.3f}] ".format(*found.interval) + found.verdict
+
+
+@contextlib.contextmanager
+def folder(arguments: argparse.Namespace, name: str) -> Iterator[Path]:
+    """Give ``--out`` or ``build/NAME``; with ``--quick`` alone a folder that goes afterwards."""
+    if arguments.quick and arguments.out is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    out = arguments.out or Path("build") / name
+    out.mkdir(parents=True, exist_ok=True)
+    yield out
 
 
 def in_own_process(script: str, *arguments: str) -> dict[str, float]:

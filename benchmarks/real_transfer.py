@@ -203,12 +203,12 @@ def section(name: str, task: Task, found: StudyResult) -> str:
     verdicts = {d.method: d for d in comparison.differences if d.metric == "nll"}
     rows = []
     for row in comparison.rows:
-        cells = [f"{row[m]:.3f} ± {row[f'{m}_se']:.3f}" for m in SHOWN]
-        told = ""
-        if row["method"] in verdicts:
-            d = verdicts[row["method"]]
-            told = "{:+.3f} [{:+.3f}, {:+.3f}] ".format(*d.interval) + d.verdict
-        rows.append([row["method"], *cells, str(row["evaluations"]), row["selected"], told])
+        told = [
+            str(row["evaluations"]),
+            row["selected"],
+            _bench.difference(verdicts.get(row["method"])),
+        ]
+        rows.append([row["method"], *_bench.means(row, SHOWN), *told])
     said = "\n".join(f"* {sentence}" for sentence in comparison.sentences)
     return f"### {name}\n\n{task.text}\n\n{_bench.table(header, rows)}\n\n{said}\n"
 

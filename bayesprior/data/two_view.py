@@ -45,20 +45,26 @@ _PUBLISHED = {
 _LARGEST_SMALL = 64  # pixels
 
 
-def simclr_view(size: int, *, blur: bool = False) -> Callable[[Any], Tensor]:
+def _shape_of(bundle: DataBundle) -> int | tuple[int, int]:
+    """Return the side of square images, else their height and width."""
+    height, width = bundle.input_shape[-2:]
+    return width if height == width else (height, width)
+
+
+def simclr_view(size: int | tuple[int, int], *, blur: bool = False) -> Callable[[Any], Tensor]:
     """Return SimCLR's augmentation: crop, mirror, color jitter, gray, perhaps blur.
 
     Parameters
     ----------
     size
-        Side of the square view in pixels.
+        Side of the square view in pixels, or height and width.
     blur
         Blur every other view (kernel of a tenth of the size); off for small images, as published.
 
     Returns
     -------
     Callable
-        Maps a PIL image or a uint8 tensor (C, H, W) to a uint8 tensor (C, size, size).
+        Maps a PIL image or a uint8 tensor (C, H, W) to a uint8 tensor of that size.
 
     References
     ----------
@@ -67,7 +73,8 @@ def simclr_view(size: int, *, blur: bool = False) -> Callable[[Any], Tensor]:
     from torchvision.transforms import v2
 
     jitter = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)  # strength 0.5, for small images
-    kernel = max(size // 10 | 1, 3)
+    side = size if isinstance(size, int) else min(size)
+    kernel = max(side // 10 | 1, 3)
     return v2.Compose(
         [
             v2.ToImage(),
@@ -93,7 +100,9 @@ class _Views:
 
 
 def two_views(
-    bundle: DataBundle, size: int | None = None, view: Callable[[Any], Any] | None = None
+    bundle: DataBundle,
+    size: int | tuple[int, int] | None = None,
+    view: Callable[[Any], Any] | None = None,
 ) -> DataBundle:
     """Return the bundle with random views of every training image; the rest stays.
 
@@ -102,7 +111,7 @@ def two_views(
     bundle
         A task of images.
     size
-        Side of the views; that of the test images by default.
+        Side of the views, or height and width; those of the test images by default.
     view
         The augmentation of one image, `simclr_view` by default. One that returns several tensors,
         as lightly's transforms do, gives all the views at once.
@@ -116,7 +125,7 @@ def two_views(
     >>> first.shape == second.shape, torch.equal(first, second)
     (True, False)
     """
-    train, views = bundle.train, _Views(view or simclr_view(size or bundle.input_shape[-1]))
+    train, views = bundle.train, _Views(view or simclr_view(size or _shape_of(bundle)))
     if isinstance(train, ArrayDataset):
         train = LazyDataset(train.inputs, train.targets, transform=train.transform)
     return dataclasses.replace(bundle, train=dataclasses.replace(train, augment=views))
@@ -131,7 +140,7 @@ class LightlyViews:
     transform
         Name in ``lightly.transforms``.
     size
-        Side of the views.
+        Side of the views, or height and width.
     settings
         Further arguments of the transform.
 
@@ -142,7 +151,7 @@ class LightlyViews:
     """
 
     transform: str
-    size: int
+    size: int | tuple[int, int]
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -166,7 +175,7 @@ class LightlyViews:
         return getattr(transforms, self.transform)(**every)
 
     def __call__(self, image: Any) -> tuple[Tensor, ...]:
-        """Return the views, float tensors (C, size, size) in [0, 1]."""
+        """Return the views, float tensors in [0, 1]."""
         from torchvision.transforms.v2 import functional
 
         if isinstance(image, Tensor):
@@ -206,9 +215,8 @@ def augmentations(bundle: DataBundle, objective: str, kind: str | None = None) -
             f"objective {objective!r} makes views of images of 1 or 3 channels; {bundle.name!r} "
             f"has inputs of shape {tuple(getattr(raw, 'shape', shape))}"
         )
-    size = shape[-1]
     if kind is None:
-        colored = "small" if size <= _LARGEST_SMALL else "photographs"
+        colored = "small" if max(shape[1:]) <= _LARGEST_SMALL else "photographs"
         kind = "gray" if channels == 1 else colored
     name = _PUBLISHED[objective] if kind == "photographs" else "SimCLRTransform"
-    return LightlyViews(name, size, AUGMENTATIONS[kind])
+    return LightlyViews(name, _shape_of(bundle), AUGMENTATIONS[kind])

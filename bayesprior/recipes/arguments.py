@@ -45,6 +45,8 @@ __all__ = [
     "head_names",
 ]
 
+_COLLAPSED = 0.05  # spread of the projections, of at most 1: cosine similarities above .997
+
 
 def check_network(module: Any, name: str = "module") -> None:
     """Raise `ConfigError` unless it is a network with something to train."""
@@ -144,11 +146,20 @@ class TrainCall(RunOptions):
         """Return loss and accuracy at the end of training; warn if it is no better than guessing.
 
         Means over the last ten logged steps, and over the chains. Guessing is to answer every
-        example with the shares of the classes.
+        example with the shares of the classes. Without labels, warn of projections that are one.
         """
         rows = [result.stats for result in results]
-        names = [name for name in ("loss", "accuracy") if rows and all(name in r for r in rows)]
+        told = ("loss", "accuracy", "embedding_std")
+        names = [name for name in told if rows and all(name in r for r in rows)]
         found = {f"training_{name}": fmean(r[name] for r in rows) for name in names}
+        spread = found.get("training_embedding_std", 1.0)
+        if spread < _COLLAPSED and all(result.step >= 100 for result in results):
+            warnings.warn(
+                f"at the end the projections of all images nearly agree (embedding_std "
+                f"{spread:.3f}, of at most 1): they have collapsed to a point, and the source has "
+                "learned nothing; lower lr, or take another objective or a larger batch_size",
+                stacklevel=2,
+            )
         data = getattr(self, "data")  # noqa: B009 - of every call that trains
         own = type(self.likelihood) not in (Categorical, type(None))
         own = own or self._smoothing() > 0 or getattr(self, "loss_fn", None) is not None

@@ -127,6 +127,18 @@ def test_views_of_lightly_fit_the_images_and_belong_to_seed_and_example(
 
 
 @pytest.mark.parametrize("objective", ["simclr", "moco", "byol", "vicreg", "barlow_twins"])
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
+def test_views_have_the_shape_of_images_that_are_no_squares(objective, kind):
+    images = torch.randint(0, 256, (2, 3, 18, 24), dtype=torch.uint8)
+    whole = DataBundle("wide", ArrayDataset(images, transform=PixelTransform()))
+    views = augmentations(whole, objective, kind)
+    assert views.size == (18, 24)
+    assert [view.shape for view in two_views(whole, view=views).train[0]] == [(3, 18, 24)] * 2
+    assert [view.shape for view in two_views(whole).train[0]] == [(3, 18, 24)] * 2
+    assert [view.shape for view in two_views(whole, size=12).train[0]] == [(3, 12, 12)] * 2
+
+
+@pytest.mark.parametrize("objective", ["simclr", "moco", "byol", "vicreg", "barlow_twins"])
 def test_photographs_have_the_published_views(objective):
     whole = pictures(2, 3, 24)
     first, _ = two_views(whole, view=augmentations(whole, objective, "photographs")).train[0]

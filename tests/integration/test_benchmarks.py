@@ -13,8 +13,8 @@ SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("[a-z]*.py"))
 
 def _cost(name):
     """`make check` runs those that fit several networks."""
-    marks = [pytest.mark.slow] if name in ("mixing", "transfer") else []
-    return pytest.param(name, id=name, marks=marks)
+    several = ("mixing", "segmentation", "self_supervised", "transfer")
+    return pytest.param(name, id=name, marks=[pytest.mark.slow] if name in several else [])
 
 
 @pytest.mark.parametrize("name", [_cost(s) for s in SCRIPTS if s != "real_transfer"])

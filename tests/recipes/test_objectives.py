@@ -5,11 +5,12 @@ import torch
 from recipes_cases import TINY, blobs, interrupt_at, net
 
 from bayesprior.data import DataBundle, from_arrays
+from bayesprior.data.two_view import two_views
 from bayesprior.errors import ConfigError, DataError
 from bayesprior.recipes import fit_source
 from bayesprior.recipes.runs import read_results
 from bayesprior.tasks.likelihoods import Categorical
-from bayesprior.tasks.objectives import METHODS
+from bayesprior.tasks.objectives import METHODS, two_view
 from bayesprior.weights.gaussian import GaussianWeights
 
 
@@ -69,6 +70,15 @@ def test_the_momentum_copy_is_another_law():
     moved = [(law.loc - start).norm().item() for law in laws]
     assert moved[1] < moved[0] / 10  # at 0.996 a step
     assert laws[1].provenance["network"] == "momentum copy"
+
+
+def test_a_collapse_is_told_without_any_label(tmp_path):
+    data = two_views(unlabeled(), view=lambda image: image + 0.1 * torch.randn(image.shape))
+    lengths = {**TINY, "num_steps": 200, "lr": 0.3, "weight_decay": 1e-2, "out": tmp_path}
+    told = "embedding_std 0.0.*collapsed to a point"
+    with pytest.warns(UserWarning, match=told):
+        fit_source(net(), data, loss_fn=two_view(torch.nn.functional.mse_loss), **lengths)
+    assert read_results(tmp_path)["fit-source"]["training_embedding_std"] < 0.05
 
 
 def flat():
