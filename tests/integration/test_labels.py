@@ -5,14 +5,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from bayesprior.cli.main import main
+from bayesprior.models import get_model
 from bayesprior.recipes import load_run
 
 QUIET = ["--progress", "false", "--device", "cpu"]
 MODEL = ["--model", "mlp", "--model_options.widths", "[8]"]
 NAMES = ["round", "red", "shiny"]
+ZERO = ["--shape", "zero", "--rms_std", 0.1]
 
 
 def things(num, seed):
@@ -126,3 +129,42 @@ def test_what_does_not_fit_is_one_line(work, capsys, tmp_path):
     assert "has several labels an example, and a study compares" in line
     smooth = ("fit", "map", *prior, *task, "--label_smoothing", 0.1, "--out", tmp_path / "fit")
     assert "for one class an example, not for Bernoulli" in refused(capsys, *smooth)
+
+
+@pytest.mark.slow
+def test_every_source_of_the_table_of_what_to_choose_serves_several_labels(work, tmp_path):
+    task = ["--data", work / "toys.npz", "--num_data", 60, *MODEL]
+    steps = ["--num_steps", 4, "--num_snapshots", 3, "--collect_every", 1, "--rank", 1]
+    # without labels
+    x = np.random.default_rng(5).random((40, 32, 32, 1), dtype=np.float32)
+    np.savez(tmp_path / "bare.npz", x=x)
+    conv = ["--model", "small_conv"]
+    bare = ["--data", tmp_path / "bare.npz", *conv, "--objective", "simclr", *steps]
+    run("fit-source", *bare, "--batch_size", 8, "--out", tmp_path / "simclr")
+    y = np.random.default_rng(6).integers(0, 2, (40, 3))
+    np.savez(tmp_path / "pictures.npz", x=x, y=y, class_names=NAMES)
+    pictures = ["--data", tmp_path / "pictures.npz", *conv]
+    # a checkpoint, several of them, a library's network, nothing
+    saved = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        saved.append(tmp_path / f"{seed}.pt")
+        network = get_model("mlp", in_features=5, num_classes=3, widths=[8])
+        torch.save(network.state_dict(), saved[-1])
+    collect = ["collect", *saved, *task, "--out", tmp_path / "collected"]
+    assert main([str(word) for word in collect]) == 0  # which shows no progress
+    library = ["--model", "timm/test_convnext", "--model_options.in_chans", 1]
+    library = ["--data", tmp_path / "pictures.npz", *library]
+    laws = {
+        "simclr": (["--source", tmp_path / "simclr" / "source.safetensors"], pictures),
+        "checkpoint": (["--weights", saved[0]], task),
+        "collected": (["--source", tmp_path / "collected" / "source.safetensors"], task),
+        "library": (ZERO, library),
+        "none": (ZERO, task),
+    }
+    for name, (given, data) in laws.items():
+        run("make-prior", *given, *data, "--out", tmp_path / f"prior-{name}")
+        prior = ["--prior", tmp_path / f"prior-{name}" / "prior.safetensors"]
+        run("fit", "map", *prior, *data, "--num_steps", 2, "--out", tmp_path / f"map-{name}")
+        fit = load_run(tmp_path / f"map-{name}")
+        assert fit.predict_proba(fit.data.train.inputs[:4].float()).shape == (4, 3)
