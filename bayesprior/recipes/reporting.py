@@ -19,7 +19,7 @@ from bayesprior.diagnostics.compare import MethodResult, pick_baseline
 from bayesprior.diagnostics.predictions import Outcome
 from bayesprior.errors import BayesPriorError, ConfigError, checked
 from bayesprior.inference.collectors.memory import DrawsInMemory
-from bayesprior.inference.posteriors import StoredDraws
+from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.inference.progress import read_trace
 from bayesprior.inference.protocols import Posterior
 from bayesprior.prediction.predict import predict
@@ -29,6 +29,7 @@ from bayesprior.recipes.digests import described
 from bayesprior.recipes.training import pick_device
 from bayesprior.report.build import build_report
 from bayesprior.report.sections.uncertainty import shown_points
+from bayesprior.report.surface import surface_values
 from bayesprior.storage import REPORT_TREE, TRACE, chain_dir
 from bayesprior.tasks.likelihoods import Categorical, Likelihood
 from bayesprior.tasks.protocols import Forward, pair_forward
@@ -189,6 +190,23 @@ def report(
     if run_dir is not None and isinstance(posterior, StoredDraws):
         which = train.chain.numpy(), train.draw.numpy()
         statistics = draw_statistics(run_dir, *which, traces)
+    surface = None
+    if prior is not None:
+        first = next(iter(held.draws(1, seed)))
+        fit = PointPosterior(first.layout, first.weights, first.buffers)
+        about = {"module": module, "data": data, "prior": prior, "likelihood": likelihood}
+        ends = ("prior's mean", "first draw" if len(set(train.draw.tolist())) > 1 else "fit")
+        try:
+            surface = surface_values(
+                (prior, fit),
+                **about,
+                names=ends,
+                forward=forward,
+                max_examples=min(256, batch_size),
+                seed=seed,
+            )
+        except BayesPriorError as error:
+            unusable["loss surface"] = str(error)
     names = sorted((r.name for r in runs), key=lambda name: name != method)
     compared = pick_baseline(names, baseline) if names else (method, baseline)
     said = {
@@ -220,6 +238,7 @@ def report(
         methods=runs,
         images=_images(data, test),
         maps=_maps(data, test, predicted),
+        surface=surface,
         class_names=data.class_names or None,
         mode=mode,
         attrs=said,

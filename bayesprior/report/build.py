@@ -14,6 +14,7 @@ from bayesprior.report.sections import (
     prior,
     results,
     sampler,
+    surface,
     uncertainty,
 )
 from bayesprior.report.verdicts import CHANGED, FIT, HELP, LAW, SAMPLER, TRUST
@@ -29,6 +30,7 @@ SECTIONS: list[Heading] = [
     Heading("Changed data", changed_data.items, changed_data.verdict, CHANGED),
     Heading("The sampler", sampler.items, sampler.verdict, SAMPLER),
     Heading("The prior", prior.items, prior.verdict, FIT),
+    Heading("The loss surface", surface.items),
     Heading("Not reported", closing.missing),
     Heading("How the answers are decided", closing.decisions),
     Heading("Configuration", closing.configuration),

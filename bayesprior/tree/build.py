@@ -52,6 +52,7 @@ def to_datatree(
     methods: Sequence[MethodResult] = (),
     images: Mapping[int, Shaped[np.ndarray, "H W *channels"]] | None = None,
     maps: xr.Dataset | None = None,
+    surface: xr.Dataset | None = None,
     class_names: Sequence[str] | None = None,
     mode: str = "full",
     num_prior_draws: int = 100,
@@ -86,6 +87,8 @@ def to_datatree(
         Raw test images by their position in the test set, those that a page shows: ``images``.
     maps
         Of a few test images whose pixels are predicted, from `bayesprior.tree.maps.map_group`.
+    surface
+        Data loss and prior between the prior's mean and the fit.
     class_names
         Coordinates of the classes.
     mode
@@ -172,6 +175,8 @@ def to_datatree(
         groups["images"] = image_group(images)
     if maps is not None:
         groups["maps"] = maps
+    if surface is not None:
+        groups["surface"] = surface
     if test is None:
         missing["predictions"] = "no predictions of held-out points"
     if traces:

@@ -53,6 +53,10 @@ def test_sampled_run_is_reported_with_everything(task, tmp_path):
     assert groups <= set(tree.children)
     assert "predictions_again" in tree.children
     assert tree["predictions_other"].attrs["kind"] == "ood"
+    line = tree["surface"]  # from the prior's mean, where it says nothing, to the first draw
+    assert line.end.values.tolist() == ["prior's mean", "first draw"]
+    assert float(line.negative_log_prior.min()) == pytest.approx(0, abs=0.05)
+    assert line.sizes["x"] == 25
     assert "predictions_jpeg-1" in tree.children
     again = load_tree(tmp_path / "report" / "report.nc")
     assert again["predictions_other"].energy.notnull().all()
