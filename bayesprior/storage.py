@@ -224,6 +224,9 @@ def read_header(path: str | Path, *, format: str | None) -> dict[str, str]:
         If the file is missing, is no safetensors file or is of another format or version.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        names = ", ".join(sorted(p.name for p in path.glob("*.safetensors"))) or "none"
+        raise PriorFileError(f"{path} is a folder; give a .safetensors file in it: {names}")
     if not path.is_file():
         raise PriorFileError(f"no such file: {path}")
     try:

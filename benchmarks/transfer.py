@@ -280,10 +280,8 @@ def measure(
         rows["probe, mirrored"] = mirrored_probe(module, task)
     began = time.process_time()
     rows[GRID] = grid(module, task, chosen, source.kind, quick=quick)
-    about |= {
-        "grid_gradients": rows[GRID]["grid_gradients"],
-        "grid_seconds": time.process_time() - began,
-    }
+    about["grid_gradients"] = rows[GRID]["grid_gradients"]
+    about["grid_seconds"] = time.process_time() - began
     methods = {n: {k: row[k] for k in (*SHOWN, "brier") if k in row} for n, row in rows.items()}
     return {"cell": name, "draw": draw, "n": len(task.test), "methods": methods, **about}
 
@@ -293,8 +291,7 @@ def ece_chance(found: Transfer, task: DataBundle) -> float:
     loader = task.loader("test", 256)
     probs = predict(found.module, found.posterior, loader, Categorical(), progress=False).mean_probs
     labels = torch.cat([y for _, y in loader])
-    sure, chosen = probs.max(1)
-    return CalibrationBins.of(sure.numpy(), (chosen == labels).numpy()).chance
+    return CalibrationBins.of(probs.amax(1).numpy(), (probs.argmax(1) == labels).numpy()).chance
 
 
 def interval(values: Sequence[float]) -> str:
@@ -335,9 +332,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
             if pairs:
                 pooled.setdefault(method, []).append(float(np.mean(pairs)))
         differences.append(cells)
-    last = ["mean over cells"]
-    last += [interval(pooled[m]) for m in others]
-    differences.append(last)
+    differences.append(["mean over cells", *(interval(pooled[m]) for m in others)])
     bars = [bar for name in CELLS if (bar := held_against([r for r in rows if r["cell"] == name]))]
     titles = ["cell", "best baseline", "NLL", "accuracy", "ECE", "chance", "image gradients"]
     return (
@@ -355,24 +350,15 @@ def held_against(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return how `transfer` stands against the best baseline of a cell; nothing of no rows."""
     if not rows:
         return []
-    mean = {
-        name: float(np.mean([row["methods"][name]["nll"] for row in rows]))
-        for name in rows[0]["methods"]
-        if name not in FIRST[:4]
-    }
-    best = min(mean, key=lambda name: mean[name])
+    baselines = [name for name in rows[0]["methods"] if name not in FIRST[:4]]
+    best = min(baselines, key=lambda name: np.mean([r["methods"][name]["nll"] for r in rows]))
     pairs = [(row["methods"][WHOLE], row["methods"][best]) for row in rows]
-    ece = np.mean([row["methods"][WHOLE]["ece"] for row in rows])
+    gains = (interval([one[key] - other[key] for one, other in pairs]) for key in SHOWN[:2])
+    ece = f"{np.mean([one['ece'] for one, _ in pairs]):.3f}"
     chance = [row["ece_chance"] for row in rows if "ece_chance" in row]
     spent = (np.mean([row[key] for row in rows]) for key in ("gradients", "grid_gradients"))
-    return [
-        f"{rows[0]['cell']} ({len(rows)})",
-        best,
-        *(interval([one[key] - other[key] for one, other in pairs]) for key in SHOWN[:2]),
-        f"{ece:.3f}",
-        f"{np.mean(chance):.3f}" if chance else "",
-        " / ".join(f"{n:,.0f}" for n in spent),
-    ]
+    told = [f"{np.mean(chance):.3f}" if chance else "", " / ".join(f"{n:,.0f}" for n in spent)]
+    return [f"{rows[0]['cell']} ({len(rows)})", best, *gains, ece, *told]
 
 
 def finished(path: Path) -> list[dict[str, Any]]:

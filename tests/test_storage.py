@@ -113,9 +113,10 @@ def test_another_format(tmp_path, format, message):
 
 
 def test_missing_file_and_folder(tmp_path):
-    for path in (tmp_path / "absent", tmp_path):
-        with pytest.raises(PriorFileError, match="no such file"):
-            load_tensors(path, format=FORMAT)
+    save(tmp_path / "prior.safetensors", {"a": torch.ones(1)})
+    for path, message in (("absent", "no such file"), ("", "is a folder; .*: prior.safetensors")):
+        with pytest.raises(PriorFileError, match=message):
+            load_tensors(tmp_path / path, format=FORMAT)
 
 
 def test_failure_inside_leaves_everything_as_it_was(tmp_path):

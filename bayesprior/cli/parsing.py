@@ -263,12 +263,16 @@ _CHOSEN_BY_DATA = (
     {"class": "PixelCategorical", "ignore_index": 255, "reduction": "mean"},
 )
 """Likelihoods that a command takes by itself."""
+_OF_DATA = ("target", "drop", "kind", "size", "root", "binary", "ignore_index", "test_fraction")
+"""Options of data sets, which are looked for among the command's."""
 _BOOLEANS = ("true", "false", "yes", "no")
 
 
 def _unknown(base: str, name: str) -> str:
     """Say what an unknown option may have meant, here or in another command."""
     near = nearest_name(base, [*_flags(name), "config"])
+    if base in _OF_DATA and "data_options" in _flags(name):
+        near = f"; did you mean --data_options.{base}?"
     others = [other for other in COMMANDS if base in _flags(other)]
     if others and not near:
         near = f"; that is one of bayesprior {', '.join(others)}"

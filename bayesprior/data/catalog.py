@@ -66,6 +66,11 @@ def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataB
     elif path.is_dir():
         name, options = folder_kind(path), {"root": path, **options}
     elif path.suffix in (".npz", ".csv", ".tsv"):
+        if path.suffix != ".npz" and "target" not in options:
+            raise ConfigError(
+                f"data set 'csv' needs the option target, the column of {name} to predict: "
+                "--data_options.target COLUMN"
+            )
         name, options = "npz" if path.suffix == ".npz" else "csv", {"path": path, **options}
     elif path.suffix in _TABLES:
         raise DataError(

@@ -25,9 +25,25 @@ _MODES = ("1", "L", "P", "I", "I;16")  # one number a pixel
 
 
 def holds_masks(root: Path) -> bool:
-    """Whether a folder, or one inside it, has the folders images and masks."""
-    inside = (root, *root.iterdir())
-    return any((f / IMAGES).is_dir() and (f / MASKS).is_dir() for f in inside)
+    """Whether a folder, or one inside it, has the folders images and masks.
+
+    Raises
+    ------
+    DataError
+        If a folder of another name holds what must be the masks.
+    """
+    inside = [f for f in (root, *root.iterdir()) if (f / IMAGES).is_dir()]
+    if any((f / MASKS).is_dir() for f in inside):
+        return True
+    for folder in inside:
+        others = [f for f in folder.iterdir() if f.is_dir() and f.name != IMAGES]
+        names = [sorted(p.stem for p in f.iterdir()) for f in (folder / IMAGES, *others)]
+        if len(names) == 2 and names[0] == names[1] != []:
+            raise DataError(
+                f"{others[0]} holds pictures of the names in {IMAGES}; masks lie in a folder "
+                f"{MASKS!r}: rename it"
+            )
+    return False
 
 
 class MaskFiles:
@@ -137,7 +153,10 @@ def mask_folder(
     root = Path(root).expanduser()
     side = (size, size) if isinstance(size, int) else tuple(size)
     if len(side) != 2 or min(side) < 1:
-        raise ConfigError(f"size must be pixels, one number or height and width, got {size}")
+        raise ConfigError(
+            f"size must be pixels, one number or height and width, got {size}; such as "
+            'size=(48, 64), or --data_options.size "[48, 64]"'
+        )
     folders = named_splits(root) or {"train": root}
     options: dict[str, Any] = {"ignore_index": ignore_index, "binary": binary}
     files = {split: MaskFiles(folder, **options) for split, folder in folders.items()}

@@ -79,17 +79,18 @@ def from_csv(
     class_names: Any = None
     y = table[targets]
     if len(targets) == 1 and kind != "regression" and y.dtypes.iloc[0].kind not in "biuf":
-        _check_present(path, table, targets[0])
+        _refuse(path, {targets[0]: _holes(table[targets[0]])}, inputs=False)
         class_names, y = np.unique(y.iloc[:, 0].astype(str), return_inverse=True)
     else:
-        y = _numbers(path, table, targets)
+        y = _numbers(path, table, targets, inputs=False)
         if len(targets) > 1 and (kind == LABELS or (kind is None and y.dtype.kind == "i")):
             class_names = targets
         y = y[:, 0] if len(targets) == 1 else y
+    x = _numbers(path, table, columns, inputs=True)
     try:
         return from_arrays(
             path.stem,
-            (_numbers(path, table, columns), y),
+            (x, y),
             kind=kind,
             class_names=class_names,
             columns=columns,
@@ -110,9 +111,12 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> np.ndarray:
         As of `from_csv`.
     """
     table = _read(Path(path))
-    for column in columns:
-        _check_column(path, column, list(table.columns))
-    return _numbers(path, table, list(columns))
+    if absent := [column for column in columns if column not in table.columns]:
+        raise DataError(
+            f"{path}: no column {', '.join(map(repr, absent))}; new tables need the inputs of the "
+            f"fit, named and encoded as they were: {', '.join(columns)}"
+        )
+    return _numbers(path, table, list(columns), inputs=False)
 
 
 def _read(path: Path) -> Any:
@@ -144,25 +148,40 @@ def _check_column(path: str | Path, column: str, columns: Sequence[str]) -> None
         raise DataError(f"{path}: no column {column!r}{near}")
 
 
-def _check_present(path: str | Path, table: Any, column: str) -> None:
-    lines = np.flatnonzero(table[column].isna()) + 2  # below the header, counted from 1
-    if lines.size:
-        values = "a missing value" if lines.size == 1 else f"{lines.size} missing values"
-        raise DataError(
-            f"{path}: the column {column!r} has {values} (line {lines[0]}); fill in numbers or "
-            f"delete such lines, or leave the column out by drop={column!r}"
-        )
+def _holes(values: Any) -> str:
+    """Say how many values a column lacks and where; nothing if none."""
+    lines = np.flatnonzero(values.isna()) + 2  # below the header, counted from 1
+    number = "a missing value" if lines.size == 1 else f"{lines.size} missing values"
+    return f"has {number} (line {lines[0]})" if lines.size else ""
 
 
-def _numbers(path: str | Path, table: Any, columns: list[str]) -> np.ndarray:
-    for column in columns:
-        _check_present(path, table, column)
-        values = table[column]
-        if values.dtype.kind not in "biuf":
-            raise DataError(
-                f"{path}: the column {column!r} holds text, such as {str(values.iloc[0])!r}; "
-                f"write numbers (pandas.get_dummies) or leave it out by drop={column!r}"
-            )
+def _text(values: Any) -> str:
+    known = values.dropna()
+    is_text = values.dtype.kind not in "biuf" and len(known)
+    return f"holds text, such as {str(known.iloc[0])!r}" if is_text else ""
+
+
+def _refuse(path: str | Path, wrong: dict[str, str], *, inputs: bool) -> None:
+    """Raise one error for all columns: what is wrong with each, and what mends it."""
+    wrong = {column: why for column, why in wrong.items() if why}
+    if not wrong:
+        return
+    mends = []
+    if any(why.startswith("holds") for why in wrong.values()):
+        mends.append("write numbers (pandas.get_dummies)")
+    if any(why.startswith("has") for why in wrong.values()):
+        mends.append("fill in numbers or delete such lines")
+    if inputs:
+        names = list(wrong) if len(wrong) > 1 else next(iter(wrong))
+        words = f'"[{", ".join(wrong)}]"' if len(wrong) > 1 else names
+        mends.append(f"or leave it out by drop={names!r} (--data_options.drop {words})")
+    told = ", ".join(f"{column!r} {why}" for column, why in wrong.items())
+    raise DataError(f"{path}: the column {told}; {', '.join(mends)}")
+
+
+def _numbers(path: str | Path, table: Any, columns: list[str], *, inputs: bool) -> np.ndarray:
+    wrong = {column: _text(table[column]) or _holes(table[column]) for column in columns}
+    _refuse(path, wrong, inputs=inputs)
     whole = all(table[column].dtype.kind in "biu" for column in columns)
     found: np.ndarray = table[columns].to_numpy(np.int64 if whole else np.float64)
     return found

@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesprior.data import ArrayDataset, DataBundle, LazyDataset
 from bayesprior.data.arrays import open_archive, reason
 from bayesprior.data.folders import opened
+from bayesprior.data.mask_folders import IMAGES, MASKS
 from bayesprior.data.tables import read_columns
 from bayesprior.errors import ConfigError, DataError
 
@@ -90,6 +91,8 @@ def _files(path: Path) -> list[Path]:
         raise ConfigError(f"there is no file or folder {str(path)!r}")
     if not path.is_dir():
         return [path]
+    if (path / IMAGES).is_dir() and (path / MASKS).is_dir():
+        raise ConfigError(f"the folder {str(path)!r} holds masks, too; give {path / IMAGES}")
     found = [
         Path(folder) / name
         for folder, _, names in os.walk(path)

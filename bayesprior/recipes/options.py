@@ -200,8 +200,9 @@ class MapOptions(DescentOptions):
     """Weights kept along the run in chain-00, at equal intervals up to its end: where it could
     have stopped."""
     start: Literal["prior", "module"] = "prior"
-    """Start the transferred weights at the prior's mean, or all weights where the network has
-    them: with a prior around zero that is fine-tuning with weight decay 1 / (N std^2)."""
+    """Start the transferred weights at the prior's mean, or, if that is zero, as their layers draw
+    them; or all weights where the network has them: with a prior around zero that is fine-tuning
+    with weight decay 1 / (N std^2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -211,11 +211,13 @@ class Run:
         """Go ``spread`` times a draw's way from the prior's mean; new weights are drawn anew."""
         law = self.prior
         assert law is not None
-        new = set(_new_names(law))
-        means = law.layout.unflatten(law.loc)
+        anew = not spread and not law.loc[: law.shared_dim].any()  # zero is a saddle
+        drawn = law.rsample(generator=generator(self.device, "start", seed))
+        new = set(law.layout.names if anew else _new_names(law))
+        values = law.layout.unflatten(drawn if anew else law.loc)
         with torch.no_grad(), seeded(seed, [self.device]):
             for name in new:
-                self.module.get_parameter(name).copy_(means[name])
+                self.module.get_parameter(name).copy_(values[name])
             for owner in sorted({name.rpartition(".")[0] for name in new}):
                 layer = self.module.get_submodule(owner)
                 reset = getattr(layer, "reset_parameters", None)
@@ -224,8 +226,8 @@ class Run:
                     kept = {n: value.clone() for n, value in state.items() if n not in new}
                     reset()
                     self.module.load_state_dict(kept, strict=False)
-        drawn = law.rsample(generator=generator(self.device, "start", seed)) if spread else law.loc
-        initialize_(self.module, law, torch.lerp(law.loc, drawn, spread))
+        weights = law.layout.flatten(self.module) if anew else torch.lerp(law.loc, drawn, spread)
+        initialize_(self.module, law, weights)
 
     def train(
         self,
@@ -312,8 +314,7 @@ def _decided(module: nn.Module, prior: GaussianWeights) -> set[str]:
 
 def _new_names(prior: GaussianWeights) -> list[str]:
     """Return the parameters that the source does not cover; they come last."""
-    names = prior.layout.names
-    return [name for name in names if prior.layout.slice(name).start >= prior.shared_dim]
+    return [n for n in prior.layout.names if prior.layout.slice(n).start >= prior.shared_dim]
 
 
 def bound(posterior: P, module: nn.Module, likelihood: Likelihood | None, forward: Forward) -> P:

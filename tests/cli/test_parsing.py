@@ -52,6 +52,7 @@ def test_the_word_behind_fit_is_the_method():
         (["fit", "--method", "magic"], "name the method: bayesprior fit map|swag|sgld|sghmc"),
         (["fit", "map", *NEEDED, "--num_step", "3"], "no option --num_step; did you mean 'num_st"),
         (["fit", "map", *NEEDED, "--chains", "3"], "--chains; that is one of bayesprior fit sgld"),
+        (["fit", "map", *NEEDED, "--target", "y"], "did you mean --data_options.target? (see"),
         (["fit", "map", *NEEDED, "--lr", "fast"], "--lr must be a number, got 'fast'"),
         (["fit", "map", *NEEDED, "--lr", "-1"], "--lr must be above 0, got -1"),
         (["fit", "map", *NEEDED, "--lr.x", "1"], "--lr takes one value, not one named 'x'"),

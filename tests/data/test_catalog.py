@@ -44,7 +44,7 @@ def test_paths_of_folders_and_files(tmp_path):
     assert get_data(str(tmp_path / "pictures"), size=8).class_names == ("a", "b")
     (tmp_path / "flats.csv").write_text("area,price\n" + "50,310.5\n70,402.5\n" * 5)
     assert get_data(tmp_path / "flats.csv", target="price").columns == ("area",)
-    with pytest.raises(ConfigError, match="'csv' needs the option target"):
+    with pytest.raises(ConfigError, match="needs the option target.* --data_options.target COLUMN"):
         get_data("flats.csv")
     with pytest.raises(DataError, match=r"labels.parquet: such files .* bp.from_arrays"):
         get_data("labels.parquet")

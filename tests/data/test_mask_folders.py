@@ -121,8 +121,18 @@ def test_errors_name_the_file(tmp_path, damage, message):
     assert "\n" not in str(caught.value)
 
 
+def test_masks_in_a_folder_of_another_name_are_no_class(tmp_path):
+    """Else pictures and masks would be two classes to tell apart."""
+    root = write(tmp_path / "scenes")
+    (root / "masks").rename(root / "labels")
+    with pytest.raises(DataError, match="labels holds pictures of the names in images.*'masks'"):
+        get_data(root)
+    (root / "labels" / "0.png").rename(root / "labels" / "more.png")
+    assert get_data(root, size=8).class_names == ("images", "labels")
+
+
 def test_no_size_below_one_pixel(tmp_path):
-    with pytest.raises(ConfigError, match=r"size must be pixels"):
+    with pytest.raises(ConfigError, match=r'size must be pixels.*--data_options.size "\[48, 64\]"'):
         mask_folder(write(tmp_path / "scenes"), size=(4, 0))
     (tmp_path / "empty" / "images").mkdir(parents=True)
     (tmp_path / "empty" / "masks").mkdir()

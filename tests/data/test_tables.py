@@ -81,7 +81,13 @@ def test_semicolons_and_a_mark_of_the_byte_order(tmp_path):
         ({"city": ["Bonn"] * 40}, {}, "'city' holds text, such as 'Bonn'; .* by drop='city'"),
         ({"age": ["", 3.5] * 20}, {}, r"'age' has 20 missing values \(line 2\); fill in"),
         ({"age": [1.5] * 39 + [""]}, {}, r"'age' has a missing value \(line 41\)"),
-        ({"price": ["", 3.5] * 20}, {}, "'price' has 20 missing values"),
+        ({"price": ["", 3.5] * 20}, {}, "'price' has 20 missing values .* delete such lines$"),
+        (
+            {"city": ["", "Bonn"] * 20, "age": ["", 3.5] * 20},
+            {},
+            r"'city' holds text, such as 'Bonn', 'age' has 20 missing values \(line 2\); write "
+            r"numbers .*, fill in .* \(--data_options.drop \"\[city, age\]\"\)",
+        ),
         ({"price": [10**6] * 40}, {}, "label 1000000 .* or say kind='regression'"),
     ],
 )
@@ -89,6 +95,16 @@ def test_what_is_wrong_and_what_mends_it(table, columns, options, message):
     with pytest.raises(DataError, match=f"flats.csv: .*{message}") as caught:
         from_csv(table(**columns), **{"target": "price", **options})
     assert "\n" not in str(caught.value)
+    assert str(caught.value).count("flats.csv") == 1
+
+
+def test_new_tables_are_told_what_the_fit_had(table):
+    """Nothing can be left out there: a text column was encoded for the fit."""
+    wanted = r"no column 'city_A', 'city_B'; .* named and encoded as they were: area, city_A"
+    with pytest.raises(DataError, match=wanted):
+        read_columns(table(city=["A"] * 40), ["area", "city_A", "city_B"])
+    with pytest.raises(DataError, match=r"'city' holds text.*get_dummies\)$"):
+        read_columns(table(city=["A"] * 40), ["area", "city"])
 
 
 def test_files_that_are_no_tables(tmp_path):

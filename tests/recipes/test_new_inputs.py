@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -96,3 +98,11 @@ def test_nothing_to_read_is_refused_before_any_work(pixels, tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             NewInputs(paths, task_of(pixels), 10)
+
+
+def test_masks_are_not_taken_for_new_pictures(pixels, folder):
+    shutil.copytree(folder, folder / "images")
+    shutil.copytree(folder / "images", folder / "masks")
+    with pytest.raises(ConfigError, match=r"holds masks, too; give .*images"):
+        NewInputs([folder], task_of(pixels), 10)
+    assert len(list(NewInputs([folder / "images"], task_of(pixels), 10))) == 1

@@ -4,7 +4,7 @@ from recipes_cases import QUIET, Net, blobs
 
 from bayesprior.errors import ConfigError
 from bayesprior.inference.progress import read_trace
-from bayesprior.recipes import fit_map, initialize_, pick_device, sample
+from bayesprior.recipes import fit_map, fit_swag, initialize_, pick_device, sample
 from bayesprior.recipes.named import point_source
 from bayesprior.recipes.runs import read_results
 from bayesprior.recipes.training import chain_seed, parameter_groups
@@ -38,6 +38,35 @@ def test_start_is_the_prior_mean_with_the_modules_own_head():
     assert torch.equal(flat[: prior.shared_dim], prior.loc[: prior.shared_dim])
     assert torch.equal(module.head.weight, head)
     assert torch.equal(module.backbone[2].running_mean, torch.full((12,), 7.0))
+
+
+@pytest.mark.parametrize("fit", [fit_map, fit_swag])
+def test_around_zero_a_fit_starts_as_layers_do(fit):
+    """At zero, a saddle, no weight but the last bias would ever move."""
+    net = Net(2)
+    net.shift = torch.nn.Parameter(torch.full((3,), 9.0))  # of no layer that could draw it
+    layout = ParameterLayout.from_module(net)
+    zero = GaussianWeights.point(layout, torch.zeros(layout.dim), 0.5)
+    zero.buffers["backbone.2.running_mean"] = torch.full((12,), 7.0)
+    lengths = {"num_steps": 1} | ({} if fit is fit_map else {"num_snapshots": 2, "rank": 1})
+    starts = []
+    for seed in (0, 0, 1):
+        again = {**QUIET, **lengths, "lr": 1e-9, "seed": seed}
+        fit(net, zero, blobs(2), **again)  # the second starts where the first left the network
+        starts.append(layout.flatten(net))
+        assert all(p.any() for n, p in net.named_parameters() if n != "backbone.2.bias")
+        assert (net.backbone[2].weight - 1).abs().max() < 1e-3
+        assert (net.backbone[2].running_mean == 7).all()
+        assert 0 < net.shift.abs().max() < 3
+    assert torch.equal(starts[0], starts[1])
+    assert (starts[0] - starts[2]).abs().max() > 0.1
+
+
+def test_a_fit_around_zero_learns(tmp_path):
+    layout = ParameterLayout.from_module(Net(2))
+    zero = GaussianWeights.point(layout, torch.zeros(layout.dim), 0.5)
+    fit_map(Net(2), zero, blobs(2), num_steps=120, out=tmp_path, **QUIET)
+    assert read_results(tmp_path)["fit"]["training_accuracy"] > 0.9
 
 
 def test_groups_split_shared_and_new_weights():
