@@ -77,7 +77,7 @@ def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataB
         raise DataError(f"no folder or file {name!r}{nearest_name(path.name, _beside(path))}")
     elif name not in DATA:
         raise ConfigError(
-            f"no data set or folder {name!r}; use a folder of yours, one of {', '.join(DATA)}, or an "
+            f"no data set or folder {name!r}; use a folder, one of {', '.join(DATA)}, or an "
             f"import path 'pkg.module:callable'{nearest_name(name, [*_beside(path), *DATA])}"
         )
     bundle = call("data set", name, DATA, options, trusted=trusted)
