@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from bayesprior.cli.commands import Inspect
 from bayesprior.cli.console import print_pairs, print_table, printable, written_out
 from bayesprior.data.arrays import reason
-from bayesprior.errors import BayesPriorError, CheckpointError, DataError, PriorFileError
+from bayesprior.errors import BayesPriorError, CheckpointError, PriorFileError
 from bayesprior.recipes.prior import law_numbers
 from bayesprior.recipes.runs import is_finished, read_config, read_results
-from bayesprior.storage import CONFIG, load_tensors, read_header
+from bayesprior.storage import load_tensors, read_header
 from bayesprior.weights.gaussian import GaussianWeights
 
 __all__ = ["inspect", "show"]
@@ -76,10 +76,6 @@ def show(path: str | Path) -> None:
 
 
 def _show_run(folder: Path) -> None:
-    if not (folder / CONFIG).is_file():
-        held = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))
-        runs = f"; its folders {', '.join(held[:8])} are" if held else ""
-        raise DataError(f"{folder} is no run folder: it has no {CONFIG}{runs}")
     config = read_config(folder)
     is_done = is_finished(folder, config.recipe)
     state = "finished" if is_done else "not finished; the same command goes on with it"

@@ -159,6 +159,8 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
     ------
     ConfigError
         If the network does not take the inputs, or has other outputs than the data have classes.
+    DataError
+        If the data are inputs alone, and the forward is for pairs.
 
     Examples
     --------
@@ -169,6 +171,11 @@ def check_fit(module: nn.Module, bundle: DataBundle, forward: Forward = pair_for
     bayesprior.errors.ConfigError: the network gives 50 outputs, 'digits' has 10 classes; ...
     """
     batch = bundle.peek(2)
+    if forward is pair_forward and isinstance(batch, Tensor):
+        raise DataError(
+            f"{bundle.name!r} has no targets; store y with its x, or give every class of pictures "
+            "a folder"
+        )
     device = next(module.parameters(), torch.empty(0)).device
     modes = {child: child.training for child in module.modules()}
     module.eval()

@@ -5,7 +5,7 @@ from typing import Any
 
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.mask_folders import holds_masks
-from bayesprior.errors import ConfigError, DataError, checked
+from bayesprior.errors import ConfigError, DataError, checked, nearest_name
 from bayesprior.registry import call
 
 __all__ = ["DATA", "get_data"]
@@ -79,8 +79,18 @@ def get_data(name: str | Path, *, trusted: bool = True, **options: Any) -> DataB
             "y=y) for a .csv or .npz file; pictures go by a folder with one folder per class"
         )
     elif len(path.parts) > 1 or path.suffix or name.endswith("/"):
-        raise DataError(f"no folder or file {name!r}")
+        raise DataError(f"no folder or file {name!r}{nearest_name(path.name, _beside(path))}")
+    elif name not in DATA:
+        raise ConfigError(
+            f"no data set or folder {name!r}; use a folder, one of {', '.join(DATA)}, or an "
+            f"import path 'pkg.module:callable'{nearest_name(name, [*_beside(path), *DATA])}"
+        )
     bundle = call("data set", name, DATA, options, trusted=trusted)
     if not isinstance(bundle, DataBundle):
         raise ConfigError(f"data set {name!r} gave {type(bundle).__name__}, not a DataBundle")
     return bundle
+
+
+def _beside(path: Path) -> list[str]:
+    """Return the names of what lies where a path that does not exist would."""
+    return sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []

@@ -96,7 +96,7 @@ def _table(name: str) -> tuple[Mapping[str, str], str]:
         raise ConfigError(
             f"no model {name!r}; use one of {', '.join(MODELS)}, a network of torchvision's, "
             "timm/NAME, hf/NAME, smp/NAME, or an import path 'pkg.module:callable'"
-            + nearest_name(name, [*MODELS, *networks])
+            + (nearest_name(name, MODELS) or nearest_name(name, networks))
         )
     return {name: LIBRARIES["torchvision"]}, "torchvision"
 

@@ -219,9 +219,14 @@ def read_config(run: str | Path, *recipes: str) -> RunConfig:
         raise ConfigError(f"a run is named by its folder, got {kind_of(run)}")
     path = Path(run).expanduser() / CONFIG
     if not path.is_file():
-        siblings = [p.name for p in path.parent.parent.glob("*") if (p / CONFIG).is_file()]
+        held, siblings = (
+            sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))
+            for folder in (path.parent, path.parent.parent)
+        )
+        runs = f"; its folders {', '.join(held[:8])} are" if held else ""
         raise ConfigError(
-            f"{run} is no run folder: it has no {CONFIG}{nearest_name(Path(run).name, siblings)}"
+            f"{run} is no run folder: it has no {CONFIG}"
+            + (runs or nearest_name(Path(run).name, siblings))
         )
     try:
         parts = read_yaml(path)

@@ -114,7 +114,7 @@ def _check_task(data: DataBundle) -> None:
     """Raise `DataError` unless every example has one of two classes or more, all of them seen."""
     labels = data.train.targets
     if not data.class_names or data.has_masks or (labels is not None and labels.ndim != 1):
-        what = "no classes"
+        what = "no classes (of pictures, every class needs a folder)"
         if data.class_names:
             what = "masks" if data.has_masks else "several labels an example"
         elif data.num_numbers:

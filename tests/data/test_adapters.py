@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from bayesprior.data.adapters import as_bundle, check_fit
+from bayesprior.data.adapters import as_bundle, check_fit, forward_for
 from bayesprior.data.arrays import digits
 from bayesprior.data.bundle import DataBundle
 from bayesprior.data.datasets import ArrayDataset
@@ -106,6 +106,13 @@ class Net(nn.Sequential):
             nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
             nn.Dropout(), nn.Linear(4, outputs),
         )  # fmt: skip
+
+
+def test_data_without_targets_say_what_gives_them_some():
+    bundle = as_bundle(list(torch.rand(4, 3, 8, 8)))
+    with pytest.raises(DataError, match="has no targets; .* every class of pictures a folder"):
+        check_fit(Net(4), bundle)
+    check_fit(Net(4), bundle, inputs_forward)
 
 
 def test_a_network_that_fits_is_left_as_it_is():

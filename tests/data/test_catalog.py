@@ -23,7 +23,7 @@ def test_get_data_by_name_and_by_path():
 
 
 def test_wrong_names_options_and_results():
-    with pytest.raises(ConfigError, match="no data set 'cifar'.*did you mean 'cifar10'"):
+    with pytest.raises(ConfigError, match="no data set or folder 'cifar'.*did you mean 'cifar10'"):
         get_data("cifar")
     with pytest.raises(ConfigError, match="no option 'num_tests'; did you mean 'num_test'"):
         get_data("digits", num_tests=1)
@@ -52,6 +52,15 @@ def test_paths_of_folders_and_files(tmp_path):
         get_data("photos/")
     with pytest.raises(DataError, match="no folder or file 'some/folder'"):
         get_data("some/folder")
+
+
+def test_a_folder_that_is_not_there_is_told_with_the_nearest_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flowers" / "roses").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="no data set or folder 'flower'.*'flowers'"):
+        get_data("flower")
+    with pytest.raises(DataError, match="no folder or file 'flowers/rosse'; did you mean 'roses'"):
+        get_data("flowers/rosse")
 
 
 def test_glyphs_live_with_the_demonstration():

@@ -23,6 +23,8 @@ def test_get_model_by_name_and_by_path():
 def test_wrong_names_options_and_results():
     with pytest.raises(ConfigError, match="no model 'resnet-18'.*did you mean 'resnet18'"):
         get_model("resnet-18")
+    with pytest.raises(ConfigError, match="no model 'mobilenet'.*did you mean 'mobilenet_v1'"):
+        get_model("mobilenet")  # one of ours before the many of libraries
     with pytest.raises(ConfigError, match="no option 'weight'; did you mean 'weights'"):
         get_model("resnet18", weight=None)
     with pytest.raises(ConfigError, match="needs the option num_classes"):

@@ -28,7 +28,7 @@ def test_data_are_chosen_by_name_classes_and_number(tmp_path):
     assert not torch.equal(one.train.inputs, other.train.inputs)
     own = load_data(DataOptions(data=write(tmp_path / "a.npz", count=40), num_validation=6))
     assert (own.num_classes, len(own.validation)) == (3, 6)
-    with pytest.raises(ConfigError, match="no data set 'digitz'.*did you mean 'digits'"):
+    with pytest.raises(ConfigError, match="no data set or folder 'digitz'.*did you mean 'digits'"):
         load_data(DataOptions(data="digitz"))
     with pytest.raises(ConfigError, match="is an import path out of a file"):
         load_data(DataOptions(data="os:getcwd"), trusted=False)

@@ -99,6 +99,8 @@ def test_reading_a_folder_that_is_no_run_names_the_nearest_one(tmp_path):
     open_run(tmp_path / "map-run", "fit_map", OPTIONS)
     with pytest.raises(ConfigError, match="is no run folder.*did you mean 'map-run'"):
         read_config(tmp_path / "map-rum")
+    with pytest.raises(ConfigError, match="is no run folder.*its folders map-run are"):
+        read_config(tmp_path)
     with pytest.raises(ConfigError, match="was made by fit_map; this needs .* of make_prior or x"):
         read_config(tmp_path / "map-run", "make_prior", "x")
 
