@@ -220,6 +220,7 @@ def report(
         "temperature": temperature,
         # members of a committee are no chain either
         "independent_draws": int(isinstance(posterior, GaussianWeights) or of_logits),
+        "committee": int(of_logits),
         "method": compared[0] or "",
         "baseline": compared[1] or "",
         "only_prior": int(only_prior),

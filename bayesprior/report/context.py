@@ -36,6 +36,7 @@ from bayesprior.diagnostics.shift import ShiftRow, shift_table
 from bayesprior.errors import BayesPriorError
 from bayesprior.report.document import Item, Picture
 from bayesprior.report.verdicts import (
+    SAMPLER,
     Verdict,
     convergence_verdict,
     temperature_verdict,
@@ -57,8 +58,8 @@ class Context:
     ----------
     tree
         From `bayesprior.tree.build.to_datatree`; its attributes hold ``title``, ``subtitle``,
-        ``num_data``, ``temperature``, ``independent_draws``, ``method``, ``baseline``,
-        ``only_prior`` and ``configuration`` where they are known.
+        ``num_data``, ``temperature``, ``independent_draws``, ``committee``, ``method``,
+        ``baseline``, ``only_prior`` and ``configuration`` where they are known.
     notes
         ``what -> why`` of everything that could not be reported.
     """
@@ -272,6 +273,10 @@ class Context:
     def sampler(self) -> Verdict:
         """Whether the draws can be relied on; other answers depend on it."""
         chains, draws = self.num_draws
+        if self.attrs.get("committee", 0):
+            said = f"The {chains * draws} draws are the members of a committee, averaged in logits."
+            advice = "Their spread is no posterior's; see whether the probabilities can be trusted."
+            return Verdict(SAMPLER, "unknown", "There was no sampler", said, advice)
         independent = bool(self.attrs.get("independent_draws", 0))
         found = [
             convergence_verdict(

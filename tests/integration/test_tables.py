@@ -172,6 +172,8 @@ TABLES = [
     ("wine_white", "learned", 0.9),
     ("energy", "predicted", 0.5),
     ("energy", "predicted", 0.9),
+    ("yacht", "predicted", 0.5),
+    ("yacht", "predicted", 0.9),
     ("energy", "learned", 0.9),
     pytest.param("energy", "learned", 0.5, marks=pytest.mark.xfail(reason=TOO_WIDE, strict=True)),
     pytest.param("yacht", "learned", 0.5, marks=pytest.mark.xfail(reason=TOO_WIDE, strict=True)),

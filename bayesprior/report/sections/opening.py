@@ -46,6 +46,8 @@ def sentence(context: Context) -> str:
     who, whose = f"{chains * draws:,} independent draws of the weights were", "their mean"
     if chains * draws == 1:
         who, whose = "One vector of weights was", "its"
+    elif attrs.get("committee"):
+        who = f"A committee of {chains * draws:,} networks was"
     elif not attrs.get("independent_draws"):
         who = f"{chains * draws:,} draws of the weights, from {chains} chain(s), were"
     parts = [f"{who} fitted"]

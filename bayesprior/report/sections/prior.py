@@ -19,7 +19,9 @@ def items(context: Context) -> list[Item]:
     """Show the posterior along the prior's directions and by layer, and the prior's own width."""
     out: list[Item] = []
     doubt = "" if context.converged else " The sampler failed: these spreads may be far too small."
-    if context.attrs.get("independent_draws", 0):
+    if context.attrs.get("committee", 0):
+        doubt = " The draws are the members of a committee: their spread is no posterior's."
+    elif context.attrs.get("independent_draws", 0):
         doubt = " The draws are SWAG's: their width is that of an optimizer's noise."
     if context.directions:
         caption = (

@@ -18,6 +18,9 @@ def test_the_sentence_says_what_was_done(run):
         "8 draws of the weights, from 2 chain(s), were fitted to 1,030 training examples of pets "
         "with a prior of rank 3 and their mean predictions scored on 30 test points of 4 classes."
     )
+    committee = {"independent_draws": 1, "committee": 1}
+    said = sentence(Context(run.tree(attrs=committee, test=None)))
+    assert said.startswith("A committee of 8 networks was fitted")
     drawn = sentence(Context(run.tree(attrs={"independent_draws": 1}, test=None)))
     assert drawn == "8 independent draws of the weights were fitted with a prior of rank 3."
     run.prior = run.prior.diagonal()

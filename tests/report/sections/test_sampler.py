@@ -79,6 +79,13 @@ def test_a_trace_without_temperatures_is_named(run):
     assert context.notes["temperature of the sampler"] == "the trace records none"
 
 
+def test_the_members_of_a_committee_are_no_sample(run):
+    run.draw(2, 4, width=0.05)
+    found = verdict(Context(run.tree(attrs={"independent_draws": 1, "committee": 1})))
+    assert (found.level, found.headline) == ("unknown", "There was no sampler")
+    assert "8 draws are the members of a committee" in found.reason
+
+
 def test_independent_draws_need_not_converge_but_be_wide_enough(run):
     assert verdict(Context(run.tree(attrs={"independent_draws": 1}))).level == "ok"
     run.draw(2, 4, width=0.05)
