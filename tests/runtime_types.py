@@ -20,7 +20,8 @@ from beartype import BeartypeConf, beartype
 
 __all__ = ["check", "decorate", "import_libraries"]
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+# A TypeError, as what torch itself says of an argument of another type.
+check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError))
 # pytest, which looks for examples everywhere, imports this file a second time.
 _jaxtyped = getattr(jaxtyping.jaxtyped, "original", jaxtyping.jaxtyped)
 

@@ -6,7 +6,6 @@ import jaxtyping
 import pytest
 import runtime_types
 import torch
-from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
@@ -64,7 +63,7 @@ two, three = torch.ones(2), torch.ones(3)
     ],
 )
 def test_what_an_annotation_forbids_is_refused(call, wrong, monkeypatch):
-    with pytest.raises((BeartypeCallHintViolation, TypeCheckError)):
+    with pytest.raises(TypeCheckError):
         call(wrong)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     call(wrong)

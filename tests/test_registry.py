@@ -80,6 +80,7 @@ def test_what_a_callable_cannot_take_is_one_line(options):
 def test_what_a_callable_misses_is_one_line(library, hint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "inside", raising=False)  # the other case's
     (tmp_path / "inside.py").write_text(f"def make():\n    import {library}\n")
     (tmp_path / "outside.py").write_text(f"import {library}\n")
     with pytest.raises(MissingDependencyError, match=rf"'inside:make' needs .*\){hint}"):

@@ -181,7 +181,7 @@ class Run:
         if path is not None and (folder / CONFIG).is_file():
             began = read_config(folder).digests.get("start")
             if began not in (None, now) and now == self._digest(*self._left_by(path)):
-                return began
+                return str(began)
         return now
 
     def _left_by(self, path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
