@@ -365,7 +365,8 @@ def _predictions(
         own = _point_dims(labels[0], "point", _output(prediction))
         variables["y"] = _drawn(grid, labels, *own)
     metrics = json.dumps(dict(prediction.metrics)) if kind != "ood" else "{}"
-    return _dataset(variables, grid, **coords).assign_attrs(kind=kind, metrics=metrics)
+    told = {"kind": kind, "metrics": metrics, "own_score": int(prediction.log_score is not None)}
+    return _dataset(variables, grid, **coords).assign_attrs(told)
 
 
 def to_prediction(tree: xr.DataTree, group: str = "predictions") -> Prediction:
@@ -379,6 +380,7 @@ def to_prediction(tree: xr.DataTree, group: str = "predictions") -> Prediction:
     names |= {"label_probs": "label_probs", **{v: n for n, (v, *_) in _OF_NUMBERS.items()}}
     kept = ("predictive_entropy", "expected_entropy", "mutual_information", "energy")
     names |= {n: n for n in (*kept, "calibration", "log_likelihood")}
+    names |= {"log_score": "log_score"} if data.attrs.get("own_score", 0) else {}
     found = {field: np.array(data[n].values) for n, field in names.items() if n in data}
     for name in ("weight", "log_likelihood"):
         if name in found:

@@ -216,6 +216,18 @@ def test_predictions_come_back_from_their_group(run, tmp_path):
             assert after == before, field.name
 
 
+def test_a_committee_keeps_the_score_of_its_averaged_logits(run, tmp_path):
+    draws = [dataclasses.replace(d, confidence=2.0) for d in run.posterior.draws()]
+    committee = DrawsInMemory(draws, run.posterior.layout, average="logits")
+    found = predict(run.model, committee, run.loader, Categorical())
+    save_tree(to_datatree(test=found), tmp_path / "a.nc")
+    again = to_prediction(load_tree(tmp_path / "a.nc"))
+    np.testing.assert_array_equal(again.log_score, found.log_score)
+    assert scores(Outcome.from_prediction("test", again))["nll"] == pytest.approx(
+        found.metrics["nll"]
+    )
+
+
 def test_several_labels_and_numbers_come_back_from_a_file(labels, numbers, tmp_path):
     names = ("red", "round", "shiny")
     for given, fields in (
