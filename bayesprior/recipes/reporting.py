@@ -193,15 +193,19 @@ def report(
     surface = None
     if prior is not None:
         first = next(iter(held.draws(1, seed)))
-        fit = PointPosterior(first.layout, first.weights, first.buffers)
-        about = {"module": module, "data": data, "prior": prior, "likelihood": likelihood}
-        ends = ("prior's mean", "first draw" if len(set(train.draw.tolist())) > 1 else "fit")
+        fit = PointPosterior(first.layout or prior.layout, first.weights, first.buffers)
         try:
             surface = surface_values(
                 (prior, fit),
-                **about,
-                names=ends,
+                module=module,
+                data=data,
+                prior=prior,
+                likelihood=likelihood,
                 forward=forward,
+                names=(
+                    "prior's mean",
+                    "first draw" if len(set(train.draw.tolist())) > 1 else "fit",
+                ),
                 max_examples=min(256, batch_size),
                 seed=seed,
             )
