@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from bayesprior.storage import atomic_path, check_size
 
 __all__ = ["load_tree", "save_tree"]
 
+_MARK = b"bayesprior sha256 "  # and the digest of all before it, behind what HDF5 reads
+
 
 def save_tree(tree: xr.DataTree, path: str | Path) -> None:
-    """Write a tree to ``*.nc`` (netCDF through h5netcdf).
+    """Write a tree to ``*.nc`` (netCDF through h5netcdf), and its checksum behind it.
 
     Raises
     ------
@@ -32,6 +35,9 @@ def save_tree(tree: xr.DataTree, path: str | Path) -> None:
         # A full disk makes HDF5 print page upon page: ask for the room before.
         temporary.write_bytes(bytes(2**16 + sum(group.nbytes for group in tree.subtree)))
         tree.to_netcdf(temporary, engine="h5netcdf")
+        with temporary.open("r+b") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+            file.write(_MARK + digest)
 
 
 def load_tree(path: str | Path) -> xr.DataTree:
@@ -47,12 +53,33 @@ def load_tree(path: str | Path) -> xr.DataTree:
         raise DataError(f"{path} does not exist; write it with the report first")
     with _quiet_finalizers():
         try:
+            _check_sum(path)
             check_size(_claimed(path), path)
             with xr.open_datatree(path, engine="h5netcdf") as tree:
                 return tree.load()
         except Exception as error:  # a damaged file makes its readers raise anything
             told = str(error) or type(error).__name__
     raise DataError(f"{path} is no readable DataTree: {told}")
+
+
+def _check_sum(path: Path) -> None:
+    """Raise `DataError` of a file that is not as it was written; HDF5 can hang on one.
+
+    One that somebody else wrote has no checksum.
+    """
+    length = len(_MARK) + hashlib.sha256().digest_size
+    found, left = hashlib.sha256(), path.stat().st_size - length
+    with path.open("rb") as file:
+        file.seek(max(left, 0))
+        mark, digest = file.read(len(_MARK)), file.read()
+        if mark != _MARK:
+            return
+        file.seek(0)
+        while left > 0 and (part := file.read(min(left, 2**20))):
+            found.update(part)
+            left -= len(part)
+    if found.digest() != digest:
+        raise DataError("it is damaged: its checksum is another")
 
 
 def _claimed(path: Path) -> int:

@@ -44,3 +44,19 @@ def test_a_file_that_claims_more_than_it_can_hold_is_not_read(tmp_path, capsys):
     with pytest.raises(DataError, match="does not exist"):
         load_tree(tmp_path / "pipe.nc")
     assert capsys.readouterr().err == ""
+
+
+def test_a_file_of_ours_is_read_only_as_it_was_written(tree, tmp_path):
+    """HDF5 never comes back from some damages, so that it is not asked."""
+    path = tmp_path / "report.nc"
+    save_tree(tree, path)
+    whole = bytearray(path.read_bytes())
+    for at in (0, 100, len(whole) // 2, len(whole) - 60):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DataError, match="it is damaged: its checksum is another"):
+            load_tree(path)
+    path.write_bytes(whole)
+    with xr.open_datatree(path, engine="h5netcdf"):
+        pass  # somebody else's readers see no difference
+    tree.to_netcdf(path, engine="h5netcdf")  # by somebody else, without a checksum
+    xr.testing.assert_identical(load_tree(path), tree)
