@@ -40,7 +40,7 @@ venv:  ## build or refresh .venv (PYTHON=python3.12 picks the interpreter, 3.11 
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[$(LISTED)]'; \
 	touch $(STAMPS)
 
-test: lint  ## everything CI runs: lint, types, tests
+test: lint  ## lint, types, tests: while working
 	@$(MAKE) types & job=$$!; $(MAKE) devices; status=$$?; wait $$job && exit $$status
 	$(PYTEST)
 
@@ -59,7 +59,7 @@ unit: devices  ## the tests and the docstrings' examples (not those marked slow)
 	$(PYTEST)
 
 check: EXTRAS := test docs
-check: lint  ## test, the site, the notebooks and what the pages say is run
+check: lint  ## everything CI runs: test, the site, the notebooks and what the pages say is run
 	@$(MAKE) docs & job=$$!; $(MAKE) types devices; status=$$?; wait $$job && exit $$status
 	$(PYTEST) -m 'not long'
 
