@@ -36,6 +36,7 @@ __all__ = [
     "atomic_path",
     "chain_dir",
     "check_size",
+    "digest_until",
     "draw_path",
     "last_checkpoint",
     "load_tensors",
@@ -157,6 +158,17 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a file of text atomically, as `atomic_path` does; what is no UTF-8 is written out."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def digest_until(path: Path, end: int, then: bytes = b"") -> bytes:
+    """Return the SHA-256 of a file's first bytes and of others: of what precedes its checksum."""
+    found, left = hashlib.sha256(), end
+    with path.open("rb") as file:
+        while left > 0 and (part := file.read(min(left, 2**20))):
+            found.update(part)
+            left -= len(part)
+    found.update(then)
+    return found.digest()
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bayesprior.errors import CheckpointError, DataError
 from bayesprior.inference.batch_norm import is_leftover
-from bayesprior.storage import atomic_path
+from bayesprior.storage import atomic_path, digest_until
 from bayesprior.tasks.protocols import batch_size
 from bayesprior.weights.state_dicts import why
 
@@ -158,13 +158,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def _is_whole(path: Path) -> bool:
     """Whether a file ends in the digest of what stands before it."""
-    found, left = hashlib.sha256(), path.stat().st_size - 34
+    end = max(path.stat().st_size - 34, 0)
     with path.open("rb") as file:
-        while left > 0 and (part := file.read(min(left, 2**20))):
-            found.update(part)
-            left -= len(part)
-        found.update(b"\0\0")
-        return file.read() == b"\x20\0" + found.digest()
+        file.seek(end)
+        return file.read() == b"\x20\0" + digest_until(path, end, b"\0\0")
 
 
 def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:

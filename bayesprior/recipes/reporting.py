@@ -192,20 +192,15 @@ def report(
         statistics = draw_statistics(run_dir, *which, traces)
     surface = None
     if prior is not None:
-        first = next(iter(held.draws(1, seed)))
-        fit = PointPosterior(first.layout or prior.layout, first.weights, first.buffers)
         try:
             surface = surface_values(
-                (prior, fit),
+                (prior, _first(held, prior, seed)),
                 module=module,
                 data=data,
                 prior=prior,
                 likelihood=likelihood,
                 forward=forward,
-                names=(
-                    "prior's mean",
-                    "first draw" if len(set(train.draw.tolist())) > 1 else "fit",
-                ),
+                names=("prior's mean", "fit" if len(train.draw) == 1 else "first draw"),
                 max_examples=min(256, batch_size),
                 seed=seed,
             )
@@ -340,6 +335,12 @@ def _maps(
     shown = [np.asarray(raw if crop is None else crop(raw)) for raw in raws]
     images = {int(i): _shown(image) for i, image in zip(picks, shown, strict=True)}
     return map_group(images, found, data.class_names)
+
+
+def _first(posterior: Posterior, prior: GaussianWeights, seed: int) -> PointPosterior:
+    """Return the first draw: of a point the fit itself."""
+    draw = next(iter(posterior.draws(1, seed)))
+    return PointPosterior(draw.layout or prior.layout, draw.weights, draw.buffers)
 
 
 def _shown(image: np.ndarray) -> np.ndarray:

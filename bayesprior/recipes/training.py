@@ -212,7 +212,8 @@ class Run:
         law = self.prior
         assert law is not None
         anew = not spread and not law.loc[: law.shared_dim].any()  # zero is a saddle
-        drawn = law.rsample(generator=generator(self.device, "start", seed))
+        noise = generator(self.device, "start", seed)
+        drawn = law.rsample(generator=noise) if anew or spread else law.loc
         new = set(law.layout.names if anew else _new_names(law))
         values = law.layout.unflatten(drawn if anew else law.loc)
         with torch.no_grad(), seeded(seed, [self.device]):
@@ -220,8 +221,7 @@ class Run:
                 self.module.get_parameter(name).copy_(values[name])
             for owner in sorted({name.rpartition(".")[0] for name in new}):
                 layer = self.module.get_submodule(owner)
-                reset = getattr(layer, "reset_parameters", None)
-                if callable(reset):
+                if callable(reset := getattr(layer, "reset_parameters", None)):
                     state = layer.state_dict(prefix=f"{owner}." if owner else "")
                     kept = {n: value.clone() for n, value in state.items() if n not in new}
                     reset()

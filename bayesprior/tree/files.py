@@ -11,7 +11,7 @@ from typing import Any
 import xarray as xr
 
 from bayesprior.errors import ConfigError, DataError
-from bayesprior.storage import atomic_path, check_size
+from bayesprior.storage import atomic_path, check_size, digest_until
 
 __all__ = ["load_tree", "save_tree"]
 
@@ -67,18 +67,11 @@ def _check_sum(path: Path) -> None:
 
     One that somebody else wrote has no checksum.
     """
-    length = len(_MARK) + hashlib.sha256().digest_size
-    found, left = hashlib.sha256(), path.stat().st_size - length
+    end = max(path.stat().st_size - len(_MARK) - hashlib.sha256().digest_size, 0)
     with path.open("rb") as file:
-        file.seek(max(left, 0))
+        file.seek(end)
         mark, digest = file.read(len(_MARK)), file.read()
-        if mark != _MARK:
-            return
-        file.seek(0)
-        while left > 0 and (part := file.read(min(left, 2**20))):
-            found.update(part)
-            left -= len(part)
-    if found.digest() != digest:
+    if mark == _MARK and digest_until(path, end) != digest:
         raise DataError("it is damaged: its checksum is another")
 
 

@@ -120,23 +120,25 @@ def test_one_or_two_images_a_class_have_no_folds(source, per_class):
     assert not found.held_out
 
 
-def test_the_wide_budget_stands_unless_the_narrow_one_is_clearly_better(source):
+@pytest.mark.parametrize(
+    ("budgets", "low", "high", "chosen"),
+    [((2.0, 12.0), -math.inf, -1, 0), ((0.5, 2.0), -1, 0, 1)],
+    ids=["clearly better", "a tie"],
+)
+def test_the_wide_budget_stands_unless_the_narrow_one_is_clearly_better(
+    source, budgets, low, high, chosen
+):
     lines = []
-    found = fit_committee(task_of(source, 20), QUICK, tell=lines.append)
+    rule = dataclasses.replace(QUICK, budgets=budgets)
+    found = fit_committee(task_of(source, 20), rule, tell=lines.append)
     (told,) = [line for line in lines if line.startswith("budget")]
-    assert told.startswith("budget 12 against 2: ")
-    lead = float(told.split(", ")[-1].split()[0])
-    assert found.budget == (2 if lead < -1 else 12)
+    assert told.startswith("budget {1:g} against {0:g}: ".format(*budgets))
+    assert low < float(told.split(", ")[-1].split()[0]) < high
+    assert found.budget == budgets[chosen]
     assert found.names[0] == f"map-budget-{found.budget:g}"
     ratio = found.prior.block_rms_std()["backbone.1.weight"] / 0.25
     own = rms_by_tensor(source)["backbone.1.weight"]
-    assert ratio == pytest.approx(own * found.budget / 2, rel=1e-4)
-
-
-@pytest.mark.parametrize(("excess", "chosen"), [(0.9, 12), (1.1, 2)])
-def test_one_standard_error_decides_between_the_budgets(source, monkeypatch, excess, chosen):
-    monkeypatch.setattr("bayesprior.recipes.committee.worse_by", lambda one, other: excess)
-    assert fit_committee(task_of(source, 20), QUICK).budget == chosen
+    assert ratio == pytest.approx(own * found.budget / budgets[0], rel=1e-4)
 
 
 def test_few_images_keep_the_narrow_budget(source):
