@@ -37,8 +37,8 @@ from bayesprior.recipes import fit_source, transfer
 from bayesprior.recipes.leaderboard import held_out_numbers
 from bayesprior.recipes.named import load_model
 from bayesprior.recipes.options import ModelOptions
+from bayesprior.recipes.saved import Transfer
 from bayesprior.recipes.training import initialize_
-from bayesprior.recipes.transferring import Transfer
 from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.weights.gaussian import GaussianWeights
 

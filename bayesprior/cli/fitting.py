@@ -21,8 +21,8 @@ from bayesprior.recipes.fields import values_of
 from bayesprior.recipes.named import load_data, load_model, point_source
 from bayesprior.recipes.prior_options import PriorOptions
 from bayesprior.recipes.runs import read_results
+from bayesprior.recipes.saved import Transfer as Transferred
 from bayesprior.recipes.source_options import CollectOptions
-from bayesprior.recipes.transferring import Transfer as Transferred
 from bayesprior.storage import PRIOR, RESULTS, SOURCE
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
@@ -154,18 +154,42 @@ def show_leaderboard(found: Transferred, more: Sequence[Mapping[str, Any]] = ())
     """Print what a transfer decided, and every method's numbers; more rows beside them."""
     fit, rows = found.results["fit"], found.leaderboard()
     rows = sorted([*rows, *map(dict, more)], key=lambda row: row["nll"])
-    for row in fit["candidates"] if len(fit["candidates"]) > 1 else ():
-        print(f"{printable(row['source'])}: NLL {row['nll']:.3f} of a probe on its features")
+    for row in fit["candidates"]:
+        if "loaded" in row:
+            print(printable(row["loaded"]))
+        if len(fit["candidates"]) > 1:
+            print(f"{printable(row['source'])}: NLL {row['nll']:.3f} of a probe on its features")
     for note in fit["notes"]:
         print(f"* {printable(note)}")
     why = f" ({fit['head_note']})" if fit["head_note"] else ""
-    print(f"head prior: {fit['head_prior']}{why}; {rows[0]['n']:,} examples, {rows[0]['on']}")
-    shown = [name for name in ("nll", "accuracy", "ece", "brier") if name in rows[0]]
+    print(f"head prior: {fit['head_prior']}{why}")
+    print(f"{fit['num_data']:,} training examples; numbers of {rows[0]['n']:,}, {rows[0]['on']}")
+    shown = [name for name in ("nll", "accuracy", "ece") if name in rows[0]]
     table = [
-        [row["method"], *(format(row[n], METRICS[n].format) for n in shown), str(row["fits"])]
+        [
+            row["method"],
+            *(format(row[name], METRICS[name].format) for name in shown),
+            _against(row),
+            str(row["fits"]),
+            *(f"{row[name]:.1f}" if name in row else "" for name in _TIMES),
+        ]
         for row in rows
     ]
-    print_table(["method", *(METRICS[name].label for name in shown), "fits"], table)
+    labels = (METRICS[name].label for name in shown)
+    print_table(["method", *labels, "above transfer", "fits", *_TIMES.values()], table)
+    if any(map(_against, rows)):
+        print("above transfer: NLL less transfer's, 95 % over these examples; within .01 a tie")
+
+
+_TIMES = {"fit_seconds": "fit, s", "predict_seconds": "predict, s"}
+
+
+def _against(row: Mapping[str, Any]) -> str:
+    """Say by how much a method's NLL exceeds the committee's, or that it is a tie."""
+    if row.get("verdict") not in ("better", "worse"):
+        return row.get("verdict", "")
+    low, high = (f"{value:+.3f}" for value in row["nll_interval"])
+    return f"{low} to {high}"
 
 
 def _task(

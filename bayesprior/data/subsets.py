@@ -171,7 +171,8 @@ def split_off(bundle: DataBundle, split: str, size: float, seed: int) -> DataBun
     """Make a split, not augmented, of training examples, each class by (nearly) the same share.
 
     The j-th example of a class of n has key (j + 1/2) / n; those with the smallest keys form the
-    split, so a class gives n num / N examples, rounded.
+    split, so a class gives n num / N examples, rounded. A test split leaves every class an example
+    to train on: it is smaller where a class has no other, and there is none if none has.
 
     Parameters
     ----------
@@ -197,9 +198,19 @@ def split_off(bundle: DataBundle, split: str, size: float, seed: int) -> DataBun
             option = "test_fraction" if split == "test" else "fraction"
             raise ConfigError(f"{option} must be in (0, 1), got {size}")
         num = round(size * len(train))
+    labels = _labels(bundle)
+    is_test = split == "test" and bool(bundle.class_names)
+    if is_test:
+        num = min(num, len(train) - len(labels.unique()))
+        if num == 0:
+            return bundle
     if not 0 < num < len(train):
         raise DataError(f"cannot split {num} of {len(train)} examples off: a part would be empty")
-    order = _ordered(_labels(bundle), fold_seed(seed, 3), lambda j, n: (j.double() + 0.5) / n)
+
+    def key(j: Tensor, n: Tensor) -> Tensor:
+        return (j.double() + 0.5) / n + (is_test & (j == n - 1))
+
+    order = _ordered(labels, fold_seed(seed, 3), key)
     rest, part = (train.subset(rows.sort().values) for rows in (order[num:], order[:num]))
     new = {"train": rest, split: part.without_augmentation()}
     return _fitted(dataclasses.replace(bundle, **new))

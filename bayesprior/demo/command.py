@@ -58,8 +58,9 @@ def demo(options: DemoOptions) -> None:
     stage = predict_run(folder / "sghmc", options=average)
     _report(folder, options, average)
     numbers = read_results(folder / "sghmc")[stage]
-    chains = {"method": _CHAINS, "on": "test", "fits": 2, **numbers}
+    chains = {"method": "SGHMC", "on": "test", "fits": 2, **numbers}
     show_leaderboard(found, [chains])
+    print("SGHMC: two chains under the same prior.")
     print("One choice of images: differences of a few hundredths decide nothing.")
     print(f"The report on the chains, with figures: {printable(folder / REPORT_PAGE)}")
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from bayesprior.recipes.new_masks import NewMasks, predict_masks
     from bayesprior.recipes.prior import make_prior, shaped
     from bayesprior.recipes.reporting import report
-    from bayesprior.recipes.saved import FitRun, load_posterior, load_run
+    from bayesprior.recipes.saved import FitRun, Transfer, load_posterior, load_run
     from bayesprior.recipes.source import fit_source
     from bayesprior.recipes.studying import StudyResult, study
     from bayesprior.recipes.target import fit_map, fit_swag, sample
     from bayesprior.recipes.training import initialize_, pick_device
-    from bayesprior.recipes.transferring import Transfer, transfer
+    from bayesprior.recipes.transferring import transfer
 
 __all__ = [
     "FitRun",

@@ -1,8 +1,9 @@
 """Where a transfer can start: checkpoints and source posteriors, ranked by a probe."""
 
 import copy
+import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Candidate:
         With an output for each class; the head's name.
     source
         The law that the source left, or its weights alone.
+    loaded
+        What was taken from its file of weights, stripped, converted and left out.
     probe
         On its features.
     """
@@ -49,6 +52,7 @@ class Candidate:
     module: nn.Module
     head: str
     source: GaussianWeights
+    loaded: str | None = None
     probe: Probe | None = None
 
 
@@ -60,6 +64,7 @@ def network_for(
     weights: str | None = None,
     rename: str | None = None,
     seed: int = 0,
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[nn.Module, str]:
     """Return a network of one's own, with an output for each class, and its head's name."""
     if isinstance(model, nn.Module):
@@ -70,7 +75,7 @@ def network_for(
                 replace_head(module, data.num_classes, head)
         return module, head
     choice = ModelOptions(model=model, head=head) if isinstance(model, str) else model
-    return load_model(choice, data, seed=seed, weights=weights, rename=rename)
+    return load_model(choice, data, seed=seed, weights=weights, rename=rename, tell=tell)
 
 
 def candidates(
@@ -110,9 +115,11 @@ def candidates(
     for file in weights:
         if isinstance(model, nn.Module):
             raise ConfigError("weights are for a model by name; load them into yours instead")
-        own = {"weights": os.fspath(file), "rename": rename}
+        lines: list[str] = []
+        own: dict[str, Any] = {"weights": os.fspath(file), "rename": rename, "tell": lines.append}
         module, name = network_for(model, data, head=head, seed=seed, **own)
-        yield Candidate(Path(file).name, module, name, point_source(module, None, str(file)))
+        law = point_source(module, None, str(file))
+        yield Candidate(Path(file).name, module, name, law, "; ".join(lines))
     if not sources and not weights:
         if not isinstance(model, nn.Module):
             raise ConfigError("a transfer starts from something: give weights= or source=")
@@ -142,9 +149,9 @@ def ranked(
         features, labels = head_inputs(module, head, few, forward=forward)
         probe = fit_probe(features, labels.long(), data.num_classes, seed=seed)
         right = (probe.held_out.argmax(1) == labels).double().mean()
-        ranking.append({"source": candidate.label, "nll": probe.nll, "accuracy": float(right)})
+        row = {"source": candidate.label, "nll": probe.nll, "accuracy": float(right)}
+        ranking.append(row | ({"loaded": candidate.loaded} if candidate.loaded else {}))
         if best is None or (best.probe is not None and probe.nll < best.probe.nll):
-            parts = (candidate.label, module, head, candidate.source)
-            best = Candidate(*parts, probe)
+            best = dataclasses.replace(candidate, module=module, probe=probe)
     assert best is not None
     return best, sorted(ranking, key=lambda row: row["nll"])

@@ -1,6 +1,7 @@
 """The transfer rule: a MAP under the informative prior and fold fine-tunings, as one committee."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,69 +17,12 @@ from bayesprior.inference.strength.confidence import fit_confidence
 from bayesprior.inference.strength.features import stratified_folds
 from bayesprior.inference.strength.head import held_out_logits
 from bayesprior.inference.strength.probe import Probe, fit_probe
-from bayesprior.recipes.head_priors import NOISE_WIDTH, rms_by_tensor, with_widths
+from bayesprior.recipes.head_priors import rms_by_tensor, with_widths
 from bayesprior.recipes.members import Member, MemberTask, Recipe
+from bayesprior.recipes.rule import RULE, Rule
 from bayesprior.weights.gaussian import GaussianWeights
 
-__all__ = ["RULE", "Committee", "Rule", "fit_committee", "probe_draw", "worse_by"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """The constants.
-
-    Attributes
-    ----------
-    budgets, num_steps
-        How far a fold member's weights may drift in all, in units of `feature_noise`, and in how
-        many steps: the narrow and the wide one, of which one is chosen out of fold.
-    photo_steps
-        Factor on the steps where training examples are augmented.
-    head_budget
-        Drift of the head in its prior's units, as a share of the budget.
-    head_start
-        Factor on the MAP head that fold members start from.
-    num_folds
-        At most; no more than the smallest class has examples.
-    search_from
-        Training examples from which on the wide budget is tried: with fewer the choice is noise.
-    map_width
-        Standard deviation of the prior in units of `feature_noise` by tensor, at the narrow
-        budget; it grows with the budget. It is about a quarter of the rms weight on small
-        networks, where that was measured, and a thirtieth on MobileNet, which a quarter ruins.
-    map_lr
-        Rate of the MAP in its prior's coordinates. In longer runs and under wider priors it is
-        lower: how far the weights can drift grows with the root of the width.
-    map_confidence
-        Factor on the MAP's logits: its head is narrow, which decides directions, not confidence.
-    map_share
-        Its share of the committee.
-    few_share, few_confidence
-        Share and confidence where a class has one or two examples, so that there are no folds.
-    confidence_std
-        Of the log confidence, a priori.
-    tie
-        Nats that the probe must be better by, beside two standard errors, to be taken instead.
-    """
-
-    budgets: tuple[float, float] = (2.0, 12.0)
-    num_steps: tuple[int, int] = (100, 200)
-    photo_steps: float = 0.5
-    head_budget: float = 0.15
-    head_start: float = 0.3
-    num_folds: int = 4
-    search_from: int = 50
-    map_width: float = NOISE_WIDTH
-    map_lr: float = 0.05
-    map_confidence: float = 2.4
-    map_share: float = 0.25
-    few_share: float = 0.5
-    few_confidence: float = 1.2
-    confidence_std: float = 0.3
-    tie: float = 0.01
-
-
-RULE = Rule()
+__all__ = ["Committee", "fit_committee", "probe_draw", "worse_by"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +49,10 @@ class Committee:
         Of the MAP, as wide as the budget asks for.
     notes
         What was dropped or fell back, in words.
-    num_gradients
-        Image gradients that were computed.
+    num_gradients, num_fits
+        Image gradients that were computed, and fits; all that were tried.
+    probe_seconds
+        What the probe took.
     """
 
     draws: list[Draw]
@@ -119,6 +65,8 @@ class Committee:
     prior: GaussianWeights
     notes: list[str] = field(default_factory=list)
     num_gradients: int = 0
+    num_fits: int = 0
+    probe_seconds: float = 0.0
 
 
 def _nll(logits: Float[Tensor, "n C"], labels: Integer[Tensor, " n"]) -> Tensor:
@@ -172,7 +120,9 @@ class _Fit:
         self.num_gradients = 0
         self.prior = task.prior
         self.augmented = task.data.train.augment is not None
+        began = time.perf_counter()
         self.probe = fit_probe(task.features, task.labels, task.num_classes, seed=task.seed)
+        self.probe_seconds = time.perf_counter() - began
 
     def say(self, line: str) -> None:
         self.notes.append(line)
@@ -182,20 +132,22 @@ class _Fit:
         task, rule = self.task, self.rule
         counts = torch.bincount(task.labels, minlength=task.num_classes)
         smallest = int(counts[counts > 0].min())
-        if smallest < 3:
-            self.say(f"a class has {smallest} example(s): no folds")
+        if smallest < 2:
+            self.say("a class has a single example: no folds, and a confidence of other tasks")
             return self._without_folds()
         folds = stratified_folds(task.labels, min(rule.num_folds, smallest), task.seed)
+        halves = smallest == 2
         rounds = 1 + (len(task.labels) >= rule.search_from) + self.held_out_map
-        task.num_expected = 1 + int(folds.max() + 1) * rounds
+        task.num_expected = 1 + halves + int(folds.max() + 1) * rounds
         index, members, held_out = self._search(folds)
         budget = rule.budgets[index]
         rows = _known(held_out) if members else torch.arange(len(task.labels))
         held_out, labels = held_out[rows], task.labels[rows]
+        head_folds = folds if halves else self._head_folds()
         heads = held_out_logits(
-            task.features, task.labels, task.num_classes, task.head_prior, self._head_folds()
+            task.features, task.labels, task.num_classes, task.head_prior, head_folds
         )
-        share = rule.map_share
+        share = rule.few_share if halves else rule.map_share
         first = self._map(index)
         if first is None:
             share = 0.0
@@ -213,15 +165,31 @@ class _Fit:
             maps = self._held_out(folds, lambda name, kept: self._map(index, name, kept))[1][rows]
             if len(_known(maps)) == len(rows):
                 found["map"] = rule.map_confidence * confidence * maps
-        nlls = {name: _nll(logits, labels) for name, logits in found.items()}
-        lead = float((nlls["committee"] - nlls["probe"]).mean())
-        excess = worse_by(nlls["committee"], nlls["probe"]) if lead > rule.tie else 0.0
-        about = (found, rows, self.prior, self.notes, self.num_gradients)
-        if excess > 2 or (first is None and not members):
-            self.say("the committee is worse out of fold than the probe, which is taken instead")
-            return self._probe_alone(about)
-        draws, names = self._weighed(first, members, share, confidence)
-        return Committee(draws, names, self.probe, budget, confidence, *about)
+        if halves and (whole := self._fine_tuned(index)) is not None:
+            members = [whole]  # those of half the examples are for the confidence alone
+        if first is None and not members:
+            self.say("no member learned: the probe is taken instead")
+        elif not self._is_beaten(found, labels):
+            draws, names = self._weighed(first, members, share, confidence)
+            return self._made(draws, names, budget, confidence, found, rows)
+        return self._probe_alone({**found, "committee": found["probe"]}, rows)
+
+    def _is_beaten(self, found: Mapping[str, Tensor], labels: Tensor) -> bool:
+        """Whether the probe is so much better out of fold that it is taken instead."""
+        ours, theirs = (_nll(found[name], labels) for name in ("committee", "probe"))
+        errors, nats = self.rule.probe_lead
+        if float(ours.mean()) >= math.log(self.task.num_classes):
+            errors = self.rule.guess_lead
+        lead = float((ours - theirs).mean())
+        excess = worse_by(ours, theirs)
+        if lead <= nats or excess <= errors:
+            return False
+        self.say(
+            f"out of fold the committee is worse than the probe, NLL {float(ours.mean()):.3f} "
+            f"against {float(theirs.mean()):.3f} ({excess:.1f} standard errors): the probe is "
+            "taken instead"
+        )
+        return True
 
     def _search(self, folds: Tensor) -> tuple[int, list[Member], Tensor]:
         """Take the wide budget unless the narrow one is better by more than a standard error.
@@ -314,6 +282,11 @@ class _Fit:
         self.prior = prior
         return self._kept(member, name)
 
+    def _fine_tuned(self, index: int) -> Member | None:
+        """Fit a member as of a fold, on all examples."""
+        self._count(index)
+        return self._kept(self.task.fit("fine-tuning", self._recipe(index)), "fine-tuning")
+
     def _kept(self, member: Member | None, name: str) -> Member | None:
         if member is None or not member.has_learned(self.task.num_classes):
             loss = "" if member is None else f" (its training loss is {member.loss:.2f})"
@@ -339,24 +312,35 @@ class _Fit:
         return draws, [member.name for member, *_ in chosen]
 
     def _without_folds(self) -> Committee:
-        """One or two examples a class: MAP and one fine-tuning, both of all examples."""
+        """Fit what a class of one example allows: MAP and one fine-tuning, both of all examples."""
         rule = self.rule
         first = self._map(0)
-        second = self._kept(self.task.fit("fine-tuning", self._recipe(0)), "fine-tuning")
-        self._count(0)
-        rows = torch.arange(0)
-        about: tuple[Any, ...] = ({}, rows, self.prior, self.notes, self.num_gradients)
+        second = self._fine_tuned(0)
         if first is None and second is None:
             self.say("no member learned: the probe is taken instead")
-            return self._probe_alone(about)
+            return self._probe_alone({}, torch.arange(0))
         members = [] if second is None else [second]
         share = 0.0 if first is None else rule.few_share if members else 1.0
         draws, names = self._weighed(first, members, share, rule.few_confidence)
-        return Committee(draws, names, self.probe, rule.budgets[0], rule.few_confidence, *about)
+        about: tuple[float, float] = (rule.budgets[0], rule.few_confidence)
+        return self._made(draws, names, *about, {}, torch.arange(0))
 
-    def _probe_alone(self, about: tuple[Any, ...]) -> Committee:
+    def _probe_alone(self, held_out: Mapping[str, Tensor], rows: Tensor) -> Committee:
         draws = [probe_draw(self.task, self.probe)]
-        return Committee(draws, ["probe"], self.probe, 0.0, self.probe.confidence, *about)
+        return self._made(draws, ["probe"], 0.0, self.probe.confidence, held_out, rows)
+
+    def _made(
+        self,
+        draws: list[Draw],
+        names: list[str],
+        budget: float,
+        confidence: float,
+        held_out: Mapping[str, Tensor],
+        rows: Tensor,
+    ) -> Committee:
+        chosen = (draws, names, self.probe, budget, confidence, held_out, rows)
+        spent = (self.num_gradients, self.task.num_fits, self.probe_seconds)
+        return Committee(*chosen, self.prior, self.notes, *spent)
 
 
 def probe_draw(task: MemberTask, probe: Probe) -> Draw:

@@ -106,8 +106,15 @@ class MemberTask:
         The same by tensor, as a share of its rms weight: the unit of the MAP's prior.
     folder
         Where members are kept, and resumed; None keeps them in memory.
+    checkpoint_every
+        Steps between the checkpoints of a member in the folder.
+
+    Attributes
+    ----------
+    num_fits, seconds
+        Fits that were done or read, and how long each took, by name.
     num_expected
-        Fits that are known of, for what the progress says; `fit` counts those that are done.
+        Fits that are known of, for what the progress says.
     """
 
     def __init__(
@@ -124,13 +131,14 @@ class MemberTask:
         folder: Path | None = None,
         seed: int = 0,
         progress: bool = False,
+        checkpoint_every: int = 1000,
     ) -> None:
         self.module, self.data, self.prior, self.head = module, data, prior, head
         self.head_prior, self.forward, self.folder = head_prior, forward, folder
         self.step_std, self.tensor_std = step_std, tensor_std
-        self.seed, self.progress = seed, progress
+        self.seed, self.progress, self.checkpoint_every = seed, progress, checkpoint_every
         self.num_fits, self.num_expected = 0, 0
-        self._seconds: list[float] = []
+        self.seconds: dict[str, float] = {}
         new = set(prior.new_names)
         body = [name for name in prior.layout.names if name not in new]
         variance = torch.full((prior.shared_dim,), step_std**2, dtype=prior.loc.dtype)
@@ -213,7 +221,8 @@ class MemberTask:
         others = self.num_expected - number
         if others < 0:
             return name
-        left = f", then {fmean(self._seconds) * others:.0f} s" if self._seconds else ""
+        seconds = self.seconds.values()
+        left = f", then {fmean(seconds) * others:.0f} s" if seconds else ""
         return f"{name} ({number} of {self.num_expected}{left})"
 
     def fit(
@@ -257,6 +266,7 @@ class MemberTask:
         if file is not None and file.is_file():
             point = PointPosterior.load(file)
             self.num_fits += 1
+            self.seconds[name] = float(point.provenance.get("seconds", 0.0))
             return Member(name, point, float(point.provenance["loss"]))
         units = self.units if prior is None else prior
         start = self.start(rows, recipe.head_start) if start is None else start
@@ -282,17 +292,19 @@ class MemberTask:
                     prior=prior,
                     run_dir=run_dir,
                     resume=run_dir is not None and (run_dir / CHECKPOINT).exists(),
+                    checkpoint_every=self.checkpoint_every,
                     progress=self.progress,
                     description=told,
                 )
         except DivergenceError:
             return None
-        self._seconds.append(time.perf_counter() - began)
+        self.seconds[name] = time.perf_counter() - began
         point = PointPosterior.from_module(self.module, self.prior.layout)
         targets = self.labels if rows is None else self.labels[rows]
         loss = float(F.cross_entropy(confidence * self.logits(point, rows=rows), targets))
         cpu = {n: buffer.cpu() for n, buffer in point.buffers.items()}
-        about = {"name": name, "loss": loss, **dataclasses.asdict(recipe)}
+        about = {"name": name, "loss": loss, "seconds": self.seconds[name]}
+        about |= dataclasses.asdict(recipe)
         point = PointPosterior(point.layout, point.weights.cpu(), cpu, about)
         if file is not None:
             point.save(file)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from bayesprior.data import DataBundle, as_bundle
 from bayesprior.errors import ConfigError, PriorFileError, check
 from bayesprior.inference.bound import facts_html
+from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
+from bayesprior.prediction.predict import predict
 from bayesprior.recipes.arguments import check_network
 from bayesprior.recipes.digests import data_digests, described, frozen_digest, prior_digest
 from bayesprior.recipes.named import load_data, load_model
 from bayesprior.recipes.options import MadeFrom
 from bayesprior.recipes.places import restored
+from bayesprior.recipes.reporting import report
 from bayesprior.recipes.runs import RunConfig, finished_fit, read_results
 from bayesprior.recipes.training import bound, read_posterior
 from bayesprior.storage import PRIOR
@@ -32,9 +35,9 @@ from bayesprior.tasks.protocols import Forward, inputs_forward, keyword_forward,
 from bayesprior.weights.gaussian import GaussianWeights
 from bayesprior.weights.layout import ParameterLayout
 
-__all__ = ["FitRun", "load_posterior", "load_run"]
+__all__ = ["FitRun", "Transfer", "at_first_draw_", "load_posterior", "load_run"]
 
-FitPosterior = PointPosterior | GaussianWeights | StoredDraws
+FitPosterior = PointPosterior | GaussianWeights | StoredDraws | DrawsInMemory
 
 _LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     kind.__name__: kind
@@ -50,11 +53,12 @@ class FitRun:
     Attributes
     ----------
     folder
-        Where it lies.
+        Where it lies; None where a transfer was given none.
     recipe, options
         The recipe that made it, and its options.
     results
-        What ``results.json`` says of the fit: method, seed, seconds and so on.
+        What ``results.json`` says: under ``fit`` method, seed, seconds and so on, beside it the
+        numbers of what was predicted.
     data, module
         The task, and the network at the first draw's weights and BatchNorm statistics.
     posterior, prior
@@ -63,7 +67,7 @@ class FitRun:
         As in the fit.
     """
 
-    folder: Path
+    folder: Path | None
     recipe: str
     options: Mapping[str, Any]
     results: Mapping[str, Any]
@@ -77,11 +81,11 @@ class FitRun:
     @property
     def method(self) -> str:
         """``"map"``, ``"swag"``, ``"sgld"``, ``"sghmc"`` or ``"transfer"``."""
-        return str(self.results["method"])
+        return str(self.results["fit"]["method"])
 
     def _repr_html_(self) -> str:
         about = {"folder": self.folder, "network": type(self.module).__name__}
-        found = {k: v for k, v in self.results.items() if isinstance(v, str | int | float)}
+        found = {k: v for k, v in self.results["fit"].items() if isinstance(v, str | int | float)}
         return facts_html(f"{self.method} on {self.data.name}", about | found)
 
     def predict_proba(self, inputs: Any, **options: Any) -> Tensor:
@@ -93,6 +97,55 @@ class FitRun:
             As of `bayesprior.inference.bound.Bindable.predict_proba`.
         """
         return self.posterior.predict_proba(inputs, **options)
+
+
+class Transfer(FitRun):
+    """What `bayesprior.transfer` made: the members as draws that are averaged in logits.
+
+    ``prior`` is that of the committee's MAP; ``results`` says the members, the decisions, and every
+    method's numbers.
+    """
+
+    def predict(self, inputs: Any, **options: Any) -> Tensor:
+        """Return the most probable class (N,) of new inputs."""
+        return self.predict_proba(inputs, **options).argmax(1)
+
+    def evaluate(self, split: str = "test") -> dict[str, float]:
+        """Return the metrics of a split of the task."""
+        loader = self.data.loader(split, 256)
+        found = predict(self.module, self.posterior, loader, self.likelihood, forward=self.forward)
+        return dict(found.metrics)
+
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """Return a row for each method, the best NLL first; see `leaderboard`.
+
+        Where there is no test split the numbers are out of fold: of single members that saw less
+        data, so that they rank methods, and are no quotable numbers of the committee.
+        """
+        return sorted(self.results["fit"]["leaderboard"], key=lambda row: row["nll"])
+
+    def report(self, **options: Any) -> Any:
+        """Write ``report.nc`` and the page into the folder; return the tree.
+
+        Parameters
+        ----------
+        **options
+            As of `bayesprior.report`.
+        """
+        out = options.pop("out", self.folder)
+        if out is None:
+            raise ConfigError("a report needs a folder: transfer(..., out=), or report(out=)")
+        return report(
+            self.module,
+            self.posterior,
+            self.data,
+            out=out,
+            prior=self.prior,
+            forward=self.forward,
+            title=f"transfer to {self.data.name}",
+            method="transfer",
+            **options,
+        )
 
 
 def load_posterior(run: str | Path) -> FitPosterior:
@@ -110,6 +163,15 @@ def load_posterior(run: str | Path) -> FitPosterior:
 
 
 @torch.no_grad()
+def at_first_draw_(network: nn.Module, posterior: FitPosterior) -> None:
+    """Put a network at a posterior's first draw: weights, and BatchNorm statistics."""
+    draw = next(iter(posterior.draws()))
+    posterior.layout.load_(network, draw.weights.to(next(network.parameters())))
+    buffers = dict(network.named_buffers())
+    for name in buffers.keys() & draw.buffers.keys():
+        buffers[name].copy_(draw.buffers[name])
+
+
 def load_run(
     run: str | Path,
     *,
@@ -167,16 +229,13 @@ def load_run(
             "files hold the trained ones alone: load the same, or let the function that makes the "
             "network decide them (torch.manual_seed)"
         )
-    draw = next(iter(posterior.draws()))
-    posterior.layout.load_(network, draw.weights.to(next(network.parameters())))
-    buffers = dict(network.named_buffers())
-    for name in buffers.keys() & draw.buffers.keys():
-        buffers[name].copy_(draw.buffers[name])
-    prior, results = _prior(config, made_from, folder), read_results(folder)["fit"]
+    at_first_draw_(network, posterior)
+    prior = _prior(config, made_from, folder)
     speaks = (_likelihood(config, folder, likelihood), _forward(config, folder, forward))
     posterior = bound(posterior, network, *speaks)
-    about = (folder, config.recipe, config.options, results)
-    return FitRun(*about, data, network, posterior, prior, *speaks)
+    about = (folder, config.recipe, config.options, read_results(folder))
+    kind = Transfer if config.recipe == "transfer" else FitRun
+    return kind(*about, data, network, posterior, prior, *speaks)
 
 
 def _data(

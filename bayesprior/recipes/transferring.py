@@ -6,24 +6,22 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bayesprior.data import DataBundle, as_bundle
 from bayesprior.data.adapters import forward_for
-from bayesprior.errors import ConfigError, DataError, check
+from bayesprior.errors import DataError, check
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.posteriors import StoredDraws, save_draw
 from bayesprior.inference.strength.noise import feature_noise
 from bayesprior.models import head_prefix
-from bayesprior.prediction.predict import predict
 from bayesprior.recipes.calls import recipe
 from bayesprior.recipes.candidates import Candidate, candidates, network_for, ranked
-from bayesprior.recipes.committee import RULE, fit_committee
+from bayesprior.recipes.committee import fit_committee
 from bayesprior.recipes.digests import (
     data_digests,
     described,
@@ -45,8 +43,9 @@ from bayesprior.recipes.options import (
 )
 from bayesprior.recipes.places import recorded
 from bayesprior.recipes.prior import make_prior
-from bayesprior.recipes.reporting import report
+from bayesprior.recipes.rule import RULE
 from bayesprior.recipes.runs import add_results, is_finished, open_run, read_results
+from bayesprior.recipes.saved import Transfer, at_first_draw_
 from bayesprior.recipes.sessions import Session, locked
 from bayesprior.recipes.training import bound, pick_device
 from bayesprior.storage import PRIOR, chain_dir
@@ -54,7 +53,7 @@ from bayesprior.tasks.likelihoods import Categorical
 from bayesprior.tasks.protocols import Forward, pair_forward
 from bayesprior.weights.gaussian import GaussianWeights
 
-__all__ = ["Transfer", "transfer"]
+__all__ = ["transfer"]
 
 MEMBERS = "members"
 _NOISE_ON = 256  # training examples
@@ -132,74 +131,6 @@ def _check_task(data: DataBundle) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Transfer:
-    """What `transfer` made.
-
-    Attributes
-    ----------
-    folder
-        Where it lies, if anywhere.
-    data, module
-        The task, and a network at the first member's weights.
-    prior
-        Of the committee's MAP.
-    posterior
-        The members as draws, averaged in logits.
-    results
-        What ``results.json`` says: the members, decisions, and every method's numbers.
-    forward
-        As it was given.
-    """
-
-    folder: Path | None
-    data: DataBundle
-    module: nn.Module
-    prior: GaussianWeights
-    posterior: StoredDraws | DrawsInMemory
-    results: Mapping[str, Any]
-    forward: Forward = pair_forward
-
-    def predict_proba(self, inputs: Any, **options: Any) -> Tensor:
-        """Return class probabilities (N, C) of new inputs, as `Bindable.predict_proba`."""
-        return self.posterior.predict_proba(inputs, **options)
-
-    def predict(self, inputs: Any, **options: Any) -> Tensor:
-        """Return the most probable class (N,) of new inputs."""
-        return self.predict_proba(inputs, **options).argmax(1)
-
-    def evaluate(self, split: str = "test") -> dict[str, float]:
-        """Return the metrics of a split of the task."""
-        loader = self.data.loader(split, 256)
-        found = predict(self.module, self.posterior, loader, Categorical(), forward=self.forward)
-        return dict(found.metrics)
-
-    def leaderboard(self) -> list[dict[str, Any]]:
-        """Return a row for each method, the best NLL first.
-
-        Where there is no test split the numbers are out of fold: of single members that saw less
-        data, so that they rank methods, and are no quotable numbers of the committee.
-        """
-        return sorted(self.results["fit"]["leaderboard"], key=lambda row: row["nll"])
-
-    def report(self, **options: Any) -> Any:
-        """Write ``report.nc`` and the page into the folder; return the tree."""
-        out = options.pop("out", self.folder)
-        if out is None:
-            raise ConfigError("a report needs a folder: transfer(..., out=), or report(out=)")
-        return report(
-            self.module,
-            self.posterior,
-            self.data,
-            out=out,
-            prior=self.prior,
-            forward=self.forward,
-            title=f"transfer to {self.data.name}",
-            method="transfer",
-            **options,
-        )
-
-
 @recipe(TransferCall)
 def transfer(call: TransferCall) -> Transfer:
     """Transfer a trained network to a task with few labels: calibrated, without a search.
@@ -226,8 +157,8 @@ def transfer(call: TransferCall) -> Transfer:
     if folder is None:
         return _transferred(call, None)
     with locked(folder):
-        options = {**plain_values(call), **_speaks(call)}
-        open_run(folder, "transfer", options, _digests(call), recorded(call.made_from, folder))
+        made = recorded(call.made_from, folder)
+        open_run(folder, "transfer", _options(call), _digests(call), made)
         if not is_finished(folder, "transfer"):
             with _timed(folder) as session:
                 _transferred(call, folder, session)
@@ -246,8 +177,9 @@ def _timed(folder: Path) -> Iterator[Session]:
     session.finish()
 
 
-def _speaks(call: TransferCall) -> dict[str, Any]:
-    return {"likelihood": described(Categorical()), "forward": described(call.forward)}
+def _options(call: TransferCall) -> dict[str, Any]:
+    speaks = {"likelihood": described(Categorical()), "forward": described(call.forward)}
+    return {**plain_values(call), **speaks}
 
 
 def _digests(call: TransferCall) -> dict[str, str]:
@@ -305,6 +237,7 @@ def _transferred(
         "feature_noise": task.step_std,
         "feature_noise_by_tensor": task.tensor_std,
         "num_gradients": committee.num_gradients,
+        "num_fits": committee.num_fits,
         "notes": committee.notes,
         "rms_std": committee.prior.rms_std,
         "seconds": seconds,
@@ -349,6 +282,7 @@ def _task(call: TransferCall, best: Candidate, folder: Path | None) -> MemberTas
         folder=folder,
         seed=call.seed,
         progress=call.progress,
+        checkpoint_every=call.checkpoint_every,
     )
 
 
@@ -366,7 +300,6 @@ def _model(call: TransferCall) -> Any:
     return call.model if isinstance(call.model, nn.Module) else made
 
 
-@torch.no_grad()
 def _finished(
     call: TransferCall,
     folder: Path | None,
@@ -375,10 +308,8 @@ def _finished(
     posterior: StoredDraws | DrawsInMemory,
     results: Mapping[str, Any],
 ) -> Transfer:
-    first = next(iter(posterior.draws()))
-    posterior.layout.load_(module, first.weights.to(next(module.parameters()).device))
-    buffers = dict(module.named_buffers())
-    for name in buffers.keys() & first.buffers.keys():
-        buffers[name].copy_(first.buffers[name])
-    posterior = bound(posterior, module, None, call.forward)
-    return Transfer(folder, call.data, module, prior, posterior, results, call.forward)
+    at_first_draw_(module, posterior)
+    speaks = (Categorical(), call.forward)
+    posterior = bound(posterior, module, *speaks)
+    about = (folder, "transfer", _options(call), results)
+    return Transfer(*about, call.data, module, posterior, prior, *speaks)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -106,6 +108,17 @@ def test_splits_keep_the_shares_of_the_classes(counts, data, seed):
     assert all(
         abs(n - c * num / sum(counts)) <= 1 for n, c in zip(got.tolist(), counts, strict=True)
     )
+
+
+@given(counts=counts, share=st.floats(0.05, 0.95), seed=st.integers(0, 3))
+def test_a_test_split_leaves_every_class_an_example(counts, share, seed):
+    whole = dataclasses.replace(bundle(counts), test=None)
+    spare = sum(counts) - sum(c > 0 for c in counts)
+    num = min(round(share * sum(counts)), spare)
+    split = split_off(whole, "test", share, seed)
+    assert (0 if split.test is None else len(split.test)) == num
+    left = torch.bincount(split.train.targets, minlength=len(counts)).tolist()
+    assert all((n > 0) == (c > 0) for n, c in zip(left, counts, strict=True))
 
 
 def test_validation_is_disjoint_from_training_and_plain():

@@ -14,7 +14,7 @@ def test_the_demo_in_miniature(tmp_path, capsys):
     assert main(["demo", "--out", str(out), *arguments]) == 0
     printed = capsys.readouterr().out
     methods = [line.split("  ")[0] for line in printed.splitlines()]
-    for method in ("transfer", "probe", "AdamW 0.001", "L2-SP", "SGHMC under the same prior"):
+    for method in ("transfer", "probe", "AdamW 0.001", "L2-SP", "SGHMC"):
         assert method in methods
     tree = xarray.open_datatree(out / "report.nc")
     assert {

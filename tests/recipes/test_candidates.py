@@ -40,6 +40,7 @@ def test_checkpoints_are_loaded_and_ranked(tmp_path):
     best, ranking = ranked(found, data, forward=pair_forward, device=torch.device("cpu"))
     assert len(ranking) == 2
     assert best.label == ranking[0]["source"]
+    assert ranking[0]["loaded"] == f"{tmp_path / best.label}: 4 tensors taken"
     assert best.source.layout.names[-1] == "head.bias"
     torch.testing.assert_close(
         best.source.loc, best.source.layout.flatten(best.module), rtol=0, atol=0

@@ -12,12 +12,13 @@ from bayesprior.data import few_shot
 from bayesprior.inference.collectors import DrawsInMemory
 from bayesprior.inference.strength.confidence import fit_confidence
 from bayesprior.inference.strength.features import head_inputs, stratified_folds
-from bayesprior.inference.strength.head import HeadPrior
+from bayesprior.inference.strength.head import HeadPrior, held_out_logits
 from bayesprior.prediction.predict import predict
 from bayesprior.recipes import make_prior
-from bayesprior.recipes.committee import RULE, fit_committee, worse_by
+from bayesprior.recipes.committee import _Fit, fit_committee, worse_by
 from bayesprior.recipes.head_priors import rms_by_tensor
 from bayesprior.recipes.members import MemberTask
+from bayesprior.recipes.rule import RULE
 from bayesprior.tasks.likelihoods import Categorical
 
 UNITS = {"step_std": 0.02, "tensor_std": 0.1}
@@ -111,13 +112,29 @@ def test_a_fold_whose_member_is_dropped_says_nothing_of_confidence(source, monke
     assert fit_confidence(logits, labels) == pytest.approx(found.confidence, rel=1e-4)
 
 
-@pytest.mark.parametrize("per_class", [1, 2])
-def test_one_or_two_images_a_class_have_no_folds(source, per_class):
-    found = fit_committee(task_of(source, per_class), QUICK)
+def test_one_image_a_class_has_no_folds(source):
+    found = fit_committee(task_of(source, 1), QUICK)
     assert found.names == ["map-budget-2", "fine-tuning"]
     assert [d.weight for d in found.draws] == [0.5, 0.5]
-    assert [d.confidence for d in found.draws] == pytest.approx([2.4 * 1.2, 1.2])
+    assert [d.confidence for d in found.draws] == pytest.approx([2.4 * 0.8, 0.8])
     assert not found.held_out
+
+
+def test_two_images_a_class_are_halved_for_the_confidence_alone(source):
+    task = task_of(source, 2)
+    found = fit_committee(task, QUICK)
+    assert found.names == ["map-budget-2", "fine-tuning"]
+    assert [d.weight for d in found.draws] == [0.5, 0.5]
+    assert found.num_fits == task.num_expected == 4
+    assert found.num_gradients == 4 * 12 * 6
+    logits = found.held_out["committee"] / found.confidence
+    assert fit_confidence(logits, task.labels) == pytest.approx(found.confidence, rel=1e-4)
+    # of members, and heads, that saw the other half
+    folds = stratified_folds(task.labels, 2, task.seed)
+    heads = held_out_logits(task.features, task.labels, 3, task.head_prior, folds)
+    held_out = (logits - 0.5 * 2.4 * heads) / 0.5
+    assert torch.allclose(held_out.logsumexp(1), torch.zeros(6).double(), atol=1e-6)
+    assert torch.equal(found.held_out["fine-tuning"].argmax(1), held_out.argmax(1))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +186,45 @@ def test_members_that_do_not_learn_are_dropped_and_the_probe_stands_in(source):
     logits = task.logits(dataclasses.replace(task_point(task), weights=found.draws[0].weights))
     expected = task.features.double() @ found.probe.weight.T + found.probe.bias
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def logits_of_loss(losses, labels):
+    """Logits of three classes whose negative log likelihoods these are."""
+    logits = torch.log(torch.expm1(losses) / 2)[:, None].repeat(1, 3)
+    logits[range(len(labels)), labels] = 0
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("loss", "errors", "nats", "is_taken"),
+    [
+        (0.5, 3.5, 0.1, False),
+        (0.5, 4.5, 0.1, True),
+        (0.5, 4.5, 0.009, False),
+        (1.2, 1.9, 0.1, False),
+        (1.2, 2.1, 0.1, True),  # and no better than guessing
+    ],
+)
+def test_the_probe_is_taken_where_it_is_far_better_only(source, loss, errors, nats, is_taken):
+    """Two standard errors took it in three of 27 fits, the committee being better in each."""
+    task, lines = task_of(source, 20), []
+    noise = torch.randn(60, dtype=torch.float64)
+    gaps = nats * (1 + (noise - noise.mean()) / noise.std() * math.sqrt(60) / errors)
+    base = torch.full((60,), loss + max(0.0, -float(gaps.min()))).double()
+    found = {"committee": logits_of_loss(base + gaps, task.labels)}
+    found["probe"] = logits_of_loss(base, task.labels)
+    assert _Fit(task, RULE, False, lines.append)._is_beaten(found, task.labels) is is_taken
+    assert bool(lines) is is_taken
+
+
+def test_half_of_a_grids_gradients_are_enough(source):
+    """24 points of a grid, as 8 runs of 200 steps of 64 images with three snapshots each."""
+    factor = RULE.num_steps[0] / QUICK.num_steps[0]
+    task = task_of(source, 22)  # 66 images
+    found = fit_committee(task, QUICK, held_out_map=True)
+    assert RULE.num_steps[1] / QUICK.num_steps[1] == factor
+    assert factor * found.num_gradients <= 8 * 200 * 64 / 2
+    assert found.num_fits == task.num_fits == 13
 
 
 def test_paired_standard_errors():

@@ -64,18 +64,19 @@ def test_a_killed_member_goes_on_bit_for_bit(fitted, tmp_path, monkeypatch):
 
     def killed(event):
         steps.append(event.step)
-        if event.step == 5:
+        if len(steps) == 5:
             raise KeyboardInterrupt
 
-    def interrupted(*args, **kwargs):
-        return engine.train(*args, hooks=[killed], checkpoint_every=1, **kwargs)
+    def watched(*args, **kwargs):
+        return engine.train(*args, hooks=[killed], **kwargs)
 
-    monkeypatch.setattr(members, "train", interrupted)
+    monkeypatch.setattr(members, "train", watched)
+    options = {"folder": tmp_path / "part", "checkpoint_every": 2}
     with pytest.raises(KeyboardInterrupt):
-        task_of(fitted, folder=tmp_path / "part").fit("map", RECIPE, prior=fitted[0])
-    monkeypatch.setattr(members, "train", engine.train)
+        task_of(fitted, **options).fit("map", RECIPE, prior=fitted[0])
     torch.manual_seed(99)
-    again = task_of(fitted, folder=tmp_path / "part").fit("map", RECIPE, prior=fitted[0])
+    again = task_of(fitted, **options).fit("map", RECIPE, prior=fitted[0])
+    assert steps == [*range(1, 6), *range(5, 13)]  # from the last checkpoint on
     assert torch.equal(again.point.weights, whole.point.weights)
     assert [path.name for path in (tmp_path / "part").iterdir()] == ["map.safetensors"]
     read = task_of(fitted, folder=tmp_path / "part").fit("map", RECIPE, prior=fitted[0])
@@ -99,7 +100,8 @@ def test_the_progress_says_what_is_still_to_come(fitted, tmp_path):
     assert re.fullmatch(r"fold-0 \(2 of 3, then \d+ s\)", task._told("fold-0"))
     again = task_of(fitted, folder=tmp_path)
     again.num_expected = 3
-    again.fit("map", RECIPE)  # it is read: no time of its own
-    assert again._told("fold-0") == "fold-0 (2 of 3)"
+    again.fit("map", RECIPE)  # it is read, and so is what it took
+    assert again.seconds == task.seconds
+    assert again._told("fold-0") == task._told("fold-0")
     again.num_fits = 3
     assert again._told("LP-FT") == "LP-FT"

@@ -12,10 +12,11 @@ from torch import nn
 import bayesprior as bp
 from bayesprior.data import few_shot, from_arrays
 from bayesprior.errors import ConfigError, DataError, LayoutMismatchError, PriorFileError
-from bayesprior.recipes import committee, load_run, transfer, transferring
+from bayesprior.recipes import load_run, transfer, transferring
 from bayesprior.recipes.named import load_data
 from bayesprior.recipes.options import DataOptions, MadeFrom, ModelOptions
 from bayesprior.recipes.predicting import predict_run
+from bayesprior.recipes.rule import RULE
 from bayesprior.recipes.runs import read_results
 
 MODEL = ModelOptions(model="mlp", model_options={"widths": [8]})
@@ -24,7 +25,7 @@ QUIET = {"device": "cpu", "progress": False}
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    quick = dataclasses.replace(committee.RULE, num_steps=(12, 24))
+    quick = dataclasses.replace(RULE, num_steps=(12, 24))
     monkeypatch.setattr("bayesprior.recipes.transferring.RULE", quick)
 
 
@@ -96,6 +97,7 @@ def test_all_baselines_stand_beside_it(source, data):
     assert {"probe", "LP-FT", "WiSE-FT", "L2-SP", "AdamW 0.001"} <= rows.keys()
     assert rows["WiSE-FT"]["fits"] == 0
     assert found.results["baselines"]["LP-FT"]["test"]["n"] == 120
+    assert found.results["parts"].keys() == {"map", "fine-tuning"}
 
 
 def test_without_a_test_split_the_numbers_are_out_of_fold(source, data):
@@ -146,20 +148,23 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(source, data, tmp_path,
         transfer(data, trained(source), out=tmp_path / "part", seed=1, **QUIET)
 
 
-def test_load_run_gives_the_same_predictions(striped, tmp_path):
+def test_load_run_gives_it_back(striped, tmp_path):
     choice = DataOptions(data=str(striped / "data.npz"), num_validation=18)
     data = load_data(choice)
     net = bp.get_model("mlp", in_features=64, num_classes=5, widths=(8,))
     made = MadeFrom(data=choice, model=MODEL)
     found = transfer(data, net, out=tmp_path / "run", made_from=made, **QUIET)
     again = load_run(tmp_path / "run")
-    assert again.method == "transfer"
+    assert type(again) is type(found)
+    assert (again.method, again.options) == ("transfer", found.options)
+    assert again.leaderboard() == found.leaderboard()
+    assert again.evaluate() == pytest.approx(found.evaluate())
     inputs = torch.cat([x for x, _ in data.loader("test", 50)])
     torch.testing.assert_close(again.predict_proba(inputs), found.predict_proba(inputs))
     assert predict_run(tmp_path / "run") == "predict-test"
     numbers = read_results(tmp_path / "run")
     assert numbers["predict-test"]["nll"] == pytest.approx(numbers["test"]["nll"], rel=1e-6)
-    found.report(progress=False)
+    again.report(progress=False)
     assert (tmp_path / "run" / "report.html").is_file()
 
 
