@@ -135,9 +135,11 @@ class Transfer(Named, groups.TransferOptions):
     test split report.html; `bayesprior predict OUT NEW ...` predicts new data.
     """
 
-    source: str | None = dataclasses.field(default=None, metadata={"several": True})
+    without: ClassVar[tuple[str, ...]] = ("noise",)  # classes have none
+
+    source: tuple[str, ...] = _path(default=())
     """File that fit-source wrote; given several times, the best one is taken."""
-    weights: str | None = dataclasses.field(default=None, metadata={"several": True})
+    weights: tuple[str, ...] = _path(default=())
     """Or a checkpoint, likewise."""
 
 

@@ -1,6 +1,5 @@
 """``fit-source``, ``make-prior``, ``fit`` and others: names become objects for a recipe."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,16 +131,13 @@ def fit(options: Fit) -> None:
 
 def transfer(options: Transfer) -> None:
     """Transfer a network and print the leaderboard."""
-    files: dict[str, Any] = {}
-    for name in ("source", "weights"):
-        parts = (getattr(options, name) or "").split(",")
-        files[name] = [os.path.expanduser(part) for part in parts if part]
     found = recipes.transfer(
         load_data(options, options),
         options.model,
         head=options.head,
         made_from=_made_from(options),
-        **files,
+        source=options.source,
+        weights=options.weights,
         **values_of(groups.TransferOptions, options),
     )
     show_leaderboard(found)

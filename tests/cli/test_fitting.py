@@ -223,10 +223,10 @@ def test_make_prior_wants_one_width_and_a_fitting_network(work, refused, tmp_pat
 def test_a_checkpoint_alone_gives_an_isotropic_prior(work, tmp_path):
     point = PointPosterior.load(work / "map" / "map.safetensors")
     state = dict(point.layout.unflatten(point.weights)) | dict(point.buffers)
-    torch.save({"state_dict": state}, tmp_path / "net.pth")
-    argv = ["make-prior", "--data", str(work / "target.npz"), *MODEL, *QUIET, "--rms_std", "0.25"]
-    argv += ["--weights", str(tmp_path / "net.pth"), "--out", str(tmp_path / "prior")]
-    assert main(argv) == 0
+    torch.save({"state_dict": state}, tmp_path / "net.any")
+    argv = ["make-prior", "--data", str(work / "target.npz"), *MODEL, *QUIET]
+    argv += ["--weights", str(tmp_path / "net.any"), "--out"]
+    assert main([*argv, str(tmp_path / "prior"), "--rms_std", "0.25"]) == 0
     prior = GaussianWeights.load(tmp_path / "prior" / "prior.safetensors")
     assert prior.rank == 0
     assert prior.rms_std == pytest.approx(0.25)
@@ -235,6 +235,9 @@ def test_a_checkpoint_alone_gives_an_isotropic_prior(work, tmp_path):
     assert torch.equal(
         prior.buffers["backbone.0.1.running_mean"], state["backbone.0.1.running_mean"]
     )
+    assert main([*argv, str(tmp_path / "measured")]) == 0
+    measured = GaussianWeights.load(tmp_path / "measured" / "prior.safetensors")
+    assert measured.provenance["rms_ratio"] > 0
 
 
 def test_a_checkpoint_that_lacks_keys(work, refused, tmp_path):
@@ -307,11 +310,13 @@ def test_transfer_from_a_file_of_weights_to_predictions(work, tmp_path, capsys, 
     monkeypatch.setattr("bayesprior.recipes.transferring.RULE", short)
     source = str(work / "source" / "source.safetensors")
     out = tmp_path / "run"
+    odd = shutil.copy(source, tmp_path / "two,names.safetensors")
     arguments = ["transfer", "--data", str(work / "target.npz"), *MODEL, "--out", str(out)]
-    arguments += ["--source", source, "--source", source, "--num_data", "15", *QUIET]
+    arguments += ["--source", source, "--source", str(odd), "--num_data", "15", *QUIET]
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    assert said.count("source.safetensors: NLL") == 2
+    assert "source.safetensors: NLL" in said
+    assert "two,names.safetensors: NLL" in said
     assert "head prior: learned; 45 examples, test" in said
     for method in ("transfer", "fine-tuning", "probe"):
         assert f"\n{method}" in said
