@@ -1,5 +1,6 @@
 """``fit-source``, ``make-prior``, ``fit`` and others: names become objects for a recipe."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,11 @@ def fit(options: Fit) -> None:
 
 def transfer(options: Transfer) -> None:
     """Transfer a network and print the leaderboard."""
+    with warnings.catch_warnings():  # a class without an example ends in an error that says so
+        warnings.filterwarnings("ignore", ".* has no training example of ", UserWarning)
+        data = load_data(options, options)
     found = recipes.transfer(
-        load_data(options, options),
+        data,
         options.model,
         head=options.head,
         made_from=_made_from(options),

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +12,6 @@ from bayesprior.cli.main import main
 from bayesprior.inference.optimizers import SGLD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.models import get_model
-from bayesprior.recipes.committee import RULE
 from bayesprior.recipes.runs import read_config, read_results
 from bayesprior.weights.gaussian import GaussianWeights
 
@@ -303,33 +301,6 @@ def test_an_interrupted_sampler_resumes_to_the_same_draws(work, fit, monkeypatch
     assert torch.equal(whole, halves)
     found = json.loads((tmp_path / "halves" / "results.json").read_text())
     assert found["fit"]["method"] == "sgld"
-
-
-def test_transfer_from_a_file_of_weights_to_predictions(work, tmp_path, capsys, monkeypatch):
-    short = dataclasses.replace(RULE, num_steps=(6, 6))
-    monkeypatch.setattr("bayesprior.recipes.transferring.RULE", short)
-    source = str(work / "source" / "source.safetensors")
-    out = tmp_path / "run"
-    odd = shutil.copy(source, tmp_path / "two,names.safetensors")
-    arguments = ["transfer", "--data", str(work / "target.npz"), *MODEL, "--out", str(out)]
-    arguments += ["--source", source, "--source", str(odd), "--num_data", "15", *QUIET]
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "source.safetensors: NLL" in said
-    assert "two,names.safetensors: NLL" in said
-    assert "head prior: learned; 45 examples, test" in said
-    for method in ("transfer", "fine-tuning", "probe"):
-        assert f"\n{method}" in said
-    assert {"report.html", "report.nc", "prior.safetensors", "chain-00", "results.json"} <= {
-        path.name for path in out.iterdir()
-    }
-    pixels = np.random.default_rng(5).integers(0, 255, (2, 8, 8)).astype(np.uint8)
-    np.savez(tmp_path / "new.npz", x=pixels)
-    table = tmp_path / "predictions.csv"
-    new = ["predict", str(out), str(tmp_path / "new.npz"), "--out", str(table), *QUIET]
-    assert main(new) == 0
-    assert len(table.read_text().splitlines()) == 3
-    assert main(arguments) == 0  # finished: it is read
 
 
 def test_a_source_without_labels(work, tmp_path, refused):
