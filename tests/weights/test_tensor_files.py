@@ -1,5 +1,6 @@
 """What is no file of tensors is said in plain words."""
 
+import json
 import os
 import pickle
 import warnings
@@ -104,6 +105,15 @@ def test_a_part_that_is_damaged_is_told_as_such(tmp_path):
     path.write_bytes(whole[:start] + b"\xff" * 40 + whole[start + 40 :])
     with pytest.raises(CheckpointError, match=r"no readable file of tensors: it is damaged \(\w"):
         read_file(path)
+
+
+def test_shards_lie_beside_their_index(tmp_path):
+    save_file(STATE, tmp_path / "part-1.safetensors")
+    index = tmp_path / "inner" / "model.safetensors.index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({"weight_map": {"weight": "../part-1.safetensors"}}))
+    with pytest.raises(CheckpointError, match="points outside its folder"):
+        read_file(index)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the administrator reads every file")
