@@ -152,6 +152,11 @@ def _each(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
+_HINTS_OF_SOURCE: dict[Any, str] = {
+    Mapping: "; load these weights into a network with load_state_dict, and give that as the model",
+    object: "; fit_source or collect makes one",
+}
+
 # Word -> what is wanted, whether a value is that, and hints by what it may be instead.
 _WANTED: dict[str, tuple[str, Callable[[Any], bool], dict[Any, str]]] = {
     "network": (
@@ -170,6 +175,24 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool], dict[Any, str]]] = {
             _TEXT: "; load it with GaussianWeights.load({!r})",
             type: "; load one with GaussianWeights.load(path) or make it with make_prior",
             object: "; make_prior makes one (the arguments are module, prior, data)",
+        },
+    ),
+    "fitted": (
+        "a source posterior (a GaussianWeights)",
+        _has("layout", "loc", "blocks", "rescale"),
+        {_TEXT: "; load it with GaussianWeights.load({!r})", **_HINTS_OF_SOURCE},
+    ),
+    "source": (
+        "a source posterior (a GaussianWeights) or its file",
+        lambda value: _is_path(value) or _has("layout", "loc", "blocks", "rescale")(value),
+        _HINTS_OF_SOURCE,
+    ),
+    "weights": (
+        "a file of weights or a name that the model's library knows",
+        _is_path,
+        {
+            Mapping: "; load them into a network with load_state_dict, and give that as the model",
+            object: "; a network that has its weights is given as the model",
         },
     ),
     "law": (

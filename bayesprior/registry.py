@@ -4,7 +4,9 @@ import ast
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +115,16 @@ def call(
         return target(**options)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     named = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    for option in options:
+    for option, value in options.items():
         if option not in named and not open_ended:
             raise ConfigError(
                 f"{kind} {name!r} has no option {option!r}{nearest_name(option, named)}; "
                 f"it takes {', '.join(named) or 'none'}"
+            )
+        if option in named and _is_no_list(parameters[option].annotation, value):
+            raise ConfigError(
+                f"{kind} {name!r}: its option {option!r} takes a list, such as [{value}], not "
+                f"{value!r}"
             )
     missing = [n for n in named if parameters[n].default is inspect._empty and n not in options]
     if missing:
@@ -133,6 +140,16 @@ def call(
             raise
         told = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{kind} {name!r} fails with {dict(options)} ({told})") from error
+
+
+def _is_no_list(annotation: Any, value: Any) -> bool:
+    """Whether one value is given where a signature asks for several."""
+    kinds = (list, tuple, Sequence)
+    parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType) and len(parts) == 1:
+        annotation = parts[0]
+    is_asked = (typing.get_origin(annotation) or annotation) in kinds
+    return is_asked and value is not None and isinstance(value, str | bool | int | float)
 
 
 _OF_EXTRAS = ("timm", "transformers", "peft", "segmentation_models_pytorch")

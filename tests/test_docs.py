@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from docs_blocks import blocks, commands
 
 import bayesprior as bp
 
@@ -96,3 +97,15 @@ def test_links_lead_somewhere(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target.read_text()), link
+
+
+@pytest.mark.parametrize("page", ["checkpoint", "folders", "libraries"])
+def test_a_prior_from_a_checkpoint_leaves_the_width_to_the_data(page):
+    found = [
+        words
+        for language, code, _ in blocks(DOCS / "howto" / f"{page}.md")
+        for words in (commands(code) if language == "bash" else ())
+        if words[0] == "make-prior" and "--weights" in words
+    ]
+    assert found
+    assert not [words for words in found if {"--rms_std", "--head_std"} & set(words)]

@@ -1,11 +1,13 @@
 import collections
 import sys
 import types
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
 
 from bayesprior.errors import ConfigError, MissingDependencyError
+from bayesprior.models.zoo import MODELS
 from bayesprior.registry import call, lazy, resolve
 
 TABLE = {"counter": "collections:Counter", "broken": "bayesprior.no_such:thing"}
@@ -72,6 +74,28 @@ def test_lazy_names_are_imported_when_they_are_first_used(tmp_path, monkeypatch)
 def test_what_a_callable_cannot_take_is_one_line(options):
     with pytest.raises(ConfigError, match=r"number 'half' fails with .*Error: "):
         call("number", "half", {"half": "fractions:Fraction"}, options)
+
+
+@pytest.mark.parametrize("model", ["mlp", "small_conv"])
+@pytest.mark.parametrize(("value", "instead"), [(50, "[50]"), ("50,60", "[50,60]")])
+def test_one_value_where_a_list_is_due_is_told_with_the_list(model, value, instead):
+    given = {"in_features": 4} if model == "mlp" else {"in_channels": 1}
+    with pytest.raises(ConfigError) as caught:
+        call("model", model, MODELS, {"num_classes": 2, "widths": value, **given})
+    told = f"its option 'widths' takes a list, such as {instead}, not {value!r}"
+    assert str(caught.value) == f"model {model!r}: {told}"
+
+
+def of_several(names: Sequence[str] | None = None, either: int | list[int] = 0):
+    return names, either
+
+
+def test_a_list_or_nothing_or_either_is_taken_as_it_is():
+    table = {"f": f"{__name__}:of_several"}
+    assert call("value", "f", table, {"names": None, "either": 3}) == (None, 3)
+    assert call("value", "f", table, {"names": ["ab"]}) == (["ab"], 0)
+    with pytest.raises(ConfigError, match=r"'names' takes a list, such as \[ab\], not 'ab'"):
+        call("value", "f", table, {"names": "ab"})
 
 
 @pytest.mark.parametrize(

@@ -67,14 +67,15 @@ class Collect(Named, CollectOptions):
 class MakePrior(Named, PriorOptions, groups.RunOptions):
     """Turn a source posterior into a prior for the target's network.
 
-    Writes prior.safetensors. The data only give the shapes of input and head.
+    Writes prior.safetensors. The data give the shapes of input and head, the size of the head's
+    inputs, and the width, where none is given; nothing is trained.
     """
 
     source: str | None = _path(default=None)
     """File that fit-source wrote."""
     weights: str | None = _path(default=None)
-    """Or a checkpoint alone, as in fit-source: the prior is isotropic around it (L2-SP) and needs
-    rms_std."""
+    """Or a checkpoint alone, as in fit-source: the prior is isotropic around it (L2-SP), and
+    as wide as the features of the data bear, where no width is given and the head is linear."""
     rename: Literal["auto"] | None = option(None, shown="as the file has them")
     """auto: give that file's tensors the network's names, by order and shape."""
 
@@ -134,9 +135,11 @@ class Transfer(Named, groups.TransferOptions):
     test split report.html; `bayesprior predict OUT NEW ...` predicts new data.
     """
 
-    source: str | None = dataclasses.field(default=None, metadata={"several": True})
+    without: ClassVar[tuple[str, ...]] = ("noise",)  # classes have none
+
+    source: tuple[str, ...] = _path(default=())
     """File that fit-source wrote; given several times, the best one is taken."""
-    weights: str | None = dataclasses.field(default=None, metadata={"several": True})
+    weights: tuple[str, ...] = _path(default=())
     """Or a checkpoint, likewise."""
 
 
@@ -210,10 +213,9 @@ class Inspect(Options):
 class Demo(Quiet, DemoOptions):
     """Run the embedded example, offline: typeset glyphs to handwritten digits.
 
-    Fits a source posterior to 62 typeset characters, makes it a prior, and classifies real
-    handwritten digits from a few labeled images: from scratch, by fine-tuning, with L2-SP, and by
-    MAP, SWAG and SGLD with the learned prior. Every method is tuned on validation data with the
-    same budget. Prints one table and writes report.html.
+    Fits a source posterior to 62 typeset characters; transfers it by `transfer` to a few labeled
+    images of real handwritten digits, all its baselines beside it; and runs two short chains of
+    SGHMC under the same prior. Prints the leaderboard and writes report.html, on the chains.
     """
 
 

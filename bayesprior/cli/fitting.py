@@ -1,6 +1,6 @@
 """``fit-source``, ``make-prior``, ``fit`` and others: names become objects for a recipe."""
 
-import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,16 +132,16 @@ def fit(options: Fit) -> None:
 
 def transfer(options: Transfer) -> None:
     """Transfer a network and print the leaderboard."""
-    files: dict[str, Any] = {}
-    for name in ("source", "weights"):
-        parts = (getattr(options, name) or "").split(",")
-        files[name] = [os.path.expanduser(part) for part in parts if part]
+    with warnings.catch_warnings():  # a class without an example ends in an error that says so
+        warnings.filterwarnings("ignore", ".* has no training example of ", UserWarning)
+        data = load_data(options, options)
     found = recipes.transfer(
-        load_data(options, options),
+        data,
         options.model,
         head=options.head,
         made_from=_made_from(options),
-        **files,
+        source=options.source,
+        weights=options.weights,
         **values_of(groups.TransferOptions, options),
     )
     show_leaderboard(found)

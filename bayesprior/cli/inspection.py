@@ -15,6 +15,8 @@ from bayesprior.recipes.prior import law_numbers
 from bayesprior.recipes.runs import is_finished, read_config, read_results
 from bayesprior.storage import load_tensors, read_header
 from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.state_dicts import read_state_dict
+from bayesprior.weights.tensor_files import read_file
 
 __all__ = ["inspect", "show"]
 
@@ -104,7 +106,7 @@ def _read_tensors(path: Path) -> Found:
     try:
         header = read_header(path, format=None)
     except PriorFileError:
-        raise PriorFileError(
+        raise _of_a_network(path) or PriorFileError(
             f"{path} is none of bayesprior's files (prior, posterior, point, draw, checkpoint, "
             ".npz, .nc, run folder), or truncated"
         ) from None
@@ -130,9 +132,8 @@ def _read_tensors(path: Path) -> Found:
         values, measure = _rms(layout.unflatten(tensors.pop("weights"))), "rms weight"
         buffers = {name.removeprefix("buffer."): tensor for name, tensor in tensors.items()}
     else:
-        raise PriorFileError(
-            f"{path} is a safetensors file but none of ours (prior, posterior, point or draw); "
-            "load a network's weights with --weights"
+        raise _of_a_network(path) or PriorFileError(
+            f"{path} is a safetensors file but none of ours (prior, posterior, point or draw)"
         )
     more = f" and {len(buffers) - 3} more" if len(buffers) > 3 else ""
     facts = [
@@ -199,9 +200,30 @@ def _read_archive(path: Path) -> Found:
     try:
         state = read_checkpoint(path, mmap=True)
     except CheckpointError as error:
-        raise PriorFileError(f"{error}; a network's weights are loaded with --weights") from None
+        raise _of_a_network(path) or PriorFileError(str(error)) from None
     facts: Facts = [("step", state["step"]), ("holds", ", ".join(map(str, state)))]
     return Found("checkpoint of an interrupted or finished run", facts)
+
+
+def _of_a_network(path: Path) -> PriorFileError | None:
+    """Return what to say of a file of tensors that others wrote, such as a network's weights."""
+    import zipfile
+
+    try:
+        content = read_file(path)
+    except CheckpointError as error:
+        return PriorFileError(str(error)) if zipfile.is_zipfile(path) else None
+    try:
+        if not isinstance(content, Mapping) or {"version", "run"} <= content.keys():
+            return None  # nothing by name, or a checkpoint of ours that is damaged
+        found = read_state_dict(content)
+    except CheckpointError:
+        return None
+    return PriorFileError(
+        f"{path} holds the weights of a network ({len(found)} tensors) and is none of ours "
+        "(prior, posterior, point or draw); a prior around them is made by bayesprior make-prior "
+        f"--weights {path}"
+    )
 
 
 def _described(name: str, arrays: Any) -> tuple[str, str]:

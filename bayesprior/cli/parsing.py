@@ -132,7 +132,10 @@ def in_flags(error: Exception, options: type[Options]) -> str:
 
 
 def _specs(name: str) -> Specs:
-    return {spec.name: spec for spec in dataclasses.fields(COMMANDS[name].options)}
+    """Return the fields that a command offers: all but those that mean nothing to it."""
+    options = COMMANDS[name].options
+    without = getattr(options, "without", ())
+    return {spec.name: spec for spec in dataclasses.fields(options) if spec.name not in without}
 
 
 def _flags(name: str) -> list[str]:
@@ -142,6 +145,12 @@ def _flags(name: str) -> list[str]:
 def _places(spec: dataclasses.Field[Any]) -> str:
     """Return argparse's ``nargs`` of an argument without a flag."""
     return spec.metadata.get("places", "")
+
+
+def _is_list_of_files(spec: dataclasses.Field[Any]) -> bool:
+    """Whether it is a flag that may be given several times, a file each time."""
+    is_several = typing.get_origin(spec.type) is tuple
+    return bool(spec.metadata.get("path")) and is_several and not _places(spec)
 
 
 def _is_required(spec: dataclasses.Field[Any]) -> bool:
@@ -203,6 +212,8 @@ def _argument(spec: dataclasses.Field[Any], doc: str) -> dict[str, Any]:
     metavar = "true|false" if kind is bool else getattr(kind, "__name__", "").upper()
     if kind is str:
         read, metavar = str | None, "PATH" if spec.metadata.get("path") else "TEXT"
+    elif _is_list_of_files(spec):
+        metavar = "PATH"
     elif typing.get_origin(kind) is dict:
         read, metavar = dict[str, Any], "NAME=VALUE"
     elif typing.get_origin(kind) is typing.Literal:
@@ -210,7 +221,8 @@ def _argument(spec: dataclasses.Field[Any], doc: str) -> dict[str, Any]:
     default, said = None, "required"
     if not _is_required(spec):
         default = {} if spec.default is _REQUIRED else spec.default
-        words = spec.metadata.get("shown") or "none" if default in (None, {}) else default
+        default = list(default) if isinstance(default, tuple) else default  # as YAML has it
+        words = spec.metadata.get("shown") or "none" if default in (None, {}, []) else default
         said = f"default: {str(words).lower() if isinstance(words, bool) else words}"
     text = f"{doc} ({said})".replace("%", "%%")
     return {"type": read, "default": default, "metavar": metavar, "help": text}
@@ -221,6 +233,7 @@ def _prepared(name: str, arguments: Sequence[str]) -> list[str]:
     specs, flags = _specs(name), _flags(name)
     out: list[str] = []
     first: list[str] = []  # configurations, which flags override, and what has no flag
+    files: dict[str, list[str]] = {}  # whose names may hold whatever a separator would be
     words = list(arguments)
     while words:
         word = words.pop(0)
@@ -250,12 +263,11 @@ def _prepared(name: str, arguments: Sequence[str]) -> list[str]:
             if not is_pair:
                 raise ConfigError(f"--{base} takes NAME=VALUE, not {inner!r}")
             dot = "."
-        earlier = next((w for w in out if w.startswith(f"--{base}=")), None)
-        if earlier and base in specs and specs[base].metadata.get("several"):
-            out.remove(earlier)
-            value = f"{earlier.partition('=')[2]},{value}"
+        if _is_list_of_files(specs[base]):
+            files.setdefault(base, []).append(value)
+            continue
         out.append(f"--{base}{dot}{inner}={value}")
-    return first + out
+    return first + out + [f"--{base}={json.dumps(paths)}" for base, paths in files.items()]
 
 
 _CHOSEN_BY_DATA = (

@@ -14,7 +14,7 @@ from bayesprior.errors import CheckpointError, DataError
 from bayesprior.inference.batch_norm import is_leftover
 from bayesprior.storage import atomic_path, digest_until
 from bayesprior.tasks.protocols import batch_size
-from bayesprior.weights.state_dicts import why
+from bayesprior.weights.tensor_files import why
 
 __all__ = [
     "BatchStream",

@@ -32,7 +32,7 @@ from bayesprior.inference.checkpoint import (
 from bayesprior.inference.prior_term import by_group
 from bayesprior.inference.protocols import Batch, Collector, Phase
 from bayesprior.storage import CHECKPOINT
-from bayesprior.weights.state_dicts import why
+from bayesprior.weights.tensor_files import why
 
 __all__ = ["RunState"]
 

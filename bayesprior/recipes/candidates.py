@@ -100,7 +100,7 @@ def candidates(
     for number, given in enumerate(sources):
         is_path = isinstance(given, str | os.PathLike)
         law = GaussianWeights.load(given) if is_path else given
-        check(law, "gaussian", "source")
+        check(law, "source", "source")
         module, name = network_for(model, data, head=head, seed=seed)
         mine = {n for n, _ in module.named_parameters() if not n.startswith(f"{name}.")}
         if not (shared := mine & set(law.layout.names)):

@@ -79,6 +79,9 @@ def _typed(name: str, kind: Any, value: Any, metadata: Mapping[str, Any]) -> Any
         if len(plain) > 1 and not metadata.get("path"):
             return value
         return _typed(name, plain[0], value, metadata)
+    if metadata.get("path") and origin is tuple:
+        several = value if isinstance(value, list | tuple) else () if value is None else (value,)
+        return tuple(_typed(name, str, one, metadata) for one in several)
     if metadata.get("path") and origin is None:
         if not isinstance(value, str | os.PathLike):
             raise ConfigError(f"{name} must be a path, got {kind_of(value)}")

@@ -65,7 +65,7 @@ class PriorCall(PriorOptions, kw_only=False):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.source, "gaussian", "source")
+        check(self.source, "fitted", "source")
         check_network(self.target, "target")
         if self.data is not None:
             object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))

@@ -95,6 +95,8 @@ class TransferCall(TransferOptions, kw_only=False):
         object.__setattr__(self, "data", as_bundle(check(self.data, "data", "data")))
         for name in ("source", "weights"):
             object.__setattr__(self, name, _listed(getattr(self, name)))
+            for given in getattr(self, name):
+                check(given, name, name)
         object.__setattr__(self, "made_from", made)
         check(self.forward, "function", "forward")
         _check_task(self.data)

@@ -25,9 +25,9 @@ from bayesprior.weights.state_dicts import (
     LoadReport,
     Source,
     load_weights,
-    read_file,
     read_state_dict,
 )
+from bayesprior.weights.tensor_files import read_file
 
 __all__ = ["from_checkpoints", "from_four_files", "from_state_dict", "from_swa_gaussian"]
 

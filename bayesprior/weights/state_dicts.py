@@ -1,29 +1,23 @@
-"""Other people's weight files: read them (no code is run), find the weights, fit a network."""
+"""Other people's weight files: find the weights in them, fit a network."""
 
-import argparse
-import json
 import os
-import pathlib
 import re
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bayesprior.errors import CheckpointError, ConfigError, nearest_name
 from bayesprior.weights.renaming import names_by_order
 from bayesprior.weights.selection import Selection, is_selected
+from bayesprior.weights.tensor_files import read_file
 
-__all__ = ["FoundState", "LoadReport", "Source", "load_weights", "read_file", "read_state_dict"]
-__all__ += ["why"]
+__all__ = ["FoundState", "LoadReport", "Source", "load_weights", "read_state_dict"]
 
 Source = str | Path | Mapping[str, Any]
 """A file of weights, or what has been read from one."""
@@ -114,79 +108,6 @@ def _by_module(names: Sequence[str], limit: int = 4) -> str:
     counts = Counter(name.partition(".")[0] for name in names)
     some = ", ".join(f"{name} ({n})" for name, n in list(counts.items())[:limit])
     return some + (f" and {len(counts) - limit} more" if len(counts) > limit else "")
-
-
-def read_file(path: str | Path) -> Any:
-    """Read a file of tensors by its content, whatever its suffix; no code in it is run.
-
-    safetensors, what ``torch.save`` wrote (argparse's Namespace, paths and NumPy scalars beside
-    the tensors are read as data), or the ``.index.json`` of a sharded checkpoint.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Raises
-    ------
-    CheckpointError
-        If it is missing, truncated, foreign, or holds objects that would need code.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f"no such file: {path}")
-    try:
-        if path.suffix == ".json":
-            return _read_shards(path)
-        with path.open("rb") as file:
-            start = file.read(9)
-            if zipfile.is_zipfile(file):
-                parts = zipfile.ZipFile(file).infolist()
-                if any("/code/" in part.filename for part in parts):
-                    advice = "torch.save torch.jit.load(path).state_dict()"
-                    raise CheckpointError(f"{path} is a TorchScript program, not run: {advice}")
-                if any(part.compress_type for part in parts):  # torch would take what they claim
-                    raise CheckpointError(f"{path} is no file of tensors: its parts are compressed")
-        if start[8:] == b"{":  # a safetensors header: its length in eight bytes, then JSON
-            return load_file(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a foreign byte stream makes the readers raise anything
-        raise CheckpointError(f"{path} is no readable file of tensors: {why(error)}") from None
-
-
-def why(error: Exception) -> str:
-    """Return one line of what torch says of a file, without its advice to run foreign code."""
-    text = re.sub(r"\x1b\[[\d;]*m", "", str(error)) or type(error).__name__
-    if foreign := re.search(r"GLOBAL (\S+) was not an allowed", text):
-        return (
-            f"it holds a {foreign[1]} beside tensors, which would need code to read; if you trust "
-            "the file, save its weights alone: torch.save(torch.load(path, weights_only=False)"
-            "['state_dict'], 'weights.pth')"
-        )
-    if blocked := re.search(r"unsupported GLOBAL (\S+)", text):
-        return f"it calls {blocked[1]}"
-    inner = re.search(r"WeightsUnpickler error:\s*(.+)", text)
-    return (inner[1] if inner else text).splitlines()[0].strip()
-
-
-def _harmless() -> list[Any]:
-    """Types that scripts store beside the weights and that are data, not code."""
-    scalar = np.float64(0).__reduce__()[0]
-    types = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    paths = [pathlib.PosixPath, pathlib.PurePosixPath]
-    return [*((scalar, name) for name in names), np.dtype, *types, argparse.Namespace, *paths]
-
-
-def _read_shards(path: Path) -> dict[str, Tensor]:
-    shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-    if any(Path(name).name != name for name in shards):
-        raise CheckpointError(f"{path} points outside its folder; its shards must lie beside it")
-    return {n: tensor for shard in shards for n, tensor in read_file(path.parent / shard).items()}
 
 
 def read_state_dict(source: Source, module: nn.Module | None = None) -> FoundState:

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from bayesprior.cli.commands import COMMANDS
+from bayesprior.cli.parsing import parse
 from bayesprior.recipes import options as groups
 from bayesprior.recipes.calls import field_docs
 
@@ -31,3 +32,17 @@ def test_no_command_restates_an_option_of_a_recipe(name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_finds_its_function(name):
     assert callable(COMMANDS[name].function)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "unsaid"),
+    [
+        ("demo", ["`transfer`", "two short chains of SGHMC"], ["SGLD", "validation"]),
+        ("make-prior", ["as the features of the data bear"], ["needs rms_std", "only give"]),
+    ],
+)
+def test_help_says_what_a_command_does_now(name, said, unsaid, capsys):
+    parse(name, ["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(words in out for words in said)
+    assert not any(words in out for words in unsaid)

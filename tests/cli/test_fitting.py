@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import shutil
@@ -8,13 +7,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from bayesprior.cli.main import main
 from bayesprior.inference.optimizers import SGLD
 from bayesprior.inference.posteriors import PointPosterior, StoredDraws
 from bayesprior.models import get_model
-from bayesprior.recipes.rule import RULE
 from bayesprior.recipes.runs import read_config, read_results
 from bayesprior.weights.gaussian import GaussianWeights
 
@@ -224,10 +221,10 @@ def test_make_prior_wants_one_width_and_a_fitting_network(work, refused, tmp_pat
 def test_a_checkpoint_alone_gives_an_isotropic_prior(work, tmp_path):
     point = PointPosterior.load(work / "map" / "map.safetensors")
     state = dict(point.layout.unflatten(point.weights)) | dict(point.buffers)
-    torch.save({"state_dict": state}, tmp_path / "net.pth")
-    argv = ["make-prior", "--data", str(work / "target.npz"), *MODEL, *QUIET, "--rms_std", "0.25"]
-    argv += ["--weights", str(tmp_path / "net.pth"), "--out", str(tmp_path / "prior")]
-    assert main(argv) == 0
+    torch.save({"state_dict": state}, tmp_path / "net.any")
+    argv = ["make-prior", "--data", str(work / "target.npz"), *MODEL, *QUIET]
+    argv += ["--weights", str(tmp_path / "net.any"), "--out"]
+    assert main([*argv, str(tmp_path / "prior"), "--rms_std", "0.25"]) == 0
     prior = GaussianWeights.load(tmp_path / "prior" / "prior.safetensors")
     assert prior.rank == 0
     assert prior.rms_std == pytest.approx(0.25)
@@ -236,6 +233,9 @@ def test_a_checkpoint_alone_gives_an_isotropic_prior(work, tmp_path):
     assert torch.equal(
         prior.buffers["backbone.0.1.running_mean"], state["backbone.0.1.running_mean"]
     )
+    assert main([*argv, str(tmp_path / "measured")]) == 0
+    measured = GaussianWeights.load(tmp_path / "measured" / "prior.safetensors")
+    assert measured.provenance["rms_ratio"] > 0
 
 
 def test_a_checkpoint_that_lacks_keys(work, refused, tmp_path):
@@ -301,62 +301,6 @@ def test_an_interrupted_sampler_resumes_to_the_same_draws(work, fit, monkeypatch
     assert torch.equal(whole, halves)
     found = json.loads((tmp_path / "halves" / "results.json").read_text())
     assert found["fit"]["method"] == "sgld"
-
-
-def test_transfer_from_source_files_to_predictions(work, tmp_path, capsys, monkeypatch):
-    short = dataclasses.replace(RULE, num_steps=(6, 6))
-    monkeypatch.setattr("bayesprior.recipes.transferring.RULE", short)
-    source = str(work / "source" / "source.safetensors")
-    out = tmp_path / "run"
-    arguments = ["transfer", "--data", str(work / "target.npz"), *MODEL, "--out", str(out)]
-    arguments += ["--source", source, "--source", source, "--num_data", "15", *QUIET]
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert said.count("source.safetensors: NLL") == 2
-    assert "head prior: learned\n15 training examples; numbers of 45, test" in said
-    for method in ("transfer", "fine-tuning", "probe"):
-        assert f"\n{method}" in said
-    assert {"report.html", "report.nc", "prior.safetensors", "chain-00", "results.json"} <= {
-        path.name for path in out.iterdir()
-    }
-    pixels = np.random.default_rng(5).integers(0, 255, (2, 8, 8)).astype(np.uint8)
-    np.savez(tmp_path / "new.npz", x=pixels)
-    table = tmp_path / "predictions.csv"
-    new = ["predict", str(out), str(tmp_path / "new.npz"), "--out", str(table), *QUIET]
-    assert main(new) == 0
-    assert len(table.read_text().splitlines()) == 3
-    assert main(arguments) == 0  # finished: it is read
-
-
-def test_photographs_and_a_checkpoint_become_predictions(tmp_path, capsys, monkeypatch):
-    short = dataclasses.replace(RULE, num_steps=(6, 6))
-    monkeypatch.setattr("bayesprior.recipes.transferring.RULE", short)
-    colors = np.random.default_rng(0)
-    for name, level in (("poppy", 180), ("cornflower", 60)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        (tmp_path / "new").mkdir(exist_ok=True)
-        for number in range(11):
-            pixels = colors.integers(level - 40, level + 40, (40, 36, 3)).astype(np.uint8)
-            folder = tmp_path / ("new" if number == 10 else f"photos/{name}")
-            Image.fromarray(pixels).save(folder / f"{name}-{number}.jpg")
-    network = get_model("small_conv", in_channels=3, num_classes=7, widths=[8, 8])
-    state = {f"backbone.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"teacher": state, "epoch": 9}, tmp_path / "wild.pth.tar")
-    out, table = tmp_path / "run", tmp_path / "predictions.csv"
-    model = ["--model", "small_conv", "--model_options.widths", "[8, 8]"]
-    arguments = ["--data", str(tmp_path / "photos"), "--data_options.size", "16", *model]
-    arguments += ["--weights", str(tmp_path / "wild.pth.tar"), "--out", str(out), *QUIET]
-    assert main(["transfer", *arguments]) == 0
-    said = capsys.readouterr().out
-    assert "from 'teacher', 'backbone.' cut off their names" in said
-    assert "left out: head (2)" in said
-    assert "16 training examples; numbers of 4, test" in said
-    (row,) = read_results(out)["fit"]["candidates"]
-    assert row["loaded"] in said
-    assert main(["predict", str(out), str(tmp_path / "new"), "--out", str(table), *QUIET]) == 0
-    header, *rows = table.read_text().splitlines()
-    assert header.startswith("file,class,cornflower,poppy,")
-    assert sorted(row.split(",")[0] for row in rows) == ["cornflower-10.jpg", "poppy-10.jpg"]
 
 
 def test_a_source_without_labels(work, tmp_path, refused):

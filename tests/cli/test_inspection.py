@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -84,6 +85,37 @@ def test_what_is_no_file_of_ours(work, damage, refused, tmp_path):
     }
     assert str(path) in line
     assert said[damage] in line
+
+
+@pytest.mark.parametrize("name", ["light.ckpt", "old.pth", "hub.bin"])
+def test_weights_of_a_network_are_sent_to_make_prior(name, refused, tmp_path):
+    state = {"w": torch.ones(2), "b": torch.ones(1)}
+    lightning = {"state_dict": state, "epoch": 3, "hyper_parameters": {"lr": 0.1}}
+    path = tmp_path / name
+    {
+        "light.ckpt": partial(torch.save, lightning),
+        "old.pth": partial(torch.save, state, _use_new_zipfile_serialization=False),
+        "hub.bin": partial(save_file, state),
+    }[name](path)
+    line = refused("inspect", path)
+    assert line.startswith(f"{path} holds the weights of a network (2 tensors)")
+    assert f"bayesprior make-prior --weights {path}" in line
+    assert "checksum" not in line
+
+
+def test_weights_beside_foreign_objects_are_told_as_such(refused, tmp_path):
+    torch.save({"state_dict": {"w": torch.ones(2)}, "call": partial(print, 1)}, tmp_path / "c.ckpt")
+    line = refused("inspect", tmp_path / "c.ckpt")
+    assert "holds a functools.partial beside tensors, which would need code" in line
+
+
+def test_a_damaged_checkpoint_of_ours_is_no_foreign_one(work, refused, tmp_path):
+    data = bytearray((work / "map" / "checkpoint.pt").read_bytes())
+    data[-3] ^= 1
+    (tmp_path / "checkpoint.pt").write_bytes(data)
+    line = refused("inspect", tmp_path / "checkpoint.pt")
+    assert "does not match its checksum" in line
+    assert "--weights" not in line
 
 
 def test_a_run_folder_says_how_it_was_made_and_what_it_found(work, capsys, tmp_path):

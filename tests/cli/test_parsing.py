@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -68,6 +69,8 @@ def test_the_word_behind_fit_is_the_method():
         (["report"], "missing: runs"),
         (["predict"], "missing: run"),
         (["inspect", "--file", "x"], "no option --file"),
+        (["transfer", *NEEDED[:4], "--noise", "1"], "transfer has no option --noise; that is"),
+        (["transfer", *NEEDED[:4], "--weights.x", "1"], "--weights takes one value, not one"),
         (["demo", "--num_data", "0"], "--num_data must be at least 10, got 0"),
     ],
 )
@@ -116,6 +119,27 @@ def test_text_stays_what_was_typed():
     assert (found.data, found.out) == ("010", "2024")
     assert not found.prior.startswith("~")
     assert parse("fit map", [*NEEDED, "--classes", "0,1"]).classes == "0,1"
+
+
+def test_files_given_several_times_are_a_list_whatever_their_names(tmp_path, capsys):
+    argv = ["--data", "digits", "--model", "mlp", "--out", "o"]
+    found = parse("transfer", [*argv, "--weights", "a,b.pth", "--weights=~/[c]", "--source", "7"])
+    assert found.weights == ("a,b.pth", os.path.expanduser("~/[c]"))
+    assert found.source == ("7",)
+    assert parse("transfer", argv).weights == ()
+    path = tmp_path / "transfer.yaml"
+    path.write_text("weights: [x, 'y,z']\nsource: ~/only\n")
+    found = parse("transfer", [f"--config={path}", *argv])
+    assert found.weights == ("x", "y,z")
+    assert found.source == (os.path.expanduser("~/only"),)
+    assert parse("transfer", [f"--config={path}", *argv, "--weights", "q"]).weights == ("q",)
+    assert parse("transfer", [*argv, "--weights", "a,b", "--print_config"]) is None
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["weights"], printed["source"]) == (["a,b"], [])
+    parse("transfer", ["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--weights PATH Or a checkpoint, likewise. (default: none)" in out
+    assert "--noise" not in out
 
 
 def test_a_flag_needs_no_value():

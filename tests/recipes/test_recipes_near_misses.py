@@ -102,6 +102,15 @@ for name, values in {
         calls[label] = partial(
             bp.make_prior, **{"source": law, "target": net, "head": "head", name: value}
         )
+named = {"data": bundle, "model": "mlp", "progress": False, "device": "cpu"}
+for name, values in {
+    "weights": [net.state_dict(), [net.state_dict()], net, 3, ["a.pth", None], bp.GaussianWeights],
+    "source": [net.state_dict(), net, 3, point, [law, 0.1], bp.GaussianWeights],
+}.items():
+    for value in values:
+        for out in (None, "nowhere"):
+            label = f"transfer({name}={type(value).__name__} {str(value)[:12]!r}, out={out})"
+            calls[label] = partial(bp.transfer, **named, **{name: value, "out": out})
 for value in (5, None, "nowhere", "~/nowhere"):
     calls[f"load_run({value!r})"] = partial(bp.recipes.load_run, value)
 
@@ -147,9 +156,15 @@ def test_every_near_miss_is_one_clear_line(outcomes):
         ("fit_map(likelihood=<class", "got the class Categorical; call it"),
         ("fit_map(num_step=5)", "did you mean 'num_steps'?"),
         ("fit_map(prior, module, data)", "module must be a network"),
+        ("transfer(weights=OrderedDict", "load them into a network with load_state_dict, and give"),
+        ("transfer(weights=list", "weights must be a file of weights or a name that"),
+        ("transfer(source=int", "got 3; fit_source or collect makes one"),
+        ("transfer(source=OrderedDict", "load these weights into a network with load_state_dict"),
+        ("make_prior(source=PointPosterior", "got PointPosterior; fit_source or collect makes one"),
         ("fit_map(num_steps=1000.0)", "num_steps must be a whole number, got 1000.0"),
     ],
 )
 def test_the_line_names_the_remedy(outcomes, label, said):
-    [text] = [text for key, (_, text) in outcomes.items() if key.startswith(label)]
-    assert said in text
+    texts = [text for key, (_, text) in outcomes.items() if key.startswith(label)]
+    assert texts
+    assert all(said in text for text in texts)

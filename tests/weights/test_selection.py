@@ -38,3 +38,11 @@ def test_nothing_selected(selection, message):
 def test_one_name_and_a_predicate():
     assert is_selected("head.bias", lambda name: name.endswith("bias"))
     assert not is_selected("head.weight", lambda name: name.endswith("bias"))
+
+
+def test_selections_take_the_names_of_modules():
+    names = ["body.weight", "head.weight", "header.weight", "out.bias"]
+    assert select_names(names, "head") == ("head.weight",)
+    assert select_names(names, ["head.", "*.bias"]) == ("head.weight", "out.bias")
+    with pytest.raises(ConfigError, match="'hea' matches no parameter"):
+        select_names(names, "hea")
