@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import math
 import shutil
 
 import numpy as np
@@ -10,7 +11,11 @@ import yaml
 from bayesprior.cli.main import main
 from bayesprior.recipes.runs import read_results
 from bayesprior.tree.files import load_tree
+from bayesprior.weights.gaussian import GaussianWeights
+from bayesprior.weights.rows import RowCovariance
 
+QUIET = ["--progress", "false", "--device", "cpu"]
+MODEL = ["--model", "small_conv", "--model_options", "norm=batch", "--model_options.widths=[8,8]"]
 QUIET = ["--progress", "false", "--device", "cpu"]
 
 
@@ -113,6 +118,30 @@ def test_compare_prints_a_table_and_paired_differences(copied, capsys):
     assert [row["method"] for row in found["table"]] == ["map", "swag", "sgld"]
     assert {d["verdict"] for d in found["differences"]} == {"unknown"}  # of one seed
     assert found["versions"]["bayesprior"]
+
+
+def test_map_swag_and_sgld_under_a_learned_head_in_one_table(work, tmp_path, capsys):
+    data = ["--data", str(work / "target.npz"), "--num_data", "12", *MODEL, *QUIET]
+    source = str(work / "source" / "source.safetensors")
+    assert main(["make-prior", "--source", source, *data, "--out", str(tmp_path / "prior")]) == 0
+    path = tmp_path / "prior" / "prior.safetensors"
+    law = GaussianWeights.load(path)
+    assert law.provenance["head_prior"] == "learned"
+    head = next(block for block in law.blocks if "head.weight" in block.names)
+    assert isinstance(head.covariance, RowCovariance)
+    lengths = {
+        "map": ["--num_steps", "9"],
+        "swag": ["--num_steps", "9", "--num_snapshots", "4", "--rank", "2"],
+        "sgld": ["--num_draws", "4", "--chains", "2", "--burn_in", "4", "--thin", "1"],
+    }
+    for method, length in lengths.items():
+        fit = ["fit", method, *data, "--prior", str(path), "--out", str(tmp_path / method)]
+        assert main([*fit, *length]) == 0
+    runs = [str(tmp_path / method) for method in lengths]
+    assert main(["compare", *runs, *QUIET, "--out", str(tmp_path / "c.json")]) == 0
+    table = json.loads((tmp_path / "c.json").read_text())["table"]
+    assert [row["method"] for row in table] == list(lengths)
+    assert all(0 < row["nll"] < math.inf and 0 <= row["accuracy"] <= 1 for row in table)
 
 
 def test_runs_that_differ_in_seeds_are_one_method(copied, capsys):
