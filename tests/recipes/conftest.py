@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from recipes_cases import source_and_target
 
 from bayesprior import recipes
 from bayesprior.recipes.named import load_data, load_model
@@ -18,6 +19,12 @@ def stripes(labels: np.ndarray, seed: int) -> np.ndarray:
     for image, label in zip(images, labels, strict=True):
         image[2 * label : 2 * label + 2] += 100
     return images
+
+
+@pytest.fixture(scope="session")
+def source():
+    """A source posterior over the small network of `recipes_cases`."""
+    return source_and_target()[0]
 
 
 @pytest.fixture(scope="session")

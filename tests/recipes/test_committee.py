@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from recipes_cases import Net, blobs, source_and_target
+from recipes_cases import Net, blobs
 from torch.nn import functional as F
 
 from bayesprior.data import few_shot
@@ -23,11 +23,6 @@ from bayesprior.tasks.likelihoods import Categorical
 
 UNITS = {"step_std": 0.02, "tensor_std": 0.1}
 QUICK = dataclasses.replace(RULE, num_steps=(12, 24))
-
-
-@pytest.fixture(scope="module")
-def source():
-    return source_and_target()[0]
 
 
 def task_of(source, per_class, num_classes=3, **options):
@@ -206,7 +201,7 @@ def logits_of_loss(losses, labels):
     ],
 )
 def test_the_probe_is_taken_where_it_is_far_better_only(source, loss, errors, nats, is_taken):
-    """Two standard errors took it in three of 27 fits, the committee being better in each."""
+    """Two standard errors took it in three fits of 27, and the committee was better in each."""
     task, lines = task_of(source, 20), []
     noise = torch.randn(60, dtype=torch.float64)
     gaps = nats * (1 + (noise - noise.mean()) / noise.std() * math.sqrt(60) / errors)

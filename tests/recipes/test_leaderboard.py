@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from recipes_cases import Net, blobs, source_and_target
+from recipes_cases import Net, blobs
 from torch.nn import functional as F
 
 from bayesprior.data import few_shot
@@ -16,11 +16,6 @@ from bayesprior.recipes.rule import RULE
 from bayesprior.tasks.likelihoods import Categorical
 
 QUIET = {"device": "cpu", "progress": False}
-
-
-@pytest.fixture(scope="module")
-def source():
-    return source_and_target()[0]
 
 
 @pytest.fixture(scope="module")

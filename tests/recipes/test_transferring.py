@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from recipes_cases import Net, blobs, source_and_target
+from recipes_cases import Net, blobs
 from torch import nn
 
 import bayesprior as bp
@@ -27,11 +27,6 @@ QUIET = {"device": "cpu", "progress": False}
 def _short(monkeypatch):
     quick = dataclasses.replace(RULE, num_steps=(12, 24))
     monkeypatch.setattr("bayesprior.recipes.transferring.RULE", quick)
-
-
-@pytest.fixture(scope="module")
-def source():
-    return source_and_target()[0]
 
 
 @pytest.fixture(scope="module")
