@@ -169,7 +169,7 @@ def image_folder(
     augment
         Train on random instead of central crops, half of them mirrored.
     test_fraction, seed
-        Size and choice of the test split where the folders give none.
+        Size and choice of the test split where the folders give none; a class keeps its only one.
 
     Raises
     ------

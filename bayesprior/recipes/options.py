@@ -92,7 +92,8 @@ class DataOptions(Options):
     --data_options.target COLUMN, or an import path pkg.module:function that returns a
     DataBundle."""
     data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Options of the data set, as --data_options.NAME VALUE, such as root or size."""
+    """Options of the data set, as --data_options.NAME VALUE, such as root, size, or test_fraction
+    (0.2): what folders, tables and arrays without a test split give for one."""
     classes: str | None = option(None, shown="all")
     """Keep these classes (names or numbers, separated by commas), relabeled 0, 1, ..."""
     num_data: int | None = option(None, least=1, shown="all")
