@@ -147,6 +147,8 @@ def transfer(options: Transfer) -> None:
     show_leaderboard(found)
     if "test" in found.results:
         found.report(progress=options.progress, device=options.device)
+    else:
+        print("no test split with labels, so no report: out-of-fold numbers rank, and no more")
     print(f"written to {printable(options.out)}")
 
 
@@ -163,7 +165,10 @@ def show_leaderboard(found: Transferred, more: Sequence[Mapping[str, Any]] = ())
         print(f"* {printable(note)}")
     why = f" ({fit['head_note']})" if fit["head_note"] else ""
     print(f"head prior: {fit['head_prior']}{why}")
-    print(f"{fit['num_data']:,} training examples; numbers of {rows[0]['n']:,}, {rows[0]['on']}")
+    where = f"numbers of {rows[0]['n']:,}, {rows[0]['on']}" if rows else "none to tell numbers of"
+    print(f"{fit['num_data']:,} training examples; {where}")
+    if not rows:
+        return
     shown = [name for name in ("nll", "accuracy", "ece") if name in rows[0]]
     table = [
         [

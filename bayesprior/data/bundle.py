@@ -234,9 +234,14 @@ class DataBundle:
         """Shape of one input as the network sees it, such as (C, H, W)."""
         return tuple(next(tensors_of(self.peek(1)), torch.empty(0)).shape[1:])
 
+    @property
+    def evaluated(self) -> Any:
+        """Examples as they are evaluated: the test split, or the training one, not augmented."""
+        return self.train.without_augmentation() if self.test is None else self.test
+
     def peek(self, num: int) -> Any:
         """Return a batch of the first examples, as for evaluation; no random number is drawn."""
-        data = self.train.without_augmentation() if self.test is None else self.test
+        data = self.evaluated
         return data.__getitems__(EpochIndices(range(min(num, len(data)))))
 
     def split(self, name: str) -> LabeledDataset:

@@ -70,7 +70,7 @@ class NewInputs:
         self.files, self.sizes = [], []
         examples = self._examples()
         while batch := list(itertools.islice(examples, self._batch_size)):
-            yield self._task.test.finish(torch.stack(batch))
+            yield self._task.evaluated.finish(torch.stack(batch))
 
     def _examples(self) -> Iterator[Tensor]:
         for path in self._paths:
@@ -122,12 +122,12 @@ def _picture(path: Path, task: DataBundle) -> Iterator[Sized]:
 def _prepared(image: Any, task: DataBundle) -> Tensor:
     if image.mode.split(";")[0] in _DEEP:
         raise DataError(f"has more than 8 bits a channel (mode {image.mode}); convert it")
-    if isinstance(task.test, LazyDataset) and task.test.crop is not None:
-        found: Tensor = task.test.crop(image.convert("RGB"))
+    if isinstance(task.evaluated, LazyDataset) and task.evaluated.crop is not None:
+        found: Tensor = task.evaluated.crop(image.convert("RGB"))
         return found
-    raw = task.test.raw(0)
+    raw = task.evaluated.raw(0)
     mode = _MODES.get(len(raw)) if isinstance(raw, Tensor) and raw.ndim == 3 else None
-    if mode is None or not isinstance(task.test, ArrayDataset):
+    if mode is None or not isinstance(task.evaluated, ArrayDataset):
         raise DataError(f"is a picture, and {task.name!r} has none; give an .npz file with x")
     pixels = np.atleast_3d(np.asarray(image.convert(mode)))
     example = torch.from_numpy(np.moveaxis(pixels, -1, 0).copy())
@@ -136,8 +136,8 @@ def _prepared(image: Any, task: DataBundle) -> Tensor:
 
 def _fitting(example: Tensor, task: DataBundle) -> Tensor:
     """Refuse another shape than the run's inputs have, unless its transform resizes."""
-    raw = task.test.raw(0)
-    resizes = getattr(getattr(task.test, "transform", None), "size", None) is not None
+    raw = task.evaluated.raw(0)
+    resizes = getattr(getattr(task.evaluated, "transform", None), "size", None) is not None
     if example.shape != raw.shape and not (resizes and len(example) == len(raw)):
         raise DataError(
             f"has the shape {tuple(example.shape)}, the run's inputs have {tuple(raw.shape)}; "
@@ -156,13 +156,13 @@ def _arrays(path: Path, task: DataBundle) -> Iterator[Sized]:
         array = read_columns(path, task.columns)
     else:
         array = _stored(path)
-    if isinstance(task.test, LazyDataset):
+    if isinstance(task.evaluated, LazyDataset):
         if array.dtype != np.uint8:
             raise DataError(f"its x has type {array.dtype}; store pictures as uint8")
         for row in array:
             yield _prepared(Image.fromarray(row.squeeze()), task), row.shape[:2]
         return
-    raw = task.test.raw(0)
+    raw = task.evaluated.raw(0)
     if raw.ndim == 3:
         array = np.moveaxis(array[..., None] if array.ndim == 3 else array, -1, 1)
         if raw.dtype != torch.uint8 and array.dtype == np.uint8:

@@ -223,7 +223,7 @@ def _transferred(
     committee = fit_committee(task, rule, held_out_map=not scored and call.baselines != "none")
     seconds = time.perf_counter() - began if session is None else session.seconds
     board = leaderboard(task, committee, call.data, baselines=call.baselines)
-    if call.baselines == "all" and board[0]["on"] != "test":
+    if call.baselines == "all" and not any(row["on"] == "test" for row in board):
         committee.notes.append("no test split with labels: of the baselines the probe alone")
     told = {
         "method": "transfer",
