@@ -32,6 +32,7 @@ def flowers(data_dir):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("recipe", "lengths"),
     [
@@ -39,7 +40,8 @@ def flowers(data_dir):
         (bp.fit_swag, {}),
         # shorter chains than the default's, with the rates that are found
         (bp.sample, {"chains": 2, "burn_in": 200, "thin": 10, "num_draws": 25}),
-        (bp.sample, {"sampler": "sgld", "chains": 2, "burn_in": 200, "thin": 10, "num_draws": 25}),
+        # SGLD moves slowly: as short it had .38 where the probe has .56, and .57 as long as it is
+        (bp.sample, {"sampler": "sgld"}),
     ],
     ids=["map", "swag", "sghmc", "sgld"],
 )
