@@ -171,8 +171,8 @@ def split_off(bundle: DataBundle, split: str, size: float, seed: int) -> DataBun
     """Make a split, not augmented, of training examples, each class by (nearly) the same share.
 
     The j-th example of a class of n has key (j + 1/2) / n; those with the smallest keys form the
-    split, so a class gives n num / N examples, rounded. A test split leaves every class an example
-    to train on: it is smaller where a class has no other, and there is none if none has.
+    split, so a class gives n num / N examples, rounded. A share for testing leaves every class an
+    example to train on: it is smaller where a class has no other, and there is none if none has.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def split_off(bundle: DataBundle, split: str, size: float, seed: int) -> DataBun
             raise ConfigError(f"{option} must be in (0, 1), got {size}")
         num = round(size * len(train))
     labels = _labels(bundle)
-    is_test = split == "test" and bool(bundle.class_names)
+    is_test = split == "test" and isinstance(size, float) and bool(bundle.class_names)
     if is_test:
         num = min(num, len(train) - len(labels.unique()))
         if num == 0:

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import binomtest, bootstrap, norm
+from scipy.stats import binomtest, bootstrap, norm, sem
+from scipy.stats import t as student
 
 from bayesprior.prediction.metrics import MetricRow
 
-__all__ = ["LEVEL", "HALF_WIDTH", "Interval", "error_over_points", "metric_interval"]
+__all__ = ["LEVEL", "HALF_WIDTH", "Interval", "error_over_points", "mean_interval"]
+__all__ += ["metric_interval"]
 
 LEVEL = 0.95
 HALF_WIDTH = float(norm.ppf((1 + LEVEL) / 2))
@@ -72,6 +74,20 @@ def metric_interval(row: MetricRow, values: Float[np.ndarray, "N *k"]) -> Interv
     found = _bootstrap(statistic, len(values), method, RESAMPLES).confidence_interval
     low, high = float(found.low), float(found.high)
     return Interval(estimate, max(low, 0.0) if (values >= 0).all() else low, high)
+
+
+def mean_interval(values: Float[np.ndarray, " N"]) -> Interval:
+    """Return the mean of N independent values with Student's interval, for N of at least 2.
+
+    Examples
+    --------
+    >>> estimate, low, high = mean_interval(np.array([1.0, 2.0, 3.0]))
+    >>> estimate, round(low, 3), round(high, 3)  # t = 4.303 for two degrees of freedom
+    (2.0, -0.484, 4.484)
+    """
+    mean = float(values.mean())
+    half = float(student.ppf((1 + LEVEL) / 2, len(values) - 1) * sem(values))
+    return Interval(mean, mean - half, mean + half)
 
 
 def error_over_points(

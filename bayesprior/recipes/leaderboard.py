@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float, Integer
-from scipy.stats import sem
-from scipy.stats import t as student
 from torch import Tensor
 from torch.nn import functional as F
 
 from bayesprior.data import DataBundle
 from bayesprior.diagnostics.compare import judge
-from bayesprior.diagnostics.intervals import LEVEL, Interval
+from bayesprior.diagnostics.intervals import mean_interval
 from bayesprior.inference.collectors.memory import DrawsInMemory
 from bayesprior.inference.protocols import Draw
 from bayesprior.prediction.metrics import METRICS, default_metrics
@@ -103,13 +101,11 @@ def _spent(part: _Part) -> dict[str, Any]:
 def _difference(one: Float[Tensor, " N"], other: Float[Tensor, " N"]) -> dict[str, Any]:
     """Say by how much one's loss exceeds another's, over the same examples."""
     gaps = (one - other).double().numpy()
-    mean = float(gaps.mean())
     if len(gaps) < 2:
-        return {"nll_difference": mean}
-    half = float(student.ppf((1 + LEVEL) / 2, len(gaps) - 1) * sem(gaps))
-    interval = Interval(mean, mean - half, mean + half)
+        return {"nll_difference": float(gaps.mean())}
+    mean, *ends = interval = mean_interval(gaps)
     verdict = judge(interval, METRICS["nll"], len(gaps))
-    return {"nll_difference": mean, "nll_interval": list(interval[1:]), "verdict": verdict}
+    return {"nll_difference": mean, "nll_interval": ends, "verdict": verdict}
 
 
 def _parts(task: MemberTask, committee: Committee) -> dict[str, _Part]:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, ttest_1samp
 
-from bayesprior.diagnostics.intervals import error_over_points, metric_interval
+from bayesprior.diagnostics.intervals import error_over_points, mean_interval, metric_interval
 from bayesprior.prediction.metrics import METRICS, MetricRow
 
 MEAN = MetricRow("mean", "", lambda points: points.log_score, True)
@@ -54,3 +54,10 @@ def test_the_standard_error_of_a_mean_is_its_own(rng):
     found = error_over_points(lambda picks: float(x[picks].mean()), 300)
     # a standard deviation from 250 resamples has a relative error of 1 / sqrt(500)
     assert abs(found / (x.std() / np.sqrt(300)) - 1) * np.sqrt(500) < 5
+
+
+def test_the_interval_of_a_mean_is_students(rng):
+    values = rng.normal(2, 3, 9)
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    found = mean_interval(values)
+    assert found == pytest.approx((values.mean(), expected.low, expected.high))
