@@ -183,7 +183,8 @@ def show_leaderboard(found: Transferred, more: Sequence[Mapping[str, Any]] = ())
     labels = (METRICS[name].label for name in shown)
     print_table(["method", *labels, "above transfer", "fits", *_TIMES.values()], table)
     if any(map(_against, rows)):
-        print("above transfer: NLL less transfer's, 95 % over these examples; within .01 a tie")
+        tie = f"within {METRICS['nll'].margin} a tie"
+        print(f"above transfer: NLL less transfer's, 95 % over these examples; {tie}")
 
 
 _TIMES = {"fit_seconds": "fit, s", "predict_seconds": "predict, s"}

@@ -165,7 +165,7 @@ class _Fit:
             maps = self._held_out(folds, lambda name, kept: self._map(index, name, kept))[1][rows]
             if len(_known(maps)) == len(rows):
                 found["map"] = rule.map_confidence * confidence * maps
-        if halves and (whole := self._fine_tuned(index)) is not None:
+        if halves and members and (whole := self._fine_tuned(index)) is not None:
             members = [whole]  # those of half the examples are for the confidence alone
         if first is None and not members:
             self.say("no member learned: the probe is taken instead")

@@ -117,7 +117,7 @@ class Transfer(FitRun):
         return dict(found.metrics)
 
     def leaderboard(self) -> list[dict[str, Any]]:
-        """Return a row for each method, the best NLL first; see `leaderboard`.
+        """Return the rows of `bayesprior.recipes.leaderboard.leaderboard`, the best NLL first.
 
         Where there is no test split the numbers are out of fold: of single members that saw less
         data, so that they rank methods, and are no quotable numbers of the committee.

@@ -47,6 +47,7 @@ def test_source_files_become_predictions(work, tmp_path, capsys, monkeypatch):
     assert "source.safetensors: NLL" in said
     assert "two,names.safetensors: NLL" in said
     assert "head prior: learned\n15 training examples; numbers of 45, test" in said
+    assert "these examples; within 0.005 a tie" in said
     for method in ("transfer", "fine-tuning", "probe"):
         assert f"\n{method}" in said
     assert {"report.html", "report.nc", "prior.safetensors", "chain-00", "results.json"} <= {

@@ -132,6 +132,21 @@ def test_two_images_a_class_are_halved_for_the_confidence_alone(source):
     assert torch.equal(found.held_out["fine-tuning"].argmax(1), held_out.argmax(1))
 
 
+def test_two_images_a_class_without_a_half_that_learned(source, monkeypatch):
+    """Nothing tells the confidence of a fine-tuning then: it stays out."""
+    task = task_of(source, 2)
+    fit = task.fit
+    monkeypatch.setattr(
+        task, "fit", lambda name, *a, **k: None if "fold" in name else fit(name, *a, **k)
+    )
+    found = fit_committee(task, QUICK)
+    assert (found.names, [d.weight for d in found.draws]) == (["map-budget-2"], [1.0])
+    monkeypatch.setattr(
+        task, "fit", lambda name, *a, **k: fit(name, *a, **k) if name == "fine-tuning" else None
+    )
+    assert fit_committee(task, QUICK).names == ["probe"]
+
+
 @pytest.mark.parametrize(
     ("budgets", "low", "high", "chosen"),
     [((2.0, 12.0), -math.inf, -1, 0), ((0.5, 2.0), -1, 0, 1)],

@@ -52,7 +52,7 @@ def test_what_each_method_took_and_how_far_it_is_from_the_committee(source, data
     assert rows["probe"]["nll_difference"] == pytest.approx(mean, abs=1e-5)
     low, high = rows["probe"]["nll_interval"]
     assert (low + high) / 2 == pytest.approx(mean, abs=1e-5)
-    is_tie = low <= 0.01 and high >= -0.01
+    is_tie = low <= 0.005 and high >= -0.005
     assert rows["probe"]["verdict"] == ("tie" if is_tie else "worse" if mean > 0 else "better")
 
 
